@@ -32,6 +32,15 @@ class RunConfig(Section):
     seed: int = Field(0, description="Seed of data order, initial weights and every sampled token.")
 
 
+class DistributedConfig(Section):
+    """Several processes in lockstep. On Cloud TPU, GKE and SLURM everything but ``enabled`` is detected."""
+
+    enabled: bool = Field(False, description="Call jax.distributed.initialize() first; one process per host.")
+    coordinator_address: str | None = Field(None, description="HOST:PORT of process 0.")
+    num_processes: int | None = Field(None, ge=1)
+    process_id: int | None = Field(None, ge=0)
+
+
 class ModelConfig(Section):
     path: str | None = Field(
         None, description="Hugging Face folder to start from; `tiny-base` is the small model in the package."
@@ -40,6 +49,9 @@ class ModelConfig(Section):
     param_dtype: DType = Field("float32", description="Master weights and optimizer state.")
     dtype: DType = Field("bfloat16", description="Activations and the weights as the matmuls read them.")
     remat: RematPolicy = Field("full", description="What the backward pass recomputes: nothing, non-matmuls, layers.")
+    export_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="Weights in Hugging Face exports; default: param_dtype."
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -195,6 +207,7 @@ class Config(Section):
     """Every setting of a run. The verbs use the sections that concern them."""
 
     run: RunConfig = RunConfig()
+    distributed: DistributedConfig = DistributedConfig()
     model: ModelConfig
     mesh: MeshConfig = MeshConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

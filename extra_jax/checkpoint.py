@@ -1,0 +1,108 @@
+"""Checkpoints: everything that changes the next step, written by Orbax in the background, atomically.
+
+A checkpoint is the arrays of a ``TrainState`` (flat, by path, so that it can be read on any mesh) and a
+JSON of host state (data cursor, counters). Its number is the count of finished steps. A save that was
+interrupted leaves a temporary folder, which the next start removes; it is never taken for a checkpoint.
+"""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from extra_jax.errors import ExtraError
+
+CHECKPOINTS = "checkpoints"
+
+State = TypeVar("State")
+
+
+class Checkpointer:
+    """Saves and restores the state of one run.
+
+    Args:
+        directory: made when the first checkpoint is written.
+        keep: newest checkpoints to keep.
+    """
+
+    def __init__(self, directory: str | Path, *, keep: int = 2):
+        self.directory = Path(directory).absolute()
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+            item_names=("arrays", "host"),
+        )
+
+    def latest_step(self) -> int | None:
+        """Finished steps of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, host: dict[str, Any]) -> None:
+        """Starts writing a checkpoint and returns once the arrays are copied; a step already saved is left alone."""
+        if step == self.latest_step():
+            return
+        items = ocp.args.Composite(arrays=ocp.args.PyTreeSave(_flatten(state)), host=ocp.args.JsonSave(host))
+        self._manager.save(step, args=items)
+
+    def restore(self, state: State, *, within: str = "") -> tuple[int, State, dict[str, Any]]:
+        """Reads the newest checkpoint into the layout of ``state``, whose own arrays are freed first.
+
+        Args:
+            state: a tree of arrays of the right shapes, dtypes and shardings.
+            within: path of ``state`` in the tree that was saved, to read only a part of it (``".params"``).
+
+        Raises:
+            ExtraError: there is no checkpoint, or its arrays are not those of ``state``.
+        """
+        step = self.latest_step()
+        if step is None:
+            raise ExtraError(f"{self.directory}: no checkpoint; train first")
+        wanted = {
+            within + name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+            for name, x in _flatten(state).items()
+        }
+        structure = jax.tree.structure(state)
+        jax.tree.map(lambda x: x.delete(), state)
+        arrays = ocp.args.PyTreeRestore(
+            item=wanted,
+            restore_args={k: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype) for k, x in wanted.items()},
+            partial_restore=True,
+        )
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(arrays=arrays, host=ocp.args.JsonRestore()))
+        except (ValueError, KeyError) as error:
+            raise ExtraError(f"{self.directory}/{step}: does not fit this model and optimizer: {error}") from error
+        return step, jax.tree.unflatten(structure, [restored.arrays[name] for name in wanted]), restored.host
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _flatten(state: Any) -> dict[str, jax.Array]:
+    """Arrays by path, e.g. ``.params['embed'].value``; names do not depend on the mesh or on Flax classes."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def restore_params(params: State, run_dir: Path) -> tuple[int, State]:
+    """Parameters of the newest checkpoint of a run and its step; ``params`` and 0 where there is none yet."""
+    with Checkpointer(run_dir / CHECKPOINTS) as checkpoints:
+        if checkpoints.latest_step() is None:
+            return 0, params
+        step, params, _ = checkpoints.restore(params, within=".params")
+        return step, params

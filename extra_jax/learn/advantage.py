@@ -1,0 +1,37 @@
+"""Rewards -> advantages, on the host, in float64."""
+
+from typing import Literal
+
+import numpy as np
+
+_EPS = 1e-4  # TRL's; added to the standard deviation
+
+
+def group_advantages(
+    rewards: np.ndarray, valid: np.ndarray, scale_rewards: Literal["group", "batch", "none"] = "group"
+) -> np.ndarray:
+    """Group-relative advantages of GRPO: ``(r - mean of the group) / (std + 1e-4)``.
+
+    Args:
+        rewards: ``[P, G]``, one row a group.
+        valid: ``[P, G]`` bool; 1 marks a reward that says something about the policy. The others (a grader that
+            failed) stay out of mean and std and get advantage 0.
+        scale_rewards: ``group`` divides by the sample std (ddof 1) of the group; ``batch`` by that of all valid
+            rewards; ``none`` does not divide (Dr. GRPO).
+
+    Returns:
+        ``[P, G]`` float64. A group with fewer than two valid rewards gets zeros.
+
+    Source: DeepSeekMath eq. 3; TRL ``GRPOTrainer`` (``scale_rewards``), ``None`` rewards excluded likewise.
+    """
+    rewards, valid = np.asarray(rewards, np.float64), np.asarray(valid, bool)
+    count = valid.sum(axis=1, keepdims=True)
+    mean = np.where(valid, rewards, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
+    centred = np.where(valid & (count >= 2), rewards - mean, 0.0)
+    if scale_rewards == "none":
+        return centred
+    if scale_rewards == "group":
+        std = np.sqrt((centred**2).sum(axis=1, keepdims=True) / np.maximum(count - 1, 1))
+    else:
+        std = np.std(rewards[valid], ddof=1) if valid.sum() > 1 else 0.0
+    return centred / (std + _EPS)

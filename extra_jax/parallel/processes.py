@@ -1,0 +1,78 @@
+"""Several processes in lockstep (design, decision 12).
+
+Every process runs the same program. Rows of a batch are split over processes; host-side decisions that
+steer the program are taken from values that all processes agree on (``allgather``). With one process
+everything here is the identity.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from extra_jax.config import DistributedConfig
+from extra_jax.errors import ExtraError
+from extra_jax.parallel.sharding import batch_sharding
+
+
+def initialize(config: DistributedConfig) -> None:
+    """Joins the processes of the run; must come before anything touches a device."""
+    if config.enabled and not jax.distributed.is_initialized():
+        jax.distributed.initialize(config.coordinator_address, config.num_processes, config.process_id)
+
+
+def is_main() -> bool:
+    """Whether this process writes logs and records."""
+    return jax.process_index() == 0
+
+
+def check_rows_split_over_processes(mesh: Mesh) -> None:
+    """Refuses a mesh whose ``tensor`` axis spans processes: rows could then not be split over them."""
+    owners = np.vectorize(lambda device: device.process_index)(mesh.devices)
+    if (owners != owners[..., :1]).any():
+        raise ExtraError(
+            f"mesh.tensor={mesh.shape['tensor']} spans processes; keep it within the "
+            f"{jax.local_device_count()} devices of one host"
+        )
+
+
+def to_global(mesh: Mesh, rows: Any) -> Any:
+    """Host arrays with this process's rows first -> global arrays with rows over every data axis.
+
+    Args:
+        mesh: the mesh of the run.
+        rows: pytree of numpy arrays ``[R_local, ...]``; every process gives equally many rows.
+    """
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), rows)
+
+
+def to_local(rows: Any) -> Any:
+    """Global arrays with rows over the data axes -> numpy arrays with this process's rows, in their order."""
+
+    def local(x: jax.Array) -> np.ndarray:
+        if x.is_fully_addressable:
+            return np.asarray(x)
+        shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+        return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+    return jax.tree.map(local, rows)
+
+
+def allgather(values: np.ndarray) -> np.ndarray:
+    """``[n, ...]`` of each process -> ``[processes * n, ...]``, in process order, on every host."""
+    if jax.process_count() == 1:
+        return np.asarray(values)
+    return np.asarray(multihost_utils.process_allgather(np.asarray(values), tiled=True))
+
+
+def process_slice(total: int) -> list[int]:
+    """This process's contiguous share of ``range(total)``.
+
+    Every process gets equally many; the last index fills up, so ``allgather(...)[:total]`` is the whole in order.
+    """
+    size = -(-total // jax.process_count())
+    start = jax.process_index() * size
+    return [min(index, total - 1) for index in range(start, start + size)]

@@ -1,0 +1,96 @@
+"""The policy: a model, its tokenizer and its place on the mesh. Every verb starts from one."""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flax import nnx
+from jax.sharding import Mesh
+
+from extra_jax.config import Config
+from extra_jax.data.problem import Problem
+from extra_jax.data.tokenizer import Tokenizer, load_tokenizer
+from extra_jax.errors import ExtraError
+from extra_jax.model.config import Qwen3Config
+from extra_jax.model.load import TINY_BASE, build_model
+from extra_jax.parallel import processes
+from extra_jax.parallel.mesh import make_mesh
+from extra_jax.parallel.reshard import reshard
+from extra_jax.rollout.engine import Sampler
+from extra_jax.rollout.types import Rollouts, SamplingParams
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What does not change during a run.
+
+    Attributes:
+        config: of the run.
+        mesh: of the run.
+        model_config: shape of the model.
+        graphdef: of the model; merge it with parameters to call it.
+        tokenizer: of the model.
+    """
+
+    config: Config
+    mesh: Mesh
+    model_config: Qwen3Config
+    graphdef: nnx.GraphDef
+    tokenizer: Tokenizer
+
+    def rollout_weights(self, params: nnx.State) -> nnx.State:
+        """Training parameters -> the sampler's: not split over ``fsdp``, in ``rollout.dtype``. Once per phase."""
+        return reshard(params, self.mesh, dtype=self.config.rollout.dtype)
+
+    def sampler(self, params: SamplingParams, *, stream: str, batch_prompts: int) -> Sampler:
+        """A sampler with random numbers of its own: the same seed gives other draws in another ``stream``."""
+        return Sampler(
+            self.graphdef,
+            self.mesh,
+            params=params,
+            stop_ids=self.tokenizer.stop_ids,
+            seed=zlib.crc32(f"{self.config.run.seed}/{stream}".encode()),
+            max_prompt_length=self.config.rollout.max_prompt_length,
+            batch_prompts=batch_prompts,
+            dtype=self.config.rollout.dtype,
+        )
+
+    def encode_prompts(self, problems: Iterable[Problem]) -> dict[str, list[int]]:
+        """Token ids of each prompt by problem uid.
+
+        Raises:
+            ExtraError: prompts longer than ``rollout.max_prompt_length``; how many, the longest, and the remedy.
+        """
+        prompts = {problem.uid: self.tokenizer.encode_prompt(problem.prompt) for problem in problems}
+        limit = self.config.rollout.max_prompt_length
+        if too_long := {uid: len(ids) for uid, ids in prompts.items() if len(ids) > limit}:
+            uid, longest = max(too_long.items(), key=lambda item: item[1])
+            raise ExtraError(
+                f"{len(too_long)} of {len(prompts)} prompts are longer than rollout.max_prompt_length={limit} tokens; "
+                f"the longest is {uid} with {longest}. Set rollout.max_prompt_length={longest} or remove them"
+            )
+        return prompts
+
+    def decode(self, rollouts: Rollouts) -> list[str]:
+        """``[R]`` texts of the completions, without special tokens."""
+        return [self.tokenizer.decode(rollouts.completion_ids(row).tolist()) for row in range(len(rollouts))]
+
+
+def load_policy(config: Config) -> tuple[Policy, nnx.State]:
+    """Joins the processes, lays out the mesh, loads the tokenizer and the initial parameters (training layout).
+
+    Raises:
+        ExtraError: tokenizer and model do not fit each other, or one of them does not load.
+    """
+    processes.initialize(config.distributed)
+    mesh = make_mesh(config.mesh)
+    processes.check_rows_split_over_processes(mesh)
+    path = config.tokenizer.path or ("tiny" if config.model.path in (None, TINY_BASE) else config.model.path)
+    tokenizer = load_tokenizer(path, config.tokenizer.chat_template_kwargs)
+    graphdef, params, model_config = build_model(config.model, mesh, seed=config.run.seed)
+    if tokenizer.vocab_size > model_config.vocab_size:
+        raise ExtraError(
+            f"tokenizer {path!r} has {tokenizer.vocab_size} tokens, the model only {model_config.vocab_size}: "
+            "set tokenizer.path to the tokenizer of the model"
+        )
+    return Policy(config, mesh, model_config, graphdef, tokenizer), params

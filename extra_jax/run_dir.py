@@ -1,0 +1,62 @@
+"""The run directory: one configuration, and everything that came of it.
+
+``config.yaml``, ``run.json``, ``checkpoints/``, ``metrics.jsonl``, ``rollouts/``, ``evals/``, ``report.html`` and
+``export/`` (a Hugging Face folder).
+"""
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+from extra_jax.config import Config, config_differences, load_config, save_config
+from extra_jax.errors import ExtraError
+from extra_jax.parallel.processes import is_main
+
+# What may differ when a run is continued: where and how it runs, not what it computes.
+_MAY_CHANGE = ("run.dir", "distributed", "mesh", "logging", "checkpoint", "model.remat", "train.micro_batch_size")
+
+
+def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:
+    """Makes the run directory, or checks that the one that exists belongs to this configuration.
+
+    Args:
+        config: of the run.
+        concerns: sections that must agree with the run that is there, for verbs that only read it; default: all
+            that the training depends on.
+
+    Raises:
+        ExtraError: the directory holds a run of another configuration; the differing keys are listed.
+    """
+    directory = Path(config.run.dir)
+    saved = directory / "config.yaml"
+    if saved.exists():
+        ignored = tuple(Config.model_fields.keys() - set(concerns)) if concerns else _may_change(config)
+        if differences := config_differences(load_config(saved), config, ignored):
+            raise ExtraError(
+                f"{directory}: holds a run of another configuration:\n  "
+                + "\n  ".join(differences)
+                + "\nChoose another run.dir, or remove this one"
+            )
+    if is_main() and not (concerns and saved.exists()):
+        directory.mkdir(parents=True, exist_ok=True)
+        save_config(config, saved)
+        (directory / "run.json").write_text(json.dumps(_environment(), indent=2))
+    return directory
+
+
+def _may_change(config: Config) -> tuple[str, ...]:
+    """A run may be made longer, unless its learning rate was laid out over its length."""
+    longer = () if config.optim.lr_scheduler_type == "cosine" else ("train.max_steps", "sft.max_steps")
+    return (*_MAY_CHANGE, *longer)
+
+
+def _environment() -> dict[str, object]:
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("extra-jax", "jax", "flax", "optax", "orbax-checkpoint")},
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
+    }

@@ -1,0 +1,65 @@
+"""What a run writes down while it works, on process 0; on the other processes everything here is a no-op."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from extra_jax.config import Config
+from extra_jax.parallel.processes import is_main
+from extra_jax.telemetry.metrics import MetricsLog
+from extra_jax.telemetry.progress import Progress
+from extra_jax.telemetry.records import write_rollouts
+from extra_jax.telemetry.report import write_report
+from extra_jax.telemetry.trackers import make_trackers
+
+
+class Journal:
+    """Metrics, rollout records, progress and report of one run.
+
+    Args:
+        config: of the run.
+        total_steps: of the whole run.
+        first_step: steps done before; what was written about later ones is dropped, as they run again.
+    """
+
+    def __init__(self, config: Config, *, total_steps: int, first_step: int):
+        self.run_dir = Path(config.run.dir)
+        self._every = config.logging.rollouts_every
+        self._progress = Progress(total_steps, enabled=is_main(), first_step=first_step)
+        self._log: MetricsLog | None = None
+        if is_main():
+            tree = config.model_dump(mode="json")
+            trackers = make_trackers(config.logging.trackers, self.run_dir, tree, first_step or None)
+            self._log = MetricsLog(self.run_dir, trackers, resume_step=first_step)
+        self.rollouts = self._progress.rollouts
+        self.message = self._progress.message
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        """The numbers after ``step`` finished steps."""
+        if self._log is not None:
+            self._log.log(step, metrics)
+            self._progress.step(step, metrics)
+
+    def records(self, step: int, *columns: Any) -> None:
+        """The completions of a step (arguments of ``write_rollouts``), every ``logging.rollouts_every`` steps.
+
+        Process 0 writes its own rows: in a run of many hosts, a sample.
+        """
+        if self._log is not None and self._every and step % self._every == 0:
+            write_rollouts(self.run_dir, step, *columns)
+
+    def report(self) -> None:
+        """Writes ``report.html`` and says where."""
+        if self._log is not None:
+            self.message(f"report: {write_report(self.run_dir)}")
+
+    def __enter__(self) -> Self:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.__exit__(kind, error, traceback)
+        if self._log is not None:
+            self._log.close()

@@ -1,0 +1,29 @@
+"""Wall time by phase of a step."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from extra_jax.telemetry.names import TIMING_PREFIX
+
+
+class PhaseTimer:
+    """Adds up seconds by phase; phases of one step follow each other."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times its block as ``timing_s/<name>``; several blocks of one name add up."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def metrics(self) -> dict[str, float]:
+        """``timing_s/*`` and ``step_time``, in seconds."""
+        phases = {TIMING_PREFIX + name: seconds for name, seconds in self.seconds.items()}
+        return {**phases, "step_time": time.perf_counter() - self.start}

@@ -1,0 +1,156 @@
+"""The training loop: one step is a straight line from problems to an update.
+
+    loader -> problems -> sampler -> rollouts -> grader -> rewards -> advantages -> batches -> learner
+
+Everything that changes the next step is in ``state`` and in the loader's cursor, and both are in every
+checkpoint: kill the process anywhere, run the same command again, and it goes on bit-identically.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
+from extra_jax.config import Config
+from extra_jax.data.loader import ProblemLoader
+from extra_jax.data.problem import Problem
+from extra_jax.errors import ExtraError
+from extra_jax.evaluate import Evaluator, load_problems_of
+from extra_jax.learn.advantage import group_advantages
+from extra_jax.learn.batch import minibatches
+from extra_jax.learn.update import Learner
+from extra_jax.model.hf_convert import export_policy
+from extra_jax.parallel.processes import allgather, to_global
+from extra_jax.parallel.sharding import batch_ways
+from extra_jax.parallel.shutdown import GracefulStop
+from extra_jax.policy import load_policy
+from extra_jax.reward.graders import make_grader, rewards_of
+from extra_jax.rollout.types import Request, SamplingParams
+from extra_jax.run_dir import open_run
+from extra_jax.telemetry.journal import Journal
+from extra_jax.telemetry.summary import rollout_metrics
+from extra_jax.telemetry.timing import PhaseTimer
+
+
+def train(config: Config) -> None:
+    """The ``train`` verb: GRPO from ``model`` to ``run.dir``; continues the run that is there.
+
+    Raises:
+        ExtraError: bad input, found before the first step wherever possible.
+    """
+    policy, params = load_policy(config)
+    check_batches(config, batch_ways(policy.mesh))
+    run_dir = open_run(config)
+    settings, group = config.train, config.train.num_generations
+    problems = load_problems_of(config.data, config.run.seed)
+    prompts = policy.encode_prompts(problems)
+    share = (jax.process_index(), jax.process_count())
+    loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed, *share)
+    sampler = policy.sampler(sampling_params(config), stream="rollout", batch_prompts=settings.prompts_per_step)
+    learner = Learner(policy.graphdef, config, policy.mesh)
+    reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
+    state, first, num_tokens = learner.init(params), 0, 0
+
+    with ExitStack() as stack:
+        grader = stack.enter_context(closing(make_grader(config.reward, config.data)))
+        evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.eval.data else None
+        checkpoints = stack.enter_context(Checkpointer(run_dir / CHECKPOINTS, keep=config.checkpoint.keep))
+        stop = stack.enter_context(GracefulStop())
+        if checkpoints.latest_step() is not None:
+            first, state, host = checkpoints.restore(state)
+            loader.restore(host["loader"])
+            num_tokens = host["num_tokens"]
+        journal = stack.enter_context(Journal(config, total_steps=settings.max_steps, first_step=first))
+
+        for step in range(first, settings.max_steps):
+            if evaluator and is_due(step, config.eval.every):
+                journal.step(step, evaluator(state.params, step, journal.rollouts))
+            timer = PhaseTimer()
+            problems = loader.next()
+
+            with timer.phase("generate"):
+                weights = policy.rollout_weights(state.params)
+                requests = make_requests(problems, prompts, group)
+                rollouts = sampler.generate(weights, requests, step, journal.rollouts)
+            with timer.phase("grade"):
+                texts = policy.decode(rollouts)
+                grades = grader.grade([problems[i] for i in rollouts.prompt_index], texts)
+                rewards, valid = rewards_of(grades, config.reward)
+                advantages = advantages_of(rewards, valid, config)
+            with timer.phase("update"):
+                batches = [to_global(policy.mesh, rows) for rows in minibatches(rollouts, advantages, config)]
+                batches = [learner.with_logprobs(state.params, reference, batch) for batch in batches]
+                learned = []
+                for batch in batches * settings.num_iterations:
+                    state, metrics = learner.update(state, batch)
+                    learned.append(metrics)
+                learned = jax.device_get(learned)
+
+            metrics = rollout_metrics(rollouts, grades, rewards, advantages, group)
+            metrics |= {name: float(np.mean([update[name] for update in learned])) for name in learned[0]}
+            num_tokens += int(metrics["num_tokens"])
+            metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics()}
+            metrics["tokens_per_second"] = settings.completions_per_step * metrics["completions/mean_length"] / metrics["step_time"]
+            done = step + 1
+            if not np.isfinite(metrics["grad_norm"]):
+                raise ExtraError(
+                    f"step {done}: the gradient is not finite. The last checkpoint is step {checkpoints.latest_step()}; "
+                    "continue from it with a lower optim.learning_rate, or with model.dtype=float32"
+                )
+            journal.records(done, problems, rollouts, texts, grades, rewards, advantages)
+            journal.step(done, metrics)
+            stopping = stop.requested()
+            if stopping or done == settings.max_steps or is_due(done, config.checkpoint.every):
+                checkpoints.save(done, state, {"loader": loader.state(), "num_tokens": num_tokens})
+            if stopping:
+                journal.message(f"asked to stop: saved step {done}; the same command continues")
+                return
+
+        if evaluator:
+            journal.step(settings.max_steps, evaluator(state.params, settings.max_steps, journal.rollouts))
+        export_policy(policy, state.params, run_dir / "export")
+        journal.report()
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps happens at ``step``; 0 means at step 0 only."""
+    return step == 0 if every == 0 else step % every == 0
+
+
+def sampling_params(config: Config) -> SamplingParams:
+    """How the training rollouts are drawn."""
+    r = config.rollout
+    return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length)
+
+
+def make_requests(problems: Sequence[Problem], prompts: dict[str, list[int]], group: int) -> list[Request]:
+    """One request a problem; ids count through the whole step, whatever the number of processes."""
+    offset = jax.process_index() * len(problems)
+    return [Request(prompts[p.uid], group, (offset + i) * group) for i, p in enumerate(problems)]
+
+
+def advantages_of(rewards: np.ndarray, valid: np.ndarray, config: Config) -> np.ndarray:
+    """``[R]`` advantages of this process's completions; ``scale_rewards: batch`` looks at all processes."""
+    groups = [allgather(x).reshape(-1, config.train.num_generations) for x in (rewards, valid)]
+    everywhere = group_advantages(*groups, config.train.scale_rewards).ravel()
+    mine = jax.process_index() * len(rewards)
+    return everywhere[mine : mine + len(rewards)]
+
+
+def check_batches(config: Config, ways: int) -> None:
+    """Refuses batches that do not divide over processes and devices."""
+    t, processes = config.train, jax.process_count()
+    if t.prompts_per_step % (processes * t.num_minibatches):
+        raise ExtraError(
+            f"train.prompts_per_step={t.prompts_per_step} must be a multiple of {processes} processes x "
+            f"train.num_minibatches={t.num_minibatches}"
+        )
+    micro = t.micro_batch_size or t.minibatch_size
+    if micro % ways:
+        raise ExtraError(
+            f"a micro-batch of {micro} completions does not divide over {ways} data-parallel shards (mesh.data x "
+            "mesh.fsdp); set train.micro_batch_size to a multiple"
+        )
