@@ -1,0 +1,222 @@
+"""Where problems come from: files, the Hugging Face hub, generated tasks. One front door, `load_problems`."""
+
+import difflib
+import inspect
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from etils import epath
+
+from extra_jax.data.problem import Problem
+from extra_jax.data.rows import COLUMNS, Row, check_template, dress, to_problem
+from extra_jax.data.tasks import chain, countdown
+from extra_jax.errors import ExtraError
+
+TASKS = {"countdown": countdown.generate, "chain": chain.generate}
+"""Generated task families by source name."""
+
+_HUB = "hub:"
+
+
+def load_problems(
+    source: str,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    limit: int | None = None,
+    prompt_template: str | None = None,
+    system: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    **difficulty: Any,
+) -> list[Problem]:
+    """The problems of one source, with unique uids, in a fixed order.
+
+    Args:
+        source: ``"countdown"`` or ``"chain"``; a path (local, ``gs://``, ``s3://``) that ends in ``.jsonl`` or
+            ``.parquet``; or ``"hub:org/name"``, ``"hub:org/name:config"``.
+        split: Split of a task or a hub data set. A file is one split, so anything but the default is refused there.
+        seed: Decides which problems a task generates, and which rows ``limit`` keeps.
+        limit: Number of problems. A task needs it. Of a longer file or hub set it keeps a random sample, in the
+            order of the file: the head of a sorted file would be one subject or one difficulty.
+        prompt_template: Text with ``{problem}``, applied to text prompts; other braces doubled.
+        system: System message to put first; a text prompt becomes a chat.
+        columns: Other column names of a plain file, e.g. ``{"prompt": "question"}``; see `rows.COLUMNS`.
+        **difficulty: Bounds of a task, see `countdown.generate` and `chain.generate`.
+
+    Returns:
+        The problems, at least one.
+
+    Raises:
+        ExtraError: Unknown source, an option without effect on this source, bad rows, too few problems.
+    """
+    if prompt_template is not None:
+        check_template(prompt_template)
+    if system is not None and not system.strip():
+        raise ExtraError("the system prompt is blank. Leave it out, or write one.")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ExtraError(f"{source}: limit is {limit!r}. Give a whole number of at least 1, or leave it out for all.")
+    if source in TASKS:
+        problems = _generate(source, split, seed, limit, columns, difficulty)
+    else:
+        if difficulty:
+            raise ExtraError(f"{source}: {', '.join(difficulty)} apply to {' and '.join(TASKS)} only. Remove them.")
+        problems = _sample(_load(source, split, columns), limit, seed)
+    if prompt_template is None and system is None:
+        return problems
+    return [dress(problem, prompt_template, system) for problem in problems]
+
+
+def load_jsonl(path: str, columns: Mapping[str, str] | None = None) -> list[Problem]:
+    """Problems of a JSON Lines file: our layout, TRL's or verl's columns (see `extra_jax.data.rows`).
+
+    Raises:
+        ExtraError: No such file, invalid JSON, a bad row; names file, row (= line), key and remedy.
+    """
+    return _problems(_jsonl_rows(path), path, _stem(path), columns)
+
+
+def load_parquet(path: str, columns: Mapping[str, str] | None = None) -> list[Problem]:
+    """Problems of a Parquet file: verl's layout, TRL's or our columns (see `extra_jax.data.rows`).
+
+    Raises:
+        ExtraError: No such file, not Parquet, a bad row; names file, row, key and remedy.
+    """
+    return _problems(_parquet_rows(path), path, _stem(path), columns)
+
+
+def load_hub(name: str, split: str = "train", columns: Mapping[str, str] | None = None) -> list[Problem]:
+    """Problems of a Hugging Face data set, ``"org/name"`` or ``"org/name:config"``.
+
+    Raises:
+        ExtraError: `datasets` is not installed, the set cannot be loaded, a bad row.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ExtraError(
+            f"{_HUB}{name} needs the package `datasets`, which is not installed. Run `pip install datasets`, "
+            "or download the file and give its path."
+        ) from error
+    repository, _, config = name.partition(":")
+    try:
+        table = datasets.load_dataset(repository, config or None, split=split)
+    except (OSError, ValueError) as error:
+        # Missing sets, configs, splits and networks all surface as one of these two.
+        raise ExtraError(f"{_HUB}{name}, split {split!r}: {error}") from error
+    where = f"{_HUB}{name}[{split}]"
+    rows = (Row(where, number, row) for number, row in enumerate(table, start=1))
+    return _problems(rows, where, f"{repository}/{split}", columns)
+
+
+def _generate(
+    task: str,
+    split: str,
+    seed: int,
+    limit: int | None,
+    columns: Mapping[str, str] | None,
+    difficulty: Mapping[str, Any],
+) -> list[Problem]:
+    if limit is None:
+        raise ExtraError(f"{task} is generated: say how many problems with `limit`.")
+    if columns:
+        raise ExtraError(f"{task} is generated and has no columns to rename. Remove `columns`.")
+    fixed = ("count", "seed", "split")
+    known = [name for name in inspect.signature(TASKS[task]).parameters if name not in fixed]
+    for name in difficulty:
+        if name not in known:
+            raise ExtraError(f"{task} has no difficulty {name!r}.{_nearest(name, known)} It has {', '.join(known)}.")
+    return TASKS[task](limit, seed=seed, split=split, **difficulty)
+
+
+def _load(source: str, split: str, columns: Mapping[str, str] | None) -> list[Problem]:
+    for part in columns or {}:
+        if part not in COLUMNS:
+            raise ExtraError(f"columns: no part of a problem is called {part!r}.{_nearest(part, list(COLUMNS))}")
+    if source.startswith(_HUB):
+        return load_hub(source.removeprefix(_HUB), split, columns)
+    readers = {".jsonl": load_jsonl, ".parquet": load_parquet}
+    reader = readers.get(PurePosixPath(source).suffix)
+    if reader is None:
+        raise ExtraError(
+            f"source {source!r} is not known.{_nearest(source, list(TASKS))} Give {' or '.join(TASKS)}, a path that "
+            "ends in .jsonl or .parquet, or hub:org/name."
+        )
+    if split != "train":
+        raise ExtraError(f"{source}: a file has no split {split!r}. Remove `split`, or give the file of that split.")
+    return reader(source, columns)
+
+
+def _sample(problems: list[Problem], limit: int | None, seed: int) -> list[Problem]:
+    """At most ``limit`` problems, drawn without replacement, in their old order."""
+    if limit is None or limit >= len(problems):
+        return problems
+    rng = random.Random(f"limit/{seed}")
+    return [problems[i] for i in sorted(rng.sample(range(len(problems)), limit))]
+
+
+def _problems(rows: Iterable[Row], where: str, stem: str, columns: Mapping[str, str] | None) -> list[Problem]:
+    first_seen: dict[str, int] = {}
+    problems = []
+    for row in rows:
+        problem = to_problem(row, stem, columns)
+        first = first_seen.setdefault(problem.uid, row.number)
+        if first != row.number:
+            remedy = "Remove one, or give each its own: exploration memory and records are keyed by it."
+            raise row.refuse("uid", f"{problem.uid!r} is the identity of row {first} too", remedy)
+        problems.append(problem)
+    if not problems:
+        raise ExtraError(f"{where} has no rows. Give a file with at least one problem.")
+    return problems
+
+
+def _jsonl_rows(path: str) -> Iterator[Row]:
+    # Bytes, because text mode and `splitlines` would also break at U+2028 inside a string.
+    with _existing(path).open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                values = json.loads(line.decode("utf-8"))
+            except ValueError as error:
+                # JSONDecodeError and UnicodeDecodeError are both ValueErrors.
+                remedy = "Write one JSON object a line, in UTF-8, without blank lines."
+                raise ExtraError(f"{path}, row {number}: invalid JSON ({error}). {remedy}") from error
+            if not isinstance(values, dict):
+                raise ExtraError(f"{path}, row {number}: not a JSON object. Write {{...}} with the keys of a problem.")
+            yield Row(path, number, values)
+
+
+def _parquet_rows(path: str) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    with _existing(path).open("rb") as file:
+        try:
+            table = pyarrow.parquet.ParquetFile(file)
+        except pyarrow.ArrowInvalid as error:
+            raise ExtraError(f"{path} is not a Parquet file ({error}). Write it again, or fix its name.") from error
+        number = 0
+        for batch in table.iter_batches(batch_size=1024):
+            for values in batch.to_pylist():
+                number += 1
+                # pandas writes its row index as a column of this name.
+                values.pop("__index_level_0__", None)
+                yield Row(path, number, values)
+
+
+def _existing(path: str) -> epath.Path:
+    file = epath.Path(path)
+    if not file.is_file():
+        raise ExtraError(f"{path}: there is no such file. Check the path; relative ones start at the working folder.")
+    return file
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """ " Did you mean ...?" for a typo, or nothing."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
