@@ -63,6 +63,9 @@ class ModelConfig(Section):
 class MeshConfig(Section):
     """Sizes of the mesh axes; at most one is -1 and takes the devices that are left."""
 
+    emulated_cpu_devices: int | None = Field(
+        None, ge=1, description="Split the CPU into this many devices, which then work side by side; CPU only."
+    )
     data: int = Field(1, description="Pure data parallelism: parameters replicated along it (across slices).")
     fsdp: int = Field(-1, description="Data parallelism with parameters and optimizer state sharded along it.")
     tensor: int = Field(1, description="Tensor parallelism inside a layer.")
@@ -81,7 +84,16 @@ class DataConfig(Section):
     limit: int | None = Field(None, ge=1, description="Use this many problems; generated tasks make this many.")
     prompt_template: str | None = Field(None, description="Wraps a text problem; must contain {problem}.")
     system: str | None = Field(None, description="System message in front of a text problem.")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="Other column names of a file, e.g. {prompt: question}."
+    )
     task: dict[str, Any] = Field(default_factory=dict, description="Difficulty of a generated task.")
+
+    @model_validator(mode="after")
+    def _task_is_difficulty(self) -> Self:
+        if clash := sorted({"count", "seed", "split", "limit"} & self.task.keys()):
+            raise ValueError(f"task.{clash[0]} is no difficulty; it is set elsewhere (run.seed, split, limit)")
+        return self
 
 
 class RolloutConfig(Section):
@@ -134,9 +146,10 @@ class GRPOConfig(Section):
     num_generations: int = Field(8, ge=2, description="Group size G.")
     num_minibatches: int = Field(1, ge=1, description="Optimizer updates per pass over the step's completions.")
     num_iterations: int = Field(1, ge=1, description="Passes over the step's completions (mu).")
-    micro_batch_size: int | None = Field(
-        None, ge=1, description="Completions per forward/backward, all devices together; default: the mini-batch."
+    row_length: int | None = Field(
+        None, ge=1, description="Tokens of a packed row; default: the longest prompt and completion."
     )
+    micro_batch_rows: int = Field(1, ge=1, description="Packed rows per forward/backward on a data-parallel shard.")
     loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "dapo"
     scale_rewards: Literal["group", "batch", "none"] = "group"
     epsilon: float = Field(0.2, gt=0)
@@ -165,18 +178,14 @@ class GRPOConfig(Section):
             raise ValueError(
                 f"prompts_per_step={self.prompts_per_step} does not divide into num_minibatches={self.num_minibatches}"
             )
-        if self.micro_batch_size and self.minibatch_size % self.micro_batch_size:
-            raise ValueError(
-                f"a mini-batch of {self.minibatch_size} completions does not divide into micro-batches of "
-                f"{self.micro_batch_size}"
-            )
         return self
 
 
 class SFTConfig(Section):
     max_steps: int = Field(100, ge=1)
     batch_size: int = Field(64, ge=1, description="Examples per optimizer update.")
-    max_length: int = Field(1024, ge=2, description="Tokens of prompt and solution; a longer example is refused.")
+    row_length: int = Field(1024, ge=2, description="Tokens of a packed row; a longer example is refused.")
+    micro_batch_rows: int = Field(1, ge=1, description="Packed rows per forward/backward on a data-parallel shard.")
 
 
 class EvalConfig(Section):
@@ -220,6 +229,20 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+
+    @property
+    def max_sequence_length(self) -> int:
+        """Tokens of the longest prompt and completion."""
+        return self.rollout.max_prompt_length + self.rollout.max_completion_length
+
+    @model_validator(mode="after")
+    def _rows_hold_sequences(self) -> Self:
+        if self.train.row_length and self.train.row_length < self.max_sequence_length:
+            raise ValueError(
+                f"train.row_length={self.train.row_length} is shorter than rollout.max_prompt_length + "
+                f"max_completion_length = {self.max_sequence_length}"
+            )
+        return self
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

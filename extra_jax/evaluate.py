@@ -93,6 +93,7 @@ def load_problems_of(data: DataConfig, seed: int) -> list[Problem]:
         limit=data.limit,
         prompt_template=data.prompt_template,
         system=data.system,
+        columns=data.columns or None,
         **data.task,
     )
 

@@ -82,7 +82,7 @@ def load_policy(config: Config) -> tuple[Policy, nnx.State]:
     Raises:
         ExtraError: tokenizer and model do not fit each other, or one of them does not load.
     """
-    processes.initialize(config.distributed)
+    processes.initialize(config.distributed, config.mesh)
     mesh = make_mesh(config.mesh)
     processes.check_rows_split_over_processes(mesh)
     path = config.tokenizer.path or ("tiny" if config.model.path in (None, TINY_BASE) else config.model.path)

@@ -16,7 +16,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.parallel.processes import is_main
 
 # What may differ when a run is continued: where and how it runs, not what it computes.
-_MAY_CHANGE = ("run.dir", "distributed", "mesh", "logging", "checkpoint", "model.remat", "train.micro_batch_size")
+_MAY_CHANGE = ("run.dir", "distributed", "mesh", "logging", "checkpoint", "model.remat", "train.micro_batch_rows")
 
 
 def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:

@@ -1,6 +1,7 @@
 """Supervised fine-tuning on reference solutions: the ``sft`` verb. It also makes the small base model."""
 
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,12 @@ from extra_jax.data.loader import ProblemLoader
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator, load_problems_of
-from extra_jax.learn.batch import TokenBatch, pad_rows, row_length
-from extra_jax.learn.loss import Mean, token_weights
+from extra_jax.learn.batch import Example, TokenBatch, micro_batches
+from extra_jax.learn.loss import Mean, sequence_weights
 from extra_jax.learn.optimizer import make_optimizer
 from extra_jax.learn.score import token_logprobs
-from extra_jax.learn.update import TrainState, init_state, make_update
+from extra_jax.learn.update import LossFn, init_state, make_update
 from extra_jax.model.hf_convert import export_policy
-from extra_jax.parallel.processes import allgather, to_global
-from extra_jax.parallel.sharding import batch_ways
 from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.policy import Policy, load_policy
 from extra_jax.run_dir import open_run
@@ -35,23 +34,18 @@ def sft(config: Config) -> None:
     The loss is the mean over all solution tokens of a batch; prompts are context.
 
     Raises:
-        ExtraError: a problem without a solution, or an example longer than ``sft.max_length``.
+        ExtraError: a problem without a solution, or an example longer than ``sft.row_length``.
     """
     policy, params = load_policy(config)
     run_dir = open_run(config)
     settings = config.sft
     problems = load_problems_of(config.data, config.run.seed)
-    examples = encode_examples(policy, problems, settings.max_length)
-    if settings.batch_size % batch_ways(policy.mesh):
-        raise ExtraError(
-            f"sft.batch_size={settings.batch_size} does not divide over {batch_ways(policy.mesh)} data-parallel shards"
-        )
+    examples = encode_examples(policy, problems, settings.row_length)
     share = (jax.process_index(), jax.process_count())
     loader = ProblemLoader(problems, settings.batch_size, config.run.seed, *share)
     optimizer = make_optimizer(config.optim, settings.max_steps)
-    update = jax.jit(make_update(solution_loss(policy), optimizer, micro_batches=1), donate_argnums=0)
-    with jax.set_mesh(policy.mesh):
-        state, first = init_state(params, optimizer, policy.mesh), 0
+    update = make_update(solution_loss(policy), optimizer, policy.mesh)
+    state, first = init_state(params, optimizer, policy.mesh), 0
 
     with ExitStack() as stack:
         evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.eval.data else None
@@ -66,10 +60,11 @@ def sft(config: Config) -> None:
             if evaluator and is_due(step, config.eval.every):
                 journal.step(step, evaluator(state.params, step, journal.rollouts))
             timer = PhaseTimer()
-            batch = to_global(policy.mesh, example_rows([examples[p.uid] for p in loader.next()], settings.max_length))
-            with jax.set_mesh(policy.mesh):
-                weights = token_weights("dapo", batch.completion_mask, max_completion_length=settings.max_length)
-                state, told = update(state, batch, weights)
+            batch = [examples[problem.uid] for problem in loader.next()]
+            weights = sequence_weights("dapo", np.array([len(example.target) for example in batch]), 1)
+            batch = [replace(example, weight=weight) for example, weight in zip(batch, weights, strict=True)]
+            rows = micro_batches(batch, settings.row_length, settings.micro_batch_rows, policy.mesh)
+            state, told = update(state, rows)
             metrics = {name: float(value) for name, value in jax.device_get(told).items()}
             done = step + 1
             journal.step(done, metrics | {"epoch": loader.epoch, **timer.metrics()})
@@ -86,39 +81,33 @@ def sft(config: Config) -> None:
         journal.report()
 
 
-def solution_loss(policy: Policy):
+def solution_loss(policy: Policy) -> LossFn:
     """Cross-entropy of the solution tokens, as a ``LossFn``."""
 
-    def loss_fn(params: nnx.State, batch: TokenBatch, weights: jax.Array) -> tuple[jax.Array, dict[str, Mean]]:
+    def loss_fn(params: nnx.State, batch: TokenBatch) -> tuple[jax.Array, dict[str, Mean]]:
         model = nnx.merge(policy.graphdef, params)
         logprobs, entropies = token_logprobs(model, batch, temperature=1.0, dtype=policy.config.model.dtype)
-        loss, mask = -jnp.sum(logprobs * weights), batch.completion_mask.astype(jnp.float32)
+        loss, mask = -jnp.sum(logprobs * batch.weights), batch.mask.astype(jnp.float32)
         return loss, {
-            "loss": Mean(loss, jnp.sum(weights)),
+            "loss": Mean(loss, jnp.sum(batch.weights)),
             "entropy": Mean(jnp.sum(entropies * mask), jnp.sum(mask)),
         }
 
     return loss_fn
 
 
-def encode_examples(policy: Policy, problems: list[Problem], max_length: int) -> dict[str, tuple[np.ndarray, int]]:
-    """By uid: token ids of prompt and solution, and the index of the first solution token."""
+def encode_examples(policy: Policy, problems: list[Problem], row_length: int) -> dict[str, Example]:
+    """Prompt and solution of each problem by uid."""
     examples = {}
     for problem in problems:
         if problem.solution is None:
             raise ExtraError(f"problem {problem.uid} has no solution; SFT needs one for every problem")
-        prompt = policy.tokenizer.encode_prompt(problem.prompt)
-        ids = np.array([*prompt, *policy.tokenizer.encode_target(problem.solution)], np.int32)
-        if len(ids) > max_length:
+        context = np.array(policy.tokenizer.encode_prompt(problem.prompt), np.int32)
+        target = np.array(policy.tokenizer.encode_target(problem.solution), np.int32)
+        examples[problem.uid] = Example(context, target)
+        if len(examples[problem.uid]) > row_length:
             raise ExtraError(
-                f"problem {problem.uid}: prompt and solution are {len(ids)} tokens, more than sft.max_length={max_length}"
+                f"problem {problem.uid}: prompt and solution are {len(examples[problem.uid])} tokens, more than "
+                f"sft.row_length={row_length}"
             )
-        examples[problem.uid] = (ids, len(prompt))
     return examples
-
-
-def example_rows(examples: list[tuple[np.ndarray, int]], max_length: int) -> TokenBatch:
-    """One example a row; the row length is the same on every process."""
-    longest = max(len(ids) for ids, _ in examples)
-    length = row_length(int(allgather(np.array([longest])).max()), max_length)
-    return pad_rows([ids for ids, _ in examples], [start for _, start in examples], length)

@@ -20,11 +20,9 @@ from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator, load_problems_of
 from extra_jax.learn.advantage import group_advantages
-from extra_jax.learn.batch import minibatches
-from extra_jax.learn.update import Learner
+from extra_jax.learn.grpo import Learner
 from extra_jax.model.hf_convert import export_policy
-from extra_jax.parallel.processes import allgather, to_global
-from extra_jax.parallel.sharding import batch_ways
+from extra_jax.parallel.processes import allgather
 from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.policy import load_policy
 from extra_jax.reward.graders import make_grader, rewards_of
@@ -42,7 +40,7 @@ def train(config: Config) -> None:
         ExtraError: bad input, found before the first step wherever possible.
     """
     policy, params = load_policy(config)
-    check_batches(config, batch_ways(policy.mesh))
+    check_batches(config)
     run_dir = open_run(config)
     settings, group = config.train, config.train.num_generations
     problems = load_problems_of(config.data, config.run.seed)
@@ -81,8 +79,7 @@ def train(config: Config) -> None:
                 rewards, valid = rewards_of(grades, config.reward)
                 advantages = advantages_of(rewards, valid, config)
             with timer.phase("update"):
-                batches = [to_global(policy.mesh, rows) for rows in minibatches(rollouts, advantages, config)]
-                batches = [learner.with_logprobs(state.params, reference, batch) for batch in batches]
+                batches = learner.batches(state.params, reference, rollouts, advantages)
                 learned = []
                 for batch in batches * settings.num_iterations:
                     state, metrics = learner.update(state, batch)
@@ -92,13 +89,13 @@ def train(config: Config) -> None:
             metrics = rollout_metrics(rollouts, grades, rewards, advantages, group)
             metrics |= {name: float(np.mean([update[name] for update in learned])) for name in learned[0]}
             num_tokens += int(metrics["num_tokens"])
-            metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics()}
-            metrics["tokens_per_second"] = settings.completions_per_step * metrics["completions/mean_length"] / metrics["step_time"]
+            completion_tokens = settings.completions_per_step * metrics["completions/mean_length"]
+            metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics(completion_tokens)}
             done = step + 1
             if not np.isfinite(metrics["grad_norm"]):
                 raise ExtraError(
-                    f"step {done}: the gradient is not finite. The last checkpoint is step {checkpoints.latest_step()}; "
-                    "continue from it with a lower optim.learning_rate, or with model.dtype=float32"
+                    f"step {done}: the gradient is not finite; the last checkpoint is {checkpoints.latest_step()}. "
+                    "Continue from it with a lower optim.learning_rate, or with model.dtype=float32"
                 )
             journal.records(done, problems, rollouts, texts, grades, rewards, advantages)
             journal.step(done, metrics)
@@ -140,17 +137,11 @@ def advantages_of(rewards: np.ndarray, valid: np.ndarray, config: Config) -> np.
     return everywhere[mine : mine + len(rewards)]
 
 
-def check_batches(config: Config, ways: int) -> None:
-    """Refuses batches that do not divide over processes and devices."""
+def check_batches(config: Config) -> None:
+    """Refuses a batch that the processes cannot share evenly."""
     t, processes = config.train, jax.process_count()
     if t.prompts_per_step % (processes * t.num_minibatches):
         raise ExtraError(
             f"train.prompts_per_step={t.prompts_per_step} must be a multiple of {processes} processes x "
             f"train.num_minibatches={t.num_minibatches}"
-        )
-    micro = t.micro_batch_size or t.minibatch_size
-    if micro % ways:
-        raise ExtraError(
-            f"a micro-batch of {micro} completions does not divide over {ways} data-parallel shards (mesh.data x "
-            "mesh.fsdp); set train.micro_batch_size to a multiple"
         )

@@ -1,107 +1,128 @@
-"""Rollouts -> the arrays that the learner sees."""
+"""Sequences on the host -> packed rows on the devices."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from extra_jax.config import Config
-from extra_jax.parallel.processes import allgather
-from extra_jax.rollout.types import Rollouts
+from extra_jax.learn.packing import best_fit, bucket
+from extra_jax.parallel.processes import allgather, to_global
+from extra_jax.parallel.sharding import batch_ways
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence to learn from.
+
+    Attributes:
+        context: ``[c]`` token ids that are only looked at (prompt, injected prefix); at least one.
+        target: ``[n]`` token ids that the loss is about.
+        weight: of each target token in the loss of the update (``loss.sequence_weights``); 0 leaves the sequence out.
+        advantage: of each target token.
+        sampling_logprobs: ``[n]`` f32, as the sampler reported them, or ``None``.
+    """
+
+    context: np.ndarray
+    target: np.ndarray
+    weight: float = 0.0
+    advantage: float = 0.0
+    sampling_logprobs: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.context) + len(self.target)
 
 
 class TokenBatch(NamedTuple):
-    """Rows of tokens; everything is aligned on the token it speaks about. ``B`` rows of ``T`` tokens.
+    """Packed rows; everything is aligned on the token it speaks about. Shapes are ``[B, T]``, or ``[M, B, T]`` for
+    all ``M`` micro-batches of an update.
 
     Attributes:
-        tokens: ``[B, T]`` int32.
-        positions: ``[B, T]`` int32, position in the token's own sequence.
-        segment_ids: ``[B, T]`` int32; 0 is padding.
-        completion_mask: ``[B, T]`` bool; 1 marks a token of the completion, which the loss is about. Prompt
-            tokens are context.
-        sampling_logprobs: ``[B, T]`` f32, as the sampler reported them; 0 outside the completion.
-        advantages: ``[B, T]`` f32, the advantage of the token's sequence; 0 outside the completion.
-        old_logprobs: ``[B, T]`` f32, of the policy before the first update on this batch; ``None`` when there is
-            only one update, where old and new are the same.
-        ref_logprobs: ``[B, T]`` f32, of the reference model; ``None`` when ``beta == 0``.
+        tokens: int32.
+        positions: int32, position of a token in its own sequence.
+        segment_ids: int32, which sequence of its row a token belongs to, from 1; 0 is padding.
+        weights: f32, weight of a token in the loss; 0 for context and padding.
+        advantages: f32.
+        sampling_logprobs: f32; 0 where there are none.
+        old_logprobs: f32, of the policy before the first update on these rows; ``None`` when there is only one
+            update, where old and new are the same.
+        ref_logprobs: f32, of the reference model; ``None`` when there is none.
     """
 
-    tokens: np.ndarray
-    positions: np.ndarray
-    segment_ids: np.ndarray
-    completion_mask: np.ndarray
-    sampling_logprobs: np.ndarray
-    advantages: np.ndarray
-    old_logprobs: np.ndarray | None = None
-    ref_logprobs: np.ndarray | None = None
+    tokens: Any
+    positions: Any
+    segment_ids: Any
+    weights: Any
+    advantages: Any
+    sampling_logprobs: Any
+    old_logprobs: Any = None
+    ref_logprobs: Any = None
+
+    @property
+    def mask(self) -> jax.Array:
+        """Bool; 1 marks a token in the loss."""
+        return self.weights > 0
 
 
-def row_length(longest: int, cap: int) -> int:
-    """Length of rows that hold ``longest`` tokens: the next of 32, 48, 64, 96, 128, ..., at most ``cap``.
+class MicroBatches(NamedTuple):
+    """Everything one optimizer update learns from.
 
-    A handful of shapes for a whole run, so that the learner compiles a handful of times.
+    Attributes:
+        rows: ``[M, B, T]`` global arrays; micro-batches from ``count`` on are empty.
+        count: scalar int32.
     """
-    size = 32
-    while size < longest:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return min(size, cap)
+
+    rows: TokenBatch
+    count: jax.Array
 
 
-def pad_rows(sequences: list[np.ndarray], completion_starts: list[int], length: int) -> TokenBatch:
-    """One sequence a row, right-padded to ``length``; log-probabilities and advantages are zero.
+def micro_batches(
+    examples: Sequence[Example], row_length: int, rows_per_shard: int, mesh: Mesh, *, micro_batch_mean: bool = False
+) -> MicroBatches:
+    """Packs this process's examples; all processes call it together and get equally many micro-batches.
 
     Args:
-        sequences: token ids of prompt and completion.
-        completion_starts: per row, the index of the first completion token.
-        length: at least the longest sequence.
+        examples: of this process.
+        row_length: ``T``, tokens.
+        rows_per_shard: rows of one micro-batch on each data-parallel shard.
+        mesh: rows of a micro-batch are split over its data axes.
+        micro_batch_mean: replace the weights by those of ``bnpo``: the mean over micro-batches of the mean over
+            their tokens. Only here is it known which token is in which micro-batch.
     """
-    shape = (len(sequences), length)
-    tokens, segments = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    mask = np.zeros(shape, bool)
-    for row, (sequence, start) in enumerate(zip(sequences, completion_starts, strict=True)):
-        tokens[row, : len(sequence)] = sequence
-        segments[row, : len(sequence)] = 1
-        mask[row, start : len(sequence)] = True
-    positions = np.broadcast_to(np.arange(length, dtype=np.int32), shape)
-    zeros = np.zeros(shape, np.float32)
-    return TokenBatch(tokens, positions, segments, mask, zeros, zeros)
+    layout = best_fit([len(example) for example in examples], row_length)
+    rows = rows_per_shard * batch_ways(mesh) // jax.process_count()  # of a micro-batch, on this process
+    count = int(allgather(np.array([-(-len(layout) // rows)])).max())
+    packed = pack_rows(examples, layout, row_length, bucket(count) * rows)
+    stacked = TokenBatch(*(x if x is None else x.reshape(-1, rows, row_length) for x in packed))
+    if micro_batch_mean:
+        tokens = (stacked.weights > 0).sum(axis=(1, 2))
+        tokens = allgather(tokens[None]).sum(axis=0).clip(min=1)[:, None, None]
+        stacked = stacked._replace(weights=((stacked.weights > 0) / tokens / count).astype(np.float32))
+    return MicroBatches(to_global(mesh, stacked, row_axis=1), np.int32(count))
 
 
-def rollout_batch(rollouts: Rollouts, advantages: np.ndarray, length: int, *, drop_truncated: bool) -> TokenBatch:
-    """Rows of ``length`` tokens from rollouts.
-
-    Args:
-        rollouts: ``R`` completions with their prompts.
-        advantages: ``[R]``, one per completion.
-        length: row length, at least the longest prompt and completion together.
-        drop_truncated: take completions that hit the length cap out of the loss (``mask_truncated_completions``).
-    """
-    prompts, rows = rollouts.prompt_ids, range(len(rollouts))
-    sequences = [np.concatenate([prompts[r], rollouts.completion_ids(r)]) for r in rows]
-    batch = pad_rows(sequences, [len(p) for p in prompts], length)
-    logprobs = np.zeros(batch.tokens.shape, np.float32)
-    for r in rows:
-        start, count = len(prompts[r]), rollouts.lengths[r]
-        logprobs[r, start : start + count] = rollouts.logprobs[r, :count]
-    mask = batch.completion_mask
-    if drop_truncated:
-        mask = mask & ~rollouts.truncated[:, None]
-    per_token = np.where(mask, np.asarray(advantages)[:, None], 0.0).astype(np.float32)
-    return batch._replace(completion_mask=mask, sampling_logprobs=logprobs, advantages=per_token)
-
-
-def minibatches(rollouts: Rollouts, advantages: np.ndarray, config: Config) -> Iterator[TokenBatch]:
-    """This process's rows of each optimizer update: whole groups, prompt ``i`` goes to mini-batch ``i % M``.
-
-    Args:
-        rollouts: ``R`` completions of this process.
-        advantages: ``[R]``.
-        config: of the run.
-    """
-    cap = config.rollout.max_prompt_length + config.rollout.max_completion_length
-    longest = max(len(prompt) + length for prompt, length in zip(rollouts.prompt_ids, rollouts.lengths, strict=True))
-    length = row_length(int(allgather(np.array([longest])).max()), cap)
-    rows = rollout_batch(rollouts, advantages, length, drop_truncated=config.train.mask_truncated_completions)
-    part = rollouts.prompt_index % config.train.num_minibatches
-    for index in range(config.train.num_minibatches):
-        yield TokenBatch(*(None if column is None else column[part == index] for column in rows))
+def pack_rows(examples: Sequence[Example], layout: list[list[int]], row_length: int, num_rows: int) -> TokenBatch:
+    """``[num_rows, row_length]`` numpy rows; rows beyond the layout are empty."""
+    shape = (num_rows, row_length)
+    ints = [np.zeros(shape, np.int32) for _ in range(3)]
+    floats = [np.zeros(shape, np.float32) for _ in range(3)]
+    tokens, positions, segments = ints
+    weights, advantages, logprobs = floats
+    for row, members in enumerate(layout):
+        start = 0
+        for segment, index in enumerate(members, start=1):
+            example = examples[index]
+            whole = slice(start, start + len(example))
+            target = slice(start + len(example.context), whole.stop)
+            tokens[row, whole.start : target.start] = example.context
+            tokens[row, target] = example.target
+            positions[row, whole] = np.arange(len(example))
+            segments[row, whole] = segment
+            weights[row, target] = example.weight
+            advantages[row, target] = example.advantage
+            if example.sampling_logprobs is not None:
+                logprobs[row, target] = example.sampling_logprobs
+            start = whole.stop
+    return TokenBatch(*ints, *floats)

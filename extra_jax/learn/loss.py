@@ -1,16 +1,18 @@
 """The loss of one batch of tokens, as pure functions.
 
-How a batch is averaged is decided once, by ``token_weights``: every loss type is a weight on each token,
-computed over the whole optimizer update. The loss is then a plain weighted sum, so it cannot depend on
-how rows are split into micro-batches or over devices.
+How an update is averaged is decided once, by ``sequence_weights``: every loss type is a weight on each
+token. The loss is then a plain weighted sum, so it cannot depend on how sequences are packed into rows, rows
+into micro-batches, or micro-batches spread over devices.
 """
 
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from extra_jax.config import GRPOConfig
+from extra_jax.parallel.processes import allgather
 
 _MAX_LOG_RATIO = 20.0  # exp() stays finite; a ratio of e^20 is far outside every clip range
 
@@ -22,37 +24,29 @@ class Mean(NamedTuple):
     weight: jax.Array
 
 
-def token_weights(
-    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"],
-    completion_mask: jax.Array,
-    *,
-    max_completion_length: int,
-    micro_batches: int = 1,
-) -> jax.Array:
-    """Weight of each token in the loss of one optimizer update, ``[B, T]`` f32.
+def sequence_weights(
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"], lengths: np.ndarray, max_completion_length: int
+) -> np.ndarray:
+    """``[R]`` float64: weight of each token of each sequence in the loss of one optimizer update.
 
-    - ``grpo``: mean over sequences of the mean over tokens.
+    - ``grpo``: mean over sequences of the mean over their tokens.
     - ``dr_grpo``: sum over tokens / (sequences * ``max_completion_length``).
     - ``dapo``: mean over all tokens of the update.
-    - ``bnpo``: mean over micro-batches of the mean over their tokens, so it depends on the split by definition.
+    - ``bnpo``: as ``dapo`` here; ``batch.micro_batches`` then averages within each micro-batch.
 
     Args:
         loss_type: TRL's ``GRPOConfig.loss_type``.
-        completion_mask: ``[B, T]`` bool; 1 marks a token in the loss; one sequence a row.
+        lengths: ``[R]`` tokens in the loss of each sequence of this process; 0 for one that is left out, which
+            counts as a sequence all the same.
         max_completion_length: tokens.
-        micro_batches: number of micro-batches; row ``i`` belongs to micro-batch ``i % micro_batches``.
     """
-    mask = completion_mask.astype(jnp.float32)
-    rows = mask.shape[0]
+    everywhere = allgather(np.asarray(lengths))
+    counted = np.asarray(lengths) > 0
     if loss_type == "grpo":
-        return mask / jnp.maximum(mask.sum(axis=1, keepdims=True), 1.0) / rows
+        return counted / np.maximum(lengths, 1) / len(everywhere)
     if loss_type == "dr_grpo":
-        return mask / (rows * max_completion_length)
-    if loss_type == "dapo":
-        return mask / jnp.maximum(mask.sum(), 1.0)
-    split = mask.reshape(rows // micro_batches, micro_batches, -1)
-    tokens = split.sum(axis=(0, 2), keepdims=True)
-    return (split / jnp.maximum(tokens, 1.0) / micro_batches).reshape(mask.shape)
+        return counted / (len(everywhere) * max_completion_length)
+    return counted / max(everywhere.sum(), 1)
 
 
 def kl_divergence(logprobs: jax.Array, ref_logprobs: jax.Array, estimator: Literal["k1", "k2", "k3"]) -> jax.Array:

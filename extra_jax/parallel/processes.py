@@ -12,13 +12,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from extra_jax.config import DistributedConfig
+from extra_jax.config import DistributedConfig, MeshConfig
 from extra_jax.errors import ExtraError
 from extra_jax.parallel.sharding import batch_sharding
 
 
-def initialize(config: DistributedConfig) -> None:
+def initialize(config: DistributedConfig, mesh: MeshConfig) -> None:
     """Joins the processes of the run; must come before anything touches a device."""
+    if mesh.emulated_cpu_devices:
+        jax.config.update("jax_num_cpu_devices", mesh.emulated_cpu_devices)
     if config.enabled and not jax.distributed.is_initialized():
         jax.distributed.initialize(config.coordinator_address, config.num_processes, config.process_id)
 
@@ -38,14 +40,15 @@ def check_rows_split_over_processes(mesh: Mesh) -> None:
         )
 
 
-def to_global(mesh: Mesh, rows: Any) -> Any:
+def to_global(mesh: Mesh, rows: Any, row_axis: int = 0) -> Any:
     """Host arrays with this process's rows first -> global arrays with rows over every data axis.
 
     Args:
         mesh: the mesh of the run.
-        rows: pytree of numpy arrays ``[R_local, ...]``; every process gives equally many rows.
+        rows: pytree of numpy arrays with ``R_local`` rows on ``row_axis``; every process gives equally many.
+        row_axis: which axis the rows are on.
     """
-    sharding = batch_sharding(mesh)
+    sharding = batch_sharding(mesh, row_axis)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), rows)
 
 

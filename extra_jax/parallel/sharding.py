@@ -84,9 +84,9 @@ def param_shardings(abstract: nnx.State, mesh: Mesh, rules: ShardingRules) -> nn
     return jax.tree_util.tree_map_with_path(sharding, abstract, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over every data axis; further axes replicated."""
-    return NamedSharding(mesh, TRAIN.spec("batch"))
+def batch_sharding(mesh: Mesh, row_axis: int = 0) -> NamedSharding:
+    """Rows, on axis ``row_axis``, over every data axis; other axes replicated."""
+    return NamedSharding(mesh, TRAIN.spec(*[None] * row_axis, "batch"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

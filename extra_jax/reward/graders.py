@@ -25,7 +25,7 @@ def make_grader(config: RewardConfig, data: DataConfig) -> Grader:
         return ChainGrader()
     from extra_jax.reward.workers import MathGrader
 
-    return MathGrader(name)
+    return MathGrader()
 
 
 def rewards_of(grades: Sequence[Grade], config: RewardConfig) -> tuple[np.ndarray, np.ndarray]:

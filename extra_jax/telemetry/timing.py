@@ -23,7 +23,9 @@ class PhaseTimer:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
-    def metrics(self) -> dict[str, float]:
-        """``timing_s/*`` and ``step_time``, in seconds."""
+    def metrics(self, completion_tokens: float | None = None) -> dict[str, float]:
+        """``timing_s/*`` and ``step_time`` in seconds, and ``tokens_per_second`` where tokens were sampled."""
         phases = {TIMING_PREFIX + name: seconds for name, seconds in self.seconds.items()}
-        return {**phases, "step_time": time.perf_counter() - self.start}
+        total = time.perf_counter() - self.start
+        rate = {} if completion_tokens is None else {"tokens_per_second": completion_tokens / total}
+        return {**phases, "step_time": total, **rate}
