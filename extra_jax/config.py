@@ -341,7 +341,7 @@ def _nearest(location: list[str]) -> str:
     known, leaf = _known_keys(Config), location[-1]
     siblings = [k for k in known if k.rpartition(".")[0] == ".".join(location[:-1])]
     for candidates, cutoff in ((known, 1.0), (siblings, 0.6), (known, 0.75)):
-        by_leaf = {k.rpartition(".")[2]: k for k in candidates}
+        by_leaf = {k.rpartition(".")[2]: k for k in reversed(candidates)}  # of equal names the first section wins
         if match := difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=cutoff):
             return f"; did you mean {by_leaf[match[0]]!r}?"
     return f"; known keys here: {', '.join(k.rpartition('.')[2] for k in siblings)}"

@@ -1,0 +1,82 @@
+"""Files of a run directory: where they live and how they are written so that a kill never leaves half a file."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from extra_jax.errors import ExtraError
+
+METRICS_FILE = "metrics.jsonl"
+ROLLOUTS_FOLDER = "rollouts"
+EVALS_FOLDER = "evals"
+CONFIG_FILE = "config.yaml"
+RUN_FILE = "run.json"
+REPORT_FILE = "report.html"
+
+_REMOTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local_run_dir(run_dir: str | Path) -> Path:
+    """The run directory as a local path.
+
+    Telemetry appends and renames, which object stores cannot do; ``Path("gs://bucket/x")`` would quietly become
+    a local folder called ``gs:``.
+
+    Raises:
+        ExtraError: ``run_dir`` is a URL.
+    """
+    if _REMOTE.match(str(run_dir)):
+        raise ExtraError(
+            f"run directory {run_dir}: metrics, rollouts and reports need a local (or mounted) folder; "
+            "set run.dir to one, e.g. run.dir=runs/my_run"
+        )
+    return Path(run_dir)
+
+
+def write_atomically(path: Path, text: str) -> Path:
+    """Writes ``text`` beside ``path``, syncs it to disk and renames it into place; makes missing parent folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    return path
+
+
+def to_json(row: Mapping[str, Any]) -> str:
+    """One line of strict JSON (no ``NaN``, no ``Infinity``); text stays readable UTF-8."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Writes one JSON object per line, atomically."""
+    return write_atomically(path, "".join(to_json(row) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the objects of a JSONL file.
+
+    Raises:
+        ExtraError: the file is missing, or a row is not a JSON object (the row is numbered from 1).
+    """
+    if not path.is_file():
+        raise ExtraError(f"{path}: no such file")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            yield parse_row(line, path, number)
+
+
+def parse_row(line: str, path: Path, number: int) -> dict[str, Any]:
+    """Parses one row; ``path`` and ``number`` (from 1) name it in the error."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ExtraError(f"{path}, row {number}: not valid JSON ({error}); repair or remove the row") from error
+    if not isinstance(row, dict):
+        raise ExtraError(f"{path}, row {number}: expected a JSON object, found {type(row).__name__}")
+    return row

@@ -1,0 +1,96 @@
+"""Names of the metrics, once: what each is called, its unit and how to read it.
+
+Names are TRL's where the concept exists there; the others are ours (``groups/*``, ``verdicts/*``, ``timing_s/*``). The
+trainer writes them, the progress line, the trackers and the report read them. A metric that is not listed here is
+logged all the same; it only has no panel of its own.
+"""
+
+from dataclasses import dataclass
+
+TIMING_PREFIX = "timing_s/"
+VERDICT_PREFIX = "verdicts/"
+EVAL_PREFIX = "eval_"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: its key, a short label, its unit (``""``: a pure number) and what it tells."""
+
+    key: str
+    label: str
+    unit: str
+    meaning: str
+
+
+_METRICS = (
+    Metric("reward", "Reward", "", "Mean reward of the step's completions, before normalisation."),
+    Metric("reward_std", "Reward spread", "", "Mean over prompts of the reward's standard deviation in the group."),
+    Metric("pass_rate", "Pass rate", "share", "Completions that the grader called correct."),
+    Metric(
+        "frac_reward_zero_std",
+        "Groups without signal",
+        "share",
+        "Prompts whose completions all got the same reward: their advantage is 0 and they teach nothing.",
+    ),
+    Metric("groups/frac_all_correct", "All correct", "share", "Prompts that every completion solves."),
+    Metric("groups/frac_all_wrong", "All wrong", "share", "Prompts that no completion solves."),
+    Metric("groups/frac_mixed", "Mixed", "share", "Prompts with correct and wrong completions: the ones that teach."),
+    Metric("completions/mean_length", "Length", "tokens", "Mean completion length, stop token included."),
+    Metric("completions/min_length", "Shortest", "tokens", "Shortest completion."),
+    Metric("completions/max_length", "Longest", "tokens", "Longest completion."),
+    Metric(
+        "completions/mean_terminated_length", "Length, finished", "tokens", "Mean length of completions that stopped."
+    ),
+    Metric(
+        "completions/clipped_ratio",
+        "Truncated",
+        "share",
+        "Completions cut at max_completion_length (not PPO clipping).",
+    ),
+    Metric("entropy", "Entropy", "nats / token", "Of the sampler over the full vocabulary at temperature 1."),
+    Metric("grad_norm", "Gradient norm", "", "Global norm before clipping, mean over the step's updates."),
+    Metric(
+        "advantages/abs_mean",
+        "Advantage size",
+        "",
+        "Mean absolute advantage. 0 means that nothing is learned; a loss near 0 does not mean that.",
+    ),
+    Metric("kl", "KL to reference", "nats / token", "Estimate of the divergence from the initial policy (beta > 0)."),
+    Metric(
+        "loss",
+        "Loss",
+        "",
+        "In RL near 0 by construction, as group advantages sum to 0; in SFT nats per solution token.",
+    ),
+    Metric("learning_rate", "Learning rate", "", "Of the step's last optimizer update."),
+    Metric("clip_ratio/region_mean", "PPO clipping", "share", "Tokens whose ratio was clipped; 0 on the first pass."),
+    Metric("clip_ratio/low_mean", "PPO clipping, low", "share", "Tokens clipped at 1 - epsilon."),
+    Metric("clip_ratio/high_mean", "PPO clipping, high", "share", "Tokens clipped at 1 + epsilon_high."),
+    Metric(
+        "sampling/sampling_logp_difference/mean",
+        "Sampler mismatch, mean",
+        "nats",
+        "Mean |log p trainer - log p sampler| of the sampled tokens; rounding only, as both run one forward.",
+    ),
+    Metric("sampling/sampling_logp_difference/max", "Sampler mismatch, max", "nats", "The largest one of the step."),
+    Metric("num_tokens", "Tokens so far", "tokens", "Prompt and completion tokens processed since step 0."),
+    Metric("tokens_per_second", "Throughput", "tokens / s", "Completion tokens of the step over its wall time."),
+    Metric("step_time", "Step time", "s", "Wall time of the step."),
+    Metric("epoch", "Epoch", "", "Passes over the training problems."),
+)
+
+METRICS: dict[str, Metric] = {metric.key: metric for metric in _METRICS}
+
+
+def label_of(key: str) -> str:
+    """Short label for a person; the key itself where the metric is not listed."""
+    return METRICS[key].label if key in METRICS else key
+
+
+def phases_of(metrics: dict) -> dict[str, float]:
+    """The ``timing_s/*`` values of one step, phase name -> seconds, in the order in which they were logged."""
+    return {
+        key.removeprefix(TIMING_PREFIX): float(value)
+        for key, value in metrics.items()
+        if key.startswith(TIMING_PREFIX) and value is not None
+    }

@@ -1,0 +1,217 @@
+"""What a person sees while a run trains: a step bar, a rollout bar and one dense line per step.
+
+The line leads with what tells whether learning happens (reward, pass rate, groups without signal, advantage size,
+gradient norm). The loss of RL is left out on purpose: it is near 0 by construction and people take that for a fault;
+supervised fine-tuning, which has no reward, shows it.
+On a pipe or in a log file there are no bars, only the lines.
+"""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from extra_jax.telemetry.names import phases_of
+
+_PLAIN_ROLLOUT_SECONDS = 30.0
+_PACE_STEPS = 20
+
+_FIELDS: tuple[tuple[str, str, str], ...] = (
+    ("reward", "reward", ".3f"),
+    ("pass_rate", "pass", ".1%"),
+    ("frac_reward_zero_std", "no-signal", ".0%"),
+    ("completions/mean_length", "len", ".0f"),
+    ("completions/clipped_ratio", "truncated", ".1%"),
+    ("entropy", "entropy", ".3f"),
+    ("grad_norm", "grad", ".2e"),
+    ("advantages/abs_mean", "|adv|", ".2f"),
+    ("kl", "kl", ".2e"),
+    ("tokens_per_second", "tok/s", ",.0f"),
+)
+
+_SFT_LOSS = ("loss", "loss", ".4f")
+
+
+def step_line(step: int, metrics: Mapping[str, Any], total_steps: int | None = None) -> str:
+    """One step on one line; metrics that are absent are left out, values that are not finite are shown as such.
+
+    Evaluation results of the step are appended. Seconds are the step time with its phases in brackets.
+    """
+    width = len(str(total_steps)) if total_steps else 0
+    parts = [f"step {step:>{width}}/{total_steps}" if total_steps else f"step {step}"]
+    fields = _FIELDS if "reward" in metrics else (_SFT_LOSS, *_FIELDS)
+    parts += [f"{label} {_format(metrics[key], form)}" for key, label, form in fields if metrics.get(key) is not None]
+    if seconds := _seconds(metrics):
+        parts.append(seconds)
+    return " · ".join(parts + _evaluation(metrics))
+
+
+def _format(value: Any, form: str) -> str:
+    number = float(value)
+    return format(number, form) if number - number == 0.0 else str(number)
+
+
+def _seconds(metrics: Mapping[str, Any]) -> str:
+    phases = phases_of(metrics)
+    split = " ".join(f"{name} {_short_seconds(value)}" for name, value in phases.items())
+    if (total := metrics.get("step_time")) is None:
+        return split
+    return f"{_short_seconds(float(total))} s ({split})" if split else f"{_short_seconds(float(total))} s"
+
+
+def _short_seconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _evaluation(metrics: Mapping[str, Any]) -> list[str]:
+    names = [key for key in metrics if key.startswith("eval_pass@") and not key.endswith(("_low", "_high"))]
+    shown = names if len(names) < 2 else [names[0], names[-1]]
+    return [f"{name.replace('eval_', 'eval ')} {_interval(metrics, name)}" for name in shown]
+
+
+def _interval(metrics: Mapping[str, Any], name: str) -> str:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    interval = "" if low is None or high is None else f" [{float(low):.3f}, {float(high):.3f}]"
+    return f"{float(metrics[name]):.3f}{interval}"
+
+
+class Progress:
+    """Live progress of a run; a context manager.
+
+    Args:
+        total_steps: Steps of the whole run, for the bar and its remaining time.
+        enabled: ``False`` makes every method a no-op: all processes but the first of a multi-host run.
+        first_step: Steps that were done before (a resumed run); they do not count for the remaining time.
+        stream: Where to write; standard error, so that standard output stays free for results.
+    """
+
+    def __init__(
+        self, total_steps: int, enabled: bool = True, first_step: int = 0, stream: TextIO | None = None
+    ) -> None:
+        self._total_steps = total_steps
+        self._first_step = first_step
+        self._enabled = enabled
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._last_plain = 0.0
+        self._pace = _Pace(total_steps, first_step, time.monotonic())
+        self._bars: RichProgress | None = None
+        self._step_bar: TaskID | None = None
+        self._rollout_bar: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if self._enabled and self._console.is_terminal:
+            self._bars = RichProgress(
+                TextColumn("{task.description}", style="bold"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                _Remaining(self._pace),
+                TextColumn("{task.fields[note]}", style="dim"),
+                console=self._console,
+                transient=True,
+            )
+            self._step_bar = self._bars.add_task(
+                "steps   ", total=self._total_steps, completed=self._first_step, note="", paced=True
+            )
+            self._rollout_bar = self._bars.add_task("rollouts", total=None, visible=False, note="", paced=False)
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def rollouts(self, finished: int, in_flight: int, total: int) -> None:
+        """Completions of this step: finished, being sampled now, and to be sampled in all.
+
+        Without a terminal this writes a line at most every 30 seconds, so that a log shows that sampling moves.
+        """
+        if not self._enabled:
+            return
+        if self._bars is not None and self._rollout_bar is not None:
+            self._bars.update(
+                self._rollout_bar,
+                total=total,
+                completed=finished,
+                visible=finished < total,
+                note=f"{in_flight} in flight",
+            )
+            return
+        now = time.monotonic()
+        if self._last_plain == 0.0 or finished >= total:
+            self._last_plain = now
+        elif now - self._last_plain >= _PLAIN_ROLLOUT_SECONDS:
+            self._last_plain = now
+            self._print(f"  rollouts {finished}/{total} finished, {in_flight} in flight")
+
+    def step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Moves the step bar to ``step`` and prints the line of the step."""
+        if not self._enabled:
+            return
+        self._pace.step(step, time.monotonic())
+        if self._bars is not None and self._step_bar is not None and self._rollout_bar is not None:
+            self._bars.update(self._step_bar, completed=step)
+            self._bars.update(self._rollout_bar, visible=False)
+        self._last_plain = 0.0
+        self._print(step_line(step, metrics, self._total_steps))
+
+    def message(self, text: str) -> None:
+        """A line of its own: a checkpoint, an evaluation, a warning."""
+        if self._enabled:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        (self._bars.console if self._bars is not None else self._console).print(Text(text))
+
+
+class _Pace:
+    """Seconds left, from the last steps only: the first one compiles and says nothing about the rest."""
+
+    def __init__(self, total_steps: int, first_step: int, now: float) -> None:
+        self._total_steps = total_steps
+        self._times: deque[tuple[int, float]] = deque([(first_step, now)], maxlen=_PACE_STEPS)
+
+    def step(self, step: int, now: float) -> None:
+        """Step ``step`` is done at ``now`` (seconds on any steady clock)."""
+        if step > self._times[-1][0]:
+            self._times.append((step, now))
+
+    def seconds_left(self, now: float) -> float | None:
+        """``None`` before the first step of this session is done."""
+        if len(self._times) < 2:
+            return None
+        if len(self._times) == 2:
+            first, last = self._times
+        else:
+            first, last = self._times[1] if len(self._times) < _PACE_STEPS else self._times[0], self._times[-1]
+        pace = (last[1] - first[1]) / (last[0] - first[0])
+        return max(0.0, pace * (self._total_steps - last[0]) - (now - last[1]))
+
+
+class _Remaining(ProgressColumn):
+    """The time left beside the step bar."""
+
+    max_refresh = 1.0
+
+    def __init__(self, pace: _Pace) -> None:
+        super().__init__()
+        self._pace = pace
+
+    def render(self, task: Any) -> Text:
+        left = self._pace.seconds_left(time.monotonic()) if task.fields.get("paced") else None
+        return Text("" if left is None else f"{_clock(left)} left", style="cyan")
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

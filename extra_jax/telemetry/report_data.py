@@ -1,0 +1,234 @@
+"""What a report is made of: the files of a run, read once, and the sentences that the numbers support."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from extra_jax.errors import ExtraError
+from extra_jax.reward.verdict import Verdict
+from extra_jax.telemetry.files import CONFIG_FILE, METRICS_FILE, RUN_FILE, local_run_dir, parse_row
+from extra_jax.telemetry.metrics import read_metrics
+from extra_jax.telemetry.records import read_evaluations, read_rollouts, recorded_steps
+from extra_jax.telemetry.statistics import paired_difference
+
+_UNJUDGED = (Verdict.GOLD_UNPARSEABLE, Verdict.TIMEOUT, Verdict.ERROR)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything that the report shows.
+
+    Attributes:
+        directory: The run directory.
+        metrics: One dict per step, ascending; empty when the run only evaluated.
+        evaluations: As written by ``write_evaluation``, ascending by step.
+        config_text: The resolved configuration as YAML, ``""`` if not saved.
+        environment: Content of ``run.json``, empty if not saved.
+    """
+
+    directory: Path
+    metrics: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    config_text: str
+    environment: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.directory.resolve().name
+
+    @property
+    def training(self) -> list[dict[str, Any]]:
+        """The steps that trained (step 0 only holds the evaluation before training)."""
+        return [row for row in self.metrics if row["step"] > 0]
+
+    def column(self, key: str) -> tuple[list[float], list[float | None]]:
+        """Steps and values of one metric, at the training steps that have it."""
+        rows = [row for row in self.training if key in row]
+        return [float(row["step"]) for row in rows], [row[key] for row in rows]
+
+    def has(self, key: str) -> bool:
+        """Whether any training step has a finite value of this metric."""
+        return any(value is not None for value in self.column(key)[1])
+
+
+def load_run(run_dir: str | Path) -> RunData:
+    """Reads a run directory.
+
+    Raises:
+        ExtraError: the directory has neither metrics nor evaluations, or a file is damaged.
+    """
+    directory = local_run_dir(run_dir)
+    has_metrics = (directory / METRICS_FILE).is_file()
+    evaluations = read_evaluations(directory)
+    if not has_metrics and not evaluations:
+        raise ExtraError(
+            f"{directory}: neither {METRICS_FILE} nor evals/ is there; give the directory of a run that has started"
+        )
+    config, run = directory / CONFIG_FILE, directory / RUN_FILE
+    return RunData(
+        directory=directory,
+        metrics=read_metrics(directory) if has_metrics else [],
+        evaluations=evaluations,
+        config_text=config.read_text(encoding="utf-8") if config.is_file() else "",
+        environment=parse_row(run.read_text(encoding="utf-8"), run, 1) if run.is_file() else {},
+    )
+
+
+def pass_names(evaluation: Mapping[str, Any]) -> list[str]:
+    """``["pass@1", "pass@2", ...]`` of an evaluation, ascending."""
+    names = [name for name in evaluation["summary"] if name.startswith("pass@")]
+    return sorted(names, key=lambda name: int(name.removeprefix("pass@")))
+
+
+def shared_pass_names(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The pass@k that every one of the evaluations has."""
+    shared = set.intersection(*(set(pass_names(e)) for e in evaluations)) if evaluations else set()
+    return sorted(shared, key=lambda name: int(name.removeprefix("pass@")))
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> dict[str, float] | None:
+    """Paired change of one pass@k; ``None`` when the two evaluations are not on the same problems."""
+    if set(before["uids"]) != set(after["uids"]) or len(set(before["uids"])) != len(before["uids"]):
+        return None
+    row = {uid: index for index, uid in enumerate(after["uids"])}
+    aligned = np.asarray(after["correct"])[[row[uid] for uid in before["uids"]]]
+    return paired_difference(np.asarray(before["correct"]), aligned, int(name.removeprefix("pass@")))
+
+
+def unjudged_share(evaluation: Mapping[str, Any]) -> float:
+    """Share of the completions that the grader could not judge (they count as not correct)."""
+    verdicts = [verdict for row in evaluation.get("verdicts", ()) for verdict in row]
+    return sum(verdict in _UNJUDGED for verdict in verdicts) / len(verdicts) if verdicts else 0.0
+
+
+def interval_text(value: Mapping[str, float], sign: bool = False) -> str:
+    """``0.31 [0.28, 0.34]``, or with signs for a change; the brackets never break over a line."""
+    form = "+.3f" if sign else ".3f"
+    return f"{value['mean']:{form}} [{value['low']:{form}},\u00a0{value['high']:{form}}]"
+
+
+def verdict(run: RunData, name: str = "pass@1") -> tuple[str, str]:
+    """What the run did, in one sentence, and how sure that is, in a second; says so where the data cannot tell."""
+    if not run.evaluations:
+        return "No held-out evaluation was run.", _training_sentence(run)
+    before, after = run.evaluations[0], run.evaluations[-1]
+    problems = f"{after['summary']['num_problems']:,} held-out problems"
+    if len(run.evaluations) == 1:
+        when = "before training" if after["step"] == 0 else f"at step {after['step']:,}"
+        return f"{name} on {problems} is {interval_text(after['summary'][name])} {when}.", ""
+    sentence = (
+        f"{name} on {problems} went from {interval_text(before['summary'][name])} at step {before['step']:,} to "
+        f"{interval_text(after['summary'][name])} at step {after['step']:,}."
+    )
+    return sentence, _change_sentence(difference(before, after, name))
+
+
+def _change_sentence(change: Mapping[str, float] | None) -> str:
+    if change is None:
+        return "The two evaluations are not on the same problems, so the change is not paired."
+    text = f"Change on the same problems: {interval_text(change, sign=True)}"
+    if change["low"] <= 0 <= change["high"]:
+        return f"{text}; the interval includes zero, so this is no evidence of a change."
+    return f"{text}; the interval excludes zero."
+
+
+def _training_sentence(run: RunData) -> str:
+    key = "reward" if run.has("reward") else "loss"
+    values = [v for v in run.column(key)[1] if v is not None]
+    if not values:
+        return ""
+    edge = max(1, len(values) // 10)
+    return (
+        f"Mean training {key}: {np.mean(values[:edge]):.3f} at the start, {np.mean(values[-edge:]):.3f} at the end "
+        f"(first and last {edge} of {len(values):,} steps); that is not a measure of what was learned."
+    )
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem with a completion before and one after; either may be missing."""
+
+    title: str
+    prompt: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+def choose_examples(run: RunData) -> tuple[list[Example], str]:
+    """Examples for the report and a sentence on how they were chosen.
+
+    The first problem in file order of each kind (wrong or correct, before and after) by its first sample, so nobody
+    picks by hand. Without two recorded evaluations: completions of the first and last recorded training step.
+    """
+    steps = recorded_steps(run.directory, "evals")
+    if len(steps) >= 2:
+        before, after = (_first_samples(read_rollouts(run.directory, step, "evals")) for step in (steps[0], steps[-1]))
+        return _paired_examples(before, after), (
+            f"Held-out problems, evaluated at step {steps[0]:,} and step {steps[-1]:,}: the first problem of each kind "
+            "in file order with its first sample, not picked by hand."
+        )
+    steps = recorded_steps(run.directory, "rollouts")
+    if not steps:
+        return [], "No completions were recorded (logging.rollouts_every=0)."
+    return _training_examples(run, steps), (
+        f"Training completions of step {steps[0]:,} and step {steps[-1]:,} (different problems): the first of each "
+        "verdict in file order, not picked by hand."
+    )
+
+
+def _first_samples(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    first: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        first.setdefault(row["uid"], row)
+    return first
+
+
+def _paired_examples(before: Mapping[str, dict[str, Any]], after: Mapping[str, dict[str, Any]]) -> list[Example]:
+    kinds = {
+        (False, True): "Wrong before, correct after",
+        (True, False): "Correct before, wrong after",
+        (False, False): "Wrong both times",
+        (True, True): "Correct both times",
+    }
+    found: dict[tuple[bool, bool], Example] = {}
+    for uid in before:
+        if uid in after:
+            kind = (before[uid]["verdict"] == "correct", after[uid]["verdict"] == "correct")
+            found.setdefault(kind, Example(kinds[kind], before[uid]["prompt"], before[uid], after[uid]))
+    return [found[kind] for kind in kinds if kind in found]
+
+
+def _training_examples(run: RunData, steps: Sequence[int]) -> list[Example]:
+    examples = []
+    for step in dict.fromkeys((steps[0], steps[-1])):
+        for correct in (True, False):
+            rows = read_rollouts(run.directory, step)
+            row = next((r for r in rows if (r["verdict"] == "correct") == correct), None)
+            if row is not None:
+                title = f"Step {step:,}, {'correct' if correct else 'not correct'}"
+                first = step == steps[0]
+                examples.append(Example(title, row["prompt"], row if first else None, None if first else row))
+    return examples
+
+
+def span_text(seconds: float) -> str:
+    """A duration for people: ``42 s``, ``7 min 5 s``, ``3 h 12 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def wall_clock(run: RunData) -> tuple[str, float] | None:
+    """Date of the first line (UTC) and seconds between first and last line; ``None`` without metrics."""
+    times = [row["time"] for row in run.metrics if isinstance(row.get("time"), int | float)]
+    if not times:
+        return None
+    start = dt.datetime.fromtimestamp(min(times), tz=dt.UTC)
+    return start.strftime("%Y-%m-%d %H:%M UTC"), max(times) - min(times)

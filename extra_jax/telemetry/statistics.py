@@ -1,0 +1,158 @@
+"""Evaluation statistics: unbiased pass@k, averages and their intervals.
+
+``correct`` is always a ``[P, N]`` bool matrix: ``N`` independent samples of each of ``P`` problems, 1 where the grader
+said correct. Intervals are percentile bootstrap intervals over *problems* (the samples of a problem stay together):
+they answer "what if the benchmark had drawn other problems of this kind", which is the larger uncertainty.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from extra_jax.errors import ExtraError
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+_CELLS_AT_ONCE = 4_000_000
+
+
+def pass_at_k(n: np.ndarray | int, c: np.ndarray | int, k: np.ndarray | int) -> np.ndarray:
+    """Unbiased probability that at least one of ``k`` samples is correct, from ``n`` samples of which ``c`` are.
+
+    ``1 - C(n - c, k) / C(n, k)`` (Chen et al. 2021, arXiv:2107.03374, eq. 1), computed as
+    ``1 - prod_{j<k} (n - c - j) / (n - j)``: no factorial, so no overflow for any ``n``.
+
+    Args:
+        n: Samples per problem; broadcasts with the others, as do ``c`` and ``k``.
+        c: Correct samples, ``0 <= c <= n``.
+        k: Draws without replacement, ``1 <= k <= n``.
+
+    Returns:
+        float64 array of the broadcast shape, in [0, 1].
+
+    Raises:
+        ValueError: a count is outside its range.
+    """
+    n, c, k = np.broadcast_arrays(np.asarray(n, np.int64), np.asarray(c, np.int64), np.asarray(k, np.int64))
+    if np.any(k < 1) or np.any(k > n):
+        raise ValueError(f"pass@k needs 1 <= k <= n, got k={k.tolist()} with n={n.tolist()}")
+    if np.any(c < 0) or np.any(c > n):
+        raise ValueError("pass@k needs 0 <= c <= n: more correct samples than samples, or fewer than none")
+    none_correct = np.ones(n.shape)
+    for j in range(int(k.max(initial=0))):
+        factor = np.maximum(n - c - j, 0) / np.maximum(n - j, 1)
+        none_correct = np.where(j < k, none_correct * factor, none_correct)
+    return 1.0 - none_correct
+
+
+def powers_of_two(limit: int) -> list[int]:
+    """1, 2, 4, ... up to ``limit``."""
+    return list(itertools.takewhile(lambda k: k <= limit, (2**i for i in itertools.count())))
+
+
+def bootstrap_interval(
+    values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap interval of the mean over problems.
+
+    Args:
+        values: ``[P]`` or ``[P, M]``: one row a problem, one column a statistic. All columns see the same resamples.
+        seed: Of the resampling; equal inputs give equal intervals.
+        resamples: Number of resamples of ``P`` problems with replacement.
+        confidence: Mass inside the interval.
+
+    Returns:
+        ``(low, high)``, each ``[]`` or ``[M]``. Where all problems agree (all 0, all 1, or one problem) the interval
+        has no width: the bootstrap cannot see what the sample does not show.
+    """
+    values = np.asarray(values, np.float64)
+    table = values.reshape(len(values), -1)
+    generator = np.random.default_rng(seed)
+    chunk = max(1, _CELLS_AT_ONCE // max(1, table.size))
+    means = np.concatenate(
+        [
+            table[generator.integers(len(table), size=(min(chunk, resamples - start), len(table)))].mean(axis=1)
+            for start in range(0, resamples, chunk)
+        ]
+    )
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(means, [tail, 1.0 - tail], axis=0)
+    shape = values.shape[1:]
+    return low.reshape(shape), high.reshape(shape)
+
+
+def evaluation_summary(correct: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Average accuracy and pass@k of an evaluation, with 95 % intervals.
+
+    Args:
+        correct: ``[P, N]`` bool.
+        seed: Of the bootstrap (2,000 resamples over problems).
+
+    Returns:
+        ``{"num_problems": P, "num_generations": N, "avg@N": {"mean", "low", "high"}, "pass@1": {...}, "pass@2": ...}``
+        for every power of two up to ``N``. ``pass@1`` equals ``avg@N`` by definition.
+
+    Raises:
+        ExtraError: the matrix is empty or not two-dimensional.
+    """
+    correct = _matrix(correct)
+    problems, samples = correct.shape
+    ks = powers_of_two(samples)
+    counts = correct.sum(axis=1)
+    columns = np.stack([counts / samples, *(pass_at_k(samples, counts, k) for k in ks)], axis=1)  # [P, 1 + len(ks)]
+    low, high = bootstrap_interval(columns, seed)
+    names = [f"avg@{samples}", *(f"pass@{k}" for k in ks)]
+    means = columns.mean(axis=0)
+    summary: dict[str, Any] = {"num_problems": problems, "num_generations": samples}
+    for index, name in enumerate(names):
+        summary[name] = {"mean": float(means[index]), "low": float(low[index]), "high": float(high[index])}
+    return summary
+
+
+def paired_difference(before: np.ndarray, after: np.ndarray, k: int = 1, seed: int = 0) -> dict[str, float]:
+    """Change of pass@k on the same problems, with a 95 % interval by paired bootstrap.
+
+    Much sharper than comparing two separate intervals, because the difficulty of a problem cancels.
+
+    Args:
+        before: ``[P, N]`` bool.
+        after: ``[P, M]`` bool, row ``p`` the same problem as in ``before``.
+        k: Of pass@k; at most ``min(N, M)``.
+        seed: Of the bootstrap.
+
+    Returns:
+        ``{"mean", "low", "high"}`` of ``after - before``.
+
+    Raises:
+        ExtraError: the matrices are empty or have different problems.
+    """
+    before, after = _matrix(before), _matrix(after)
+    if len(before) != len(after):
+        raise ExtraError(
+            f"cannot pair {len(before)} problems before with {len(after)} after; evaluate both on the same problems"
+        )
+    change = pass_at_k(after.shape[1], after.sum(1), k) - pass_at_k(before.shape[1], before.sum(1), k)
+    low, high = bootstrap_interval(change, seed)
+    return {"mean": float(change.mean()), "low": float(low), "high": float(high)}
+
+
+def evaluation_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The summary as flat metrics: ``eval_pass@1``, ``eval_pass@1_low``, ``eval_pass@1_high``, ..."""
+    flat = {}
+    for name, value in summary.items():
+        if isinstance(value, Mapping):
+            flat[f"eval_{name}"] = float(value["mean"])
+            flat[f"eval_{name}_low"] = float(value["low"])
+            flat[f"eval_{name}_high"] = float(value["high"])
+    return flat
+
+
+def _matrix(correct: np.ndarray) -> np.ndarray:
+    correct = np.asarray(correct)
+    if correct.ndim != 2 or 0 in correct.shape:
+        raise ExtraError(
+            f"an evaluation needs a matrix of problems x samples with at least one of each, got shape {correct.shape}"
+        )
+    return correct.astype(bool)

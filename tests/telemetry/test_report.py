@@ -1,0 +1,206 @@
+"""The report: self-contained, honest about what the data say, and made from whatever the run has."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from extra_jax.errors import ExtraError
+from extra_jax.telemetry.metrics import MetricsLog
+from extra_jax.telemetry.report import write_curve_svg, write_report
+from extra_jax.telemetry.report_data import choose_examples, load_run, span_text, verdict
+from telemetry.runs import training_metrics, write_eval, write_records, write_run
+
+
+class Page(HTMLParser):
+    """Checks nesting, collects text and every attribute that could fetch something."""
+
+    VOID = ("meta", "br", "img", "link", "input", "hr")
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.text, self.fetched, self.tags = [], [], [], []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.fetched += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def page_of(run_dir):
+    html = write_report(run_dir).read_text()
+    return html, Page(html), " ".join(Page(html).text)
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    directory = tmp_path / "my <run>"
+    write_run(directory)
+    return directory
+
+
+def test_the_report_is_self_contained(run_dir):
+    html, page, _ = page_of(run_dir)
+    assert page.fetched == []
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert not re.search(r"@import|url\(|@font-face", html)
+    assert set(re.findall(r"https?://[^\s\"'<]+", html)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_the_report_says_what_happened(run_dir):
+    _, _, text = page_of(run_dir)
+    assert re.search(
+        r"pass@1 on 40 held-out problems went from 0\.125 \[0\.\d{3},\s0\.\d{3}\] at step 0 to 0\.725", text
+    )
+    assert "the interval excludes zero" in text
+    for expected in ("my <run>", "5 steps", "graded by sums/1", "4 samples each", "Groups by outcome", "generate",
+                     "I say right <i>0</i>", "dir: runs/<x>", "host.cores", "0.10.2"):  # fmt: skip
+        assert expected in text, expected
+    assert "NaN or infinite metric values: 1" in text
+
+
+def test_text_of_the_model_is_escaped(run_dir):
+    html, page, _ = page_of(run_dir)
+    assert "<i>" not in html
+    assert "i" not in page.tags
+
+
+def test_examples_show_each_kind_without_picking(run_dir):
+    examples, how = choose_examples(load_run(run_dir))
+    assert [(e.title, e.before["uid"]) for e in examples] == [
+        ("Wrong before, correct after", "p5"),
+        ("Correct before, wrong after", "p4"),
+        ("Wrong both times", "p30"),
+        ("Correct both times", "p0"),
+    ]
+    assert examples[0].before["uid"] == examples[0].after["uid"]
+    assert "not picked by hand" in how
+
+
+def test_an_interval_without_width_is_not_sold_as_certainty(tmp_path):
+    write_eval(tmp_path, 0, np.zeros((5, 2), bool))
+    assert "not that the value is certain" in page_of(tmp_path)[2]
+
+
+def test_no_change_is_called_no_evidence(tmp_path):
+    correct = np.random.default_rng(0).random((60, 4)) < 0.3
+    write_eval(tmp_path, 0, correct)
+    write_eval(tmp_path, 9, correct[:, ::-1])
+    assert verdict(load_run(tmp_path))[1].endswith("the interval includes zero, so this is no evidence of a change.")
+    _, _, text = page_of(tmp_path)
+    assert "no training step" in text
+
+
+def test_other_problems_are_not_paired(tmp_path):
+    write_eval(tmp_path, 0, np.eye(3, dtype=bool))
+    write_eval(tmp_path, 9, np.eye(3, dtype=bool), uids=["x", "y", "z"])
+    assert "not paired" in verdict(load_run(tmp_path))[1]
+    _, _, text = page_of(tmp_path)
+    assert "not paired" in text
+
+
+def test_pairing_goes_by_uid_not_by_row(tmp_path):
+    before, after = np.zeros((4, 2), bool), np.zeros((4, 2), bool)
+    before[0], after[3] = True, True
+    write_eval(tmp_path, 0, before, uids=list("abcd"))
+    write_eval(tmp_path, 9, after, uids=list("dcba"))
+    assert "+0.000 [+0.000,\u00a0+0.000]" in verdict(load_run(tmp_path))[1]
+
+
+def test_completions_that_could_not_be_judged_are_counted(tmp_path):
+    verdicts = np.array([["timeout", "correct"], ["wrong", "wrong"]])
+    write_eval(tmp_path, 0, verdicts == "correct", verdicts=verdicts)
+    _, _, text = page_of(tmp_path)
+    assert "Not judged, counted as not solved" in text
+    assert "25.0%" in text
+
+
+def test_a_run_without_evaluation_does_not_claim_learning(tmp_path):
+    write_run(tmp_path, evaluate=False)
+    sentence, certainty = verdict(load_run(tmp_path))
+    assert sentence == "No held-out evaluation was run."
+    assert "not a measure of what was learned" in certainty
+    _, _, text = page_of(tmp_path)
+    assert "Training completions of step 1 and step 5" in text
+
+
+def test_a_run_that_only_started(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        log.log(0, write_eval(tmp_path, 0, np.eye(4, dtype=bool)))
+        log.log(1, training_metrics(1))
+    _, _, text = page_of(tmp_path)
+    assert "is 0.250" in text
+    assert "before training" in text
+    assert "No completions were recorded" in text
+    assert "config.yaml is not in the run directory" in text
+
+
+def test_supervised_fine_tuning_has_a_loss_panel(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        for step in range(1, 4):
+            log.log(step, {"loss": 1.0 / step, "grad_norm": 0.1, "step_time": 1.0})
+    _, page, text = page_of(tmp_path)
+    assert "Mean training loss: 1.000" in text
+    assert page.tags.count("svg") == 2
+
+
+def test_long_runs_get_a_moving_average(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        for step in range(1, 200):
+            log.log(step, training_metrics(step))
+    html, _, _ = page_of(tmp_path)
+    assert "line faint" in html
+    assert len(html) < 1_500_000
+
+
+def test_a_folder_that_is_not_a_run_is_explained(tmp_path):
+    with pytest.raises(ExtraError, match=r"neither metrics\.jsonl nor evals/"):
+        write_report(tmp_path)
+
+
+def test_the_curve_is_a_standalone_svg(run_dir, tmp_path):
+    path = write_curve_svg(run_dir, tmp_path / "out" / "curve.svg")
+    root = ElementTree.fromstring(path.read_text())
+    text = " ".join(root.itertext())
+    assert root.tag.endswith("svg")
+    for expected in ("held-out pass@1", "held-out pass@4", "training pass rate", "95 % intervals", "step"):
+        assert expected in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_a_curve_of_nothing_is_refused(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        log.log(1, {"reward": -1.0})
+    with pytest.raises(ExtraError, match="nothing to draw"):
+        write_curve_svg(tmp_path, tmp_path / "curve.svg")
+
+
+def test_recorded_steps_of_one_evaluation_fall_back_on_training(tmp_path):
+    write_run(tmp_path, evaluate=False)
+    write_records(tmp_path, 0, np.eye(2, dtype=bool), "evals")
+    examples, _ = choose_examples(load_run(tmp_path))
+    assert [e.title for e in examples] == [
+        "Step 1, correct",
+        "Step 1, not correct",
+        "Step 5, correct",
+        "Step 5, not correct",
+    ]
+
+
+def test_span_text():
+    assert [span_text(s) for s in (42, 425, 11520)] == ["42 s", "7 min 5 s", "3 h 12 min"]

@@ -1,0 +1,105 @@
+"""Trackers: tensorboard for real where it is installed, wandb and trackio against modules that record calls."""
+
+import importlib.util
+import subprocess
+import sys
+import types
+
+import pytest
+
+from extra_jax.errors import ExtraError
+from extra_jax.telemetry.trackers import make_trackers
+
+needs_tensorboard = pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is None,
+    reason="tensorboard is not installed: pip install extra-jax[track]",
+)
+
+
+class FakeRun:
+    def __init__(self, **kwargs):
+        self.kwargs, self.logged, self.defined, self.finished = kwargs, [], [], 0
+
+    def log(self, metrics, step=None):
+        self.logged.append((step, metrics))
+
+    def define_metric(self, name, step_metric=None):
+        self.defined.append((name, step_metric))
+
+    def finish(self):
+        self.finished += 1
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    made = []
+    for name in ("wandb", "trackio"):
+        module = types.ModuleType(name)
+        module.init = lambda **kwargs: made.append(FakeRun(**kwargs)) or made[-1]
+        monkeypatch.setitem(sys.modules, name, module)
+    return made
+
+
+def test_nothing_is_imported_unless_named(tmp_path):
+    program = (
+        "import sys\nfrom extra_jax.telemetry.trackers import make_trackers\n"
+        "assert make_trackers((), sys.argv[1], {}) == ()\n"
+        "assert not {'wandb', 'trackio', 'tensorboard', 'torch', 'jax'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
+def test_a_missing_package_says_how_to_install_it(tmp_path, monkeypatch, name):
+    for module in [m for m in sys.modules if m.split(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ExtraError, match=rf"{name}.*pip install extra-jax\[track\]"):
+        make_trackers([name], tmp_path, {})
+
+
+def test_an_unknown_tracker_is_refused(tmp_path):
+    with pytest.raises(ExtraError, match="unknown tracker 'mlflow'; known: tensorboard, wandb, trackio"):
+        make_trackers(["mlflow"], tmp_path, {})
+
+
+def test_wandb_uses_step_as_axis_and_reopens_its_run(tmp_path, runs):
+    directory = tmp_path / "my_run"
+    (tracker,) = make_trackers(["wandb"], directory, {"train": {"max_steps": 3}})
+    tracker.log(7, {"reward": 0.5})
+    tracker.close()
+    make_trackers(["wandb"], directory, {}, resume_step=7)
+    first, second = runs
+    assert first.kwargs["name"] == "my_run"
+    assert first.kwargs["config"] == {"train": {"max_steps": 3}}
+    assert first.logged == [(None, {"step": 7, "reward": 0.5})]
+    assert ("*", "step") in first.defined
+    assert first.finished == 1
+    assert second.kwargs["id"] == first.kwargs["id"]
+    assert second.kwargs["resume"] == "allow"
+
+
+def test_trackio_runs_of_equal_folder_names_stay_apart(tmp_path, runs):
+    make_trackers(["trackio"], tmp_path / "a" / "run", {})[0].log(7, {"reward": 0.5})
+    make_trackers(["trackio"], tmp_path / "b" / "run", {})
+    make_trackers(["trackio"], tmp_path / "a" / "run", {}, resume_step=7)
+    names = [run.kwargs["name"] for run in runs]
+    assert names[0] == names[2] != names[1]
+    assert runs[0].logged == [(7, {"reward": 0.5})]
+
+
+@needs_tensorboard
+def test_tensorboard_scalars_can_be_read_back(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tracker,) = make_trackers(["tensorboard"], tmp_path, {})
+    for step in range(4):
+        tracker.log(step, {"reward": step / 10, "entropy": float("nan")})
+    tracker.close()
+    (again,) = make_trackers(["tensorboard"], tmp_path, {}, resume_step=1)
+    again.log(2, {"reward": 9.0})
+    again.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    values = {event.step: event.value for event in events.Scalars("reward")}
+    assert values == pytest.approx({0: 0.0, 1: 0.1, 2: 9.0})

@@ -1,0 +1,327 @@
+"""The command line: fast help, dry runs, errors without tracebacks, and what each verb calls."""
+
+import json
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+import yaml
+
+from extra_jax import cli
+from extra_jax.config import config_from_dict
+from extra_jax.dry_run import describe, warnings_of
+from extra_jax.errors import ExtraError
+
+TREE = {
+    "run": {"dir": "runs/x"},
+    "model": {"preset": "tiny"},
+    "data": {"source": "countdown", "limit": 64},
+    "eval": {"data": {"source": "countdown", "split": "test", "limit": 16}, "every": 4},
+    "train": {
+        "max_steps": 10,
+        "prompts_per_step": 8,
+        "num_generations": 4,
+        "num_minibatches": 2,
+        "row_length": 4096,
+    },
+}
+VERBS = ("train", "sft", "eval", "sample", "import-hf", "export-hf")
+RESULTS = {
+    "evaluate": {
+        "eval_pass@1": 0.25,
+        "eval_pass@1_low": 0.2,
+        "eval_pass@1_high": 0.3,
+        "eval_completions/mean_length": 9.0,
+    },
+    "sample": [
+        types.SimpleNamespace(prompt=prompt, text=f"{prompt} {i}", tokens=7, mean_entropy=0.5, stop_reason="length")
+        for prompt in "ab"
+        for i in range(3)
+    ],
+}
+EXTRA = {"sample": ["--prompt", "hi"], "export-hf": ["--out", "o"]}
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(TREE))
+    return str(path)
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """Replaces every module that a verb imports by one that records its calls."""
+    calls = []
+    for module, names in {
+        "train": ["train"], "sft": ["sft"], "evaluate": ["evaluate"], "sample": ["sample"],
+        "model.hf_convert": ["import_hf", "export_hf"],
+    }.items():  # fmt: skip
+        fake = types.ModuleType(module)
+        for name in names:
+            setattr(fake, name, lambda *args, name=name: calls.append((name, args)) or RESULTS.get(name))
+        monkeypatch.setitem(sys.modules, f"extra_jax.{module}", fake)
+    return calls
+
+
+def run_python(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_is_fast_and_imports_no_jax(arguments):
+    program = (
+        "import sys\nfrom extra_jax.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n"
+        "    assert not stop.code, stop.code\n"
+        "heavy = {'jax', 'flax', 'numpy', 'pydantic', 'transformers', 'torch'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    seconds = []
+    for _ in range(3):  # the best of three: the machine may be busy with other tests
+        began = time.perf_counter()
+        done = run_python("-c", program, *arguments)
+        seconds.append(time.perf_counter() - began)
+        assert done.returncode == 0, done.stderr
+    assert min(seconds) < 1.0
+
+
+def test_a_dry_run_imports_no_jax(file):
+    program = (
+        "import sys\nfrom extra_jax.cli import main\nassert main(sys.argv[1:]) == 0\n"
+        "assert not {'jax', 'flax', 'torch', 'transformers'} & sys.modules.keys()"
+    )
+    done = run_python("-c", program, "train", file, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_is_no_traceback(file):
+    command = [sys.executable, "-m", "extra_jax.cli", "train", file, "--dry-run"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 141
+    assert error == ""
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([verb, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"example:\n  extra-jax {verb} configs/" in text
+    assert "--dry-run" in text
+
+
+def test_the_help_lists_every_verb(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_dry_run_that_runs_nothing(verb, file, called, capsys):
+    assert cli.main([verb, file, "--dry-run", *EXTRA.get(verb, [])]) == 0
+    assert called == []
+    assert f"{verb}: the configuration is valid" in capsys.readouterr().out
+
+
+def test_verbs_call_their_function_with_the_resolved_configuration(file, called):
+    assert cli.main(["train", file, "train.max_steps=3"]) == 0
+    assert cli.main(["sft", file, "sft.max_steps=4"]) == 0
+    assert cli.main(["eval", file]) == 0
+    assert cli.main(["sample", file, "--prompt", "a", "--prompt", "b", "--num-samples", "3"]) == 0
+    assert cli.main(["import-hf", file]) == 0
+    assert cli.main(["export-hf", "--out", "out", file]) == 0
+    assert [name for name, _ in called] == ["train", "sft", "evaluate", "sample", "import_hf", "export_hf"]
+    assert called[0][1][0].train.max_steps == 3
+    assert called[1][1][0].sft.max_steps == 4
+    assert called[3][1][1:] == (["a", "b"], 3)
+    assert called[4][1][1] == "in"
+    assert called[5][1][1] == "out"
+
+
+def test_eval_prints_its_result_on_standard_output(file, called, capsys):
+    cli.main(["eval", file])
+    assert capsys.readouterr().out == "pass@1 0.2500 [0.2000, 0.3000]\n"
+
+
+def test_sample_prints_prompts_and_completions(file, called, capsys):
+    cli.main(["sample", file, "--prompt", "a", "--prompt", "b", "--num-samples", "3"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == ["=== prompt 1", "a", "--- sample 1: 7 tokens, length, mean entropy 0.500 nats", "a 0"]
+    assert lines[8:10] == ["=== prompt 2", "b"]
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option(file, called):
+    cli.main(["sample", file, "run.seed=1", "--prompt", "x", "rollout.top_k=5", "run.seed=2"])
+    config = called[0][1][0]
+    assert (config.run.seed, config.rollout.top_k) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.maxsteps=3"], "did you mean 'train.max_steps'?"),
+        (["train.max_steps"], "not of the form key.sub=value"),
+        (["--dry-run", "data.source=/missing.jsonl", "data.limit=null"], "/missing.jsonl: there is no such file"),
+        (["--dry-run", "model.preset=null", "model.path=/missing"], "model.path=/missing: there is no such folder"),
+        (["--dry-run", "tokenizer.path=/missing"], "tokenizer.path=/missing: there is no such folder"),
+        (["--dry-run", "model.preset=9000B"], "9000B"),
+        (["--dry-run", "data.limit=null"], "limit"),
+    ],
+)
+def test_an_error_of_the_user_is_a_message_and_status_2(file, called, capsys, arguments, message):
+    assert cli.main(["train", file, *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("extra-jax train: ")
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "invalid choice: 'trian'"),
+        ([], "VERB"),
+        (["train"], "CONFIG.yaml"),
+        (["train", "c.yaml", "--dry-rn"], "unknown option --dry-rn"),
+        (["export-hf", "c.yaml"], "--out"),
+        (["sample", "c.yaml", "--num-samples", "0"], "whole number of at least 1"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_bug_of_ours_keeps_its_traceback(file, called, monkeypatch):
+    def broken(config):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(sys.modules["extra_jax.train"], "train", broken)
+    with pytest.raises(KeyError, match="ours"):
+        cli.main(["train", file])
+
+
+def test_an_interrupt_is_no_traceback(file, called, monkeypatch, capsys):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["extra_jax.train"], "train", interrupted)
+    assert cli.main(["train", file]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_prompts_from_a_file(tmp_path):
+    text = tmp_path / "prompts.txt"
+    text.write_text("one\n\ntwo\n")
+    assert cli.read_prompts(["zero"], str(text)) == ["zero", "one", "two"]
+    chat = [{"role": "user", "content": "hi"}]
+    rows = tmp_path / "prompts.jsonl"
+    rows.write_text(json.dumps({"prompt": "a"}) + "\n" + json.dumps({"prompt": chat}) + "\n")
+    assert cli.read_prompts([], str(rows)) == ["a", tuple(chat)]
+
+
+@pytest.mark.parametrize("row", ['{"text": "a"}', "[1]", "no json", '{"prompt": 3}', '{"prompt": [{"role": "user"}]}'])
+def test_a_bad_prompt_row_is_numbered(tmp_path, row):
+    rows = tmp_path / "prompts.jsonl"
+    rows.write_text('{"prompt": "a"}\n' + row + "\n")
+    with pytest.raises(ExtraError, match=r"prompts\.jsonl, row 2"):
+        cli.read_prompts([], str(rows))
+
+
+def test_no_prompt_is_explained():
+    with pytest.raises(ExtraError, match="give --prompt TEXT"):
+        cli.read_prompts([], None)
+    with pytest.raises(ExtraError, match="cannot be read"):
+        cli.read_prompts([], "/missing.txt")
+
+
+def described(verb="train", **sections):
+    return describe(config_from_dict({**TREE, **sections}), verb)
+
+
+def test_the_batch_arithmetic_is_in_prompts_and_completions():
+    text = described()
+    for line in (
+        "8 prompts x 4 generations = 32 completions",
+        "2 mini-batches of 16 completions = 2 optimizer updates",
+        "16 completions packed into at most 8 rows of 4,096 tokens; 1 row a shard per forward and backward",
+        "10 steps, 20 optimizer updates, 320 completions, 1.25 epochs over the problems",
+        "64 problems of countdown",
+        "at most 32,768 completion tokens a step",
+        "16 problems of countdown (test) x 8 samples = 128 completions",
+        "every 4 steps and at the end, 4 times: 512 completions in all",
+        "countdown (auto)",
+        "data 1 x fsdp (all remaining devices) x tensor 1",
+        "random weights of preset tiny",
+    ):
+        assert line in text, line
+    assert "warning" not in text
+
+
+def test_several_passes_multiply_the_updates():
+    text = described(train=TREE["train"] | {"num_iterations": 3})
+    assert "2 mini-batches of 16 completions x 3 passes = 6 optimizer updates" in text
+
+
+def test_sft_counts_examples():
+    text = described("sft", sft={"max_steps": 4, "batch_size": 32, "row_length": 128})
+    assert "32 examples = 1 optimizer update" in text
+    assert "4 steps, 128 examples, 2.00 epochs over the problems" in text
+
+
+def test_eval_needs_problems():
+    with pytest.raises(ExtraError, match=r"eval\.data is not set"):
+        described("eval", eval={})
+    assert "none (eval.data is not set)" in described(eval={})
+
+
+def test_hub_data_are_not_downloaded():
+    text = described(data={"source": "hub:org/name"})
+    assert "hub:org/name (split train; not downloaded in a dry run)" in text
+    assert "epochs" not in text
+
+
+def test_a_model_folder_needs_weights_and_shows_its_size(tmp_path):
+    from extra_jax.model.config import preset
+
+    with pytest.raises(ExtraError, match=r"no \*\.safetensors"):
+        described(model={"path": str(tmp_path)})
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text(json.dumps(preset("0.6B").to_hf()))
+    assert "596.0 M parameters" in described(model={"path": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"rollout": {"temperature": 0}}, "every advantage is 0"),
+        ({"rollout": {"top_p": 0.9}}, "cut the distribution"),
+        ({"rollout": {"max_completion_length": 40_960}, "train": {}}, "exceeds Qwen3's 40,960 positions"),
+        ({"train": {"epsilon": 0.2, "epsilon_high": 0.1}}, "train.epsilon_high=0.1 is below"),
+        ({"train": {"delta": 2.0}}, "train.delta has no effect"),
+        ({"reward": {"values": {"correct": 0.0}}}, "same reward"),
+        ({"optim": {"warmup_steps": 100}}, "not shorter than the run"),
+        ({"checkpoint": {"every": 101}, "train": {"max_steps": 100}}, "the only checkpoint"),
+        ({"eval": {"data": TREE["data"]}}, "16 of 16 held-out"),
+        ({"eval": {"data": TREE["eval"]["data"], "temperature": 0}}, "samples of a problem are equal"),
+    ],
+)
+def test_suspicious_settings_are_warned_about(sections, message):
+    text = described(**sections)
+    expected = "64 of 64 held-out problems are also training problems" if "held-out" in message else message
+    assert any(expected in line for line in text.splitlines() if line.startswith("warning: "))
+
+
+def test_the_defaults_of_the_recipe_give_no_warning():
+    assert warnings_of(config_from_dict(TREE), "train") == []
