@@ -23,17 +23,19 @@ class Checkpointer:
     """Saves and restores the state of one run.
 
     Args:
-        directory: made when the first checkpoint is written.
+        directory: made if missing, unless ``read_only``.
         keep: newest checkpoints to keep.
+        read_only: only look; a training process that writes there now is not disturbed.
     """
 
-    def __init__(self, directory: str | Path, *, keep: int = 2):
+    def __init__(self, directory: str | Path, *, keep: int = 2, read_only: bool = False):
         self.directory = Path(directory).absolute()
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
-            item_names=("arrays", "host"),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,  # whose folder it is, only the training process knows
         )
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("arrays", "host"))
 
     def latest_step(self) -> int | None:
         """Finished steps of the newest complete checkpoint."""
@@ -101,7 +103,7 @@ def _flatten(state: Any) -> dict[str, jax.Array]:
 
 def restore_params(params: State, run_dir: Path) -> tuple[int, State]:
     """Parameters of the newest checkpoint of a run and its step; ``params`` and 0 where there is none yet."""
-    with Checkpointer(run_dir / CHECKPOINTS) as checkpoints:
+    with Checkpointer(run_dir / CHECKPOINTS, read_only=True) as checkpoints:
         if checkpoints.latest_step() is None:
             return 0, params
         step, params, _ = checkpoints.restore(params, within=".params")

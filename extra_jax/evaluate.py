@@ -15,10 +15,10 @@ from extra_jax.parallel.processes import allgather, is_main, process_slice
 from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.graders import make_grader, rewards_of
 from extra_jax.reward.verdict import Verdict
+from extra_jax.rollout.engine import Progress as OnProgress
 from extra_jax.rollout.types import Request, SamplingParams
 from extra_jax.run_dir import open_run
-from extra_jax.rollout.engine import Progress
-from extra_jax.telemetry.journal import Journal
+from extra_jax.telemetry.progress import Progress
 from extra_jax.telemetry.records import write_evaluation, write_rollouts
 
 
@@ -46,7 +46,7 @@ class Evaluator:
         batch = min(config.eval.batch_size or config.train.prompts_per_step, len(self.problems))
         self.sampler = policy.sampler(self.params, stream="eval", batch_prompts=batch)
 
-    def __call__(self, params: nnx.State, step: int, progress: Progress | None = None) -> dict[str, float]:
+    def __call__(self, params: nnx.State, step: int, progress: OnProgress | None = None) -> dict[str, float]:
         """Evaluates parameters in the training layout; writes the completions and the matrix of verdicts.
 
         Returns:
@@ -99,14 +99,17 @@ def load_problems_of(data: DataConfig, seed: int) -> list[Problem]:
 
 
 def evaluate(config: Config) -> dict[str, float]:
-    """The ``eval`` verb: measures the newest checkpoint of ``run.dir``, or the initial model where there is none."""
+    """The ``eval`` verb: measures the newest checkpoint of ``run.dir``, or the initial model where there is none.
+
+    It writes to ``evals/`` only: ``metrics.jsonl`` belongs to the training, which may be running.
+    """
     if config.eval.data is None:
         raise ExtraError("eval.data is not set: say what to evaluate on, e.g. eval.data.source=countdown")
     policy, params = load_policy(config)
     run_dir = open_run(config, concerns=("model", "tokenizer"))
     step, params = restore_params(params, run_dir)
     evaluator = Evaluator(policy, run_dir)
-    with closing(evaluator), Journal(config, total_steps=step, first_step=step) as journal:
-        metrics = evaluator(params, step, journal.rollouts)
-        journal.step(step, metrics)
+    with closing(evaluator), Progress(total_steps=step, enabled=is_main(), first_step=step) as progress:
+        metrics = evaluator(params, step, progress.rollouts)
+        progress.step(step, metrics)
     return metrics

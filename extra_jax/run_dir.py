@@ -11,9 +11,11 @@ from pathlib import Path
 
 import jax
 
+from extra_jax.checkpoint import CHECKPOINTS
 from extra_jax.config import Config, config_differences, load_config, save_config
 from extra_jax.errors import ExtraError
 from extra_jax.parallel.processes import is_main
+from extra_jax.telemetry.files import CONFIG_FILE, METRICS_FILE, RUN_FILE, write_atomically
 
 # What may differ when a run is continued: where and how it runs, not what it computes.
 _MAY_CHANGE = ("run.dir", "distributed", "mesh", "logging", "checkpoint", "model.remat", "train.micro_batch_rows")
@@ -27,12 +29,14 @@ def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:
         concerns: sections that must agree with the run that is there, for verbs that only read it; default: all
             that the training depends on.
 
+    A directory in which nothing has run yet (the inputs were refused, or it was killed first) takes any configuration.
+
     Raises:
         ExtraError: the directory holds a run of another configuration; the differing keys are listed.
     """
     directory = Path(config.run.dir)
-    saved = directory / "config.yaml"
-    if saved.exists():
+    saved = directory / CONFIG_FILE
+    if saved.exists() and _has_results(directory):
         ignored = tuple(Config.model_fields.keys() - set(concerns)) if concerns else _may_change(config)
         if differences := config_differences(load_config(saved), config, ignored):
             raise ExtraError(
@@ -42,9 +46,23 @@ def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:
             )
     if is_main() and not (concerns and saved.exists()):
         directory.mkdir(parents=True, exist_ok=True)
-        save_config(config, saved)
-        (directory / "run.json").write_text(json.dumps(_environment(), indent=2))
+        beside = directory / f"{CONFIG_FILE}.tmp"  # a kill or another process never sees half a configuration
+        save_config(config, beside)
+        beside.replace(saved)
+        write_atomically(directory / RUN_FILE, json.dumps(_environment(), indent=2))
     return directory
+
+
+def check_length(directory: Path, done: int, max_steps: int) -> None:
+    """Refuses to end a run before the step that it has reached."""
+    if done > max_steps:
+        raise ExtraError(f"{directory}: is at step {done} already, beyond max_steps={max_steps}; raise it")
+
+
+def _has_results(directory: Path) -> bool:
+    """Whether anything was measured or saved."""
+    metrics = directory / METRICS_FILE
+    return any((directory / CHECKPOINTS).glob("*")) or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def _may_change(config: Config) -> tuple[str, ...]:

@@ -22,10 +22,10 @@ from extra_jax.learn.update import LossFn, init_state, make_update
 from extra_jax.model.hf_convert import export_policy
 from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.policy import Policy, load_policy
-from extra_jax.run_dir import open_run
+from extra_jax.run_dir import check_length, open_run
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.timing import PhaseTimer
-from extra_jax.train import is_due
+from extra_jax.train import check_gradient, is_due
 
 
 def sft(config: Config) -> None:
@@ -54,6 +54,7 @@ def sft(config: Config) -> None:
         if checkpoints.latest_step() is not None:
             first, state, host = checkpoints.restore(state)
             loader.restore(host["loader"])
+            check_length(run_dir, first, settings.max_steps)
         journal = stack.enter_context(Journal(config, total_steps=settings.max_steps, first_step=first))
 
         for step in range(first, settings.max_steps):
@@ -67,6 +68,7 @@ def sft(config: Config) -> None:
             state, told = update(state, rows)
             metrics = {name: float(value) for name, value in jax.device_get(told).items()}
             done = step + 1
+            check_gradient(done, metrics["grad_norm"], checkpoints.latest_step())
             journal.step(done, metrics | {"epoch": loader.epoch, **timer.metrics()})
             stopping = stop.requested()
             if stopping or done == settings.max_steps or is_due(done, config.checkpoint.every):

@@ -27,7 +27,7 @@ from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.policy import load_policy
 from extra_jax.reward.graders import make_grader, rewards_of
 from extra_jax.rollout.types import Request, SamplingParams
-from extra_jax.run_dir import open_run
+from extra_jax.run_dir import check_length, open_run
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.summary import rollout_metrics
 from extra_jax.telemetry.timing import PhaseTimer
@@ -59,8 +59,10 @@ def train(config: Config) -> None:
         stop = stack.enter_context(GracefulStop())
         if checkpoints.latest_step() is not None:
             first, state, host = checkpoints.restore(state)
-            loader.restore(host["loader"])
+            if host["loader"]:  # none in a checkpoint that import-hf made
+                loader.restore(host["loader"])
             num_tokens = host["num_tokens"]
+            check_length(run_dir, first, settings.max_steps)
         journal = stack.enter_context(Journal(config, total_steps=settings.max_steps, first_step=first))
 
         for step in range(first, settings.max_steps):
@@ -84,19 +86,15 @@ def train(config: Config) -> None:
                 for batch in batches * settings.num_iterations:
                     state, metrics = learner.update(state, batch)
                     learned.append(metrics)
-                learned = jax.device_get(learned)
+                jax.block_until_ready(learned)
 
             metrics = rollout_metrics(rollouts, grades, rewards, advantages, group)
-            metrics |= {name: float(np.mean([update[name] for update in learned])) for name in learned[0]}
+            metrics |= learner.summary(state, learned)
             num_tokens += int(metrics["num_tokens"])
             completion_tokens = settings.completions_per_step * metrics["completions/mean_length"]
             metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics(completion_tokens)}
             done = step + 1
-            if not np.isfinite(metrics["grad_norm"]):
-                raise ExtraError(
-                    f"step {done}: the gradient is not finite; the last checkpoint is {checkpoints.latest_step()}. "
-                    "Continue from it with a lower optim.learning_rate, or with model.dtype=float32"
-                )
+            check_gradient(done, metrics["grad_norm"], checkpoints.latest_step())
             journal.records(done, problems, rollouts, texts, grades, rewards, advantages)
             journal.step(done, metrics)
             stopping = stop.requested()
@@ -135,6 +133,16 @@ def advantages_of(rewards: np.ndarray, valid: np.ndarray, config: Config) -> np.
     everywhere = group_advantages(*groups, config.train.scale_rewards).ravel()
     mine = jax.process_index() * len(rewards)
     return everywhere[mine : mine + len(rewards)]
+
+
+def check_gradient(step: int, norm: float, last_checkpoint: int | None) -> None:
+    """Stops a run whose parameters are about to become, or have become, useless."""
+    if not np.isfinite(norm):
+        last = f"step {last_checkpoint}; export-hf makes a model of it" if last_checkpoint else "none"
+        raise ExtraError(
+            f"step {step}: the gradient is not finite (last checkpoint: {last}). Start a new run with a lower "
+            "optim.learning_rate or with model.dtype=float32"
+        )
 
 
 def check_batches(config: Config) -> None:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from extra_jax.config import Config
 from extra_jax.learn.batch import Example, MicroBatches, TokenBatch, micro_batches
 from extra_jax.learn.loss import Mean, policy_loss, sequence_weights
-from extra_jax.learn.optimizer import make_optimizer
+from extra_jax.learn.optimizer import learning_rate, make_optimizer
 from extra_jax.learn.score import token_logprobs
 from extra_jax.learn.update import TrainState, init_state, make_update, micro_batch
 from extra_jax.rollout.types import Rollouts
@@ -29,7 +29,9 @@ class Learner:
     def __init__(self, graphdef: nnx.GraphDef, config: Config, mesh: Mesh):
         self.config, self.mesh = config, mesh
         grpo, temperature, dtype = config.train, config.rollout.temperature, config.model.dtype
-        self._optimizer = make_optimizer(config.optim, grpo.max_steps * grpo.updates_per_step)
+        total_updates = grpo.max_steps * grpo.updates_per_step
+        self._optimizer = make_optimizer(config.optim, total_updates)
+        self._learning_rate = learning_rate(config.optim, total_updates)
 
         def score(params: nnx.State, batch: TokenBatch) -> tuple[jax.Array, jax.Array]:
             return token_logprobs(nnx.merge(graphdef, params), batch, temperature=temperature, dtype=dtype)
@@ -57,6 +59,12 @@ class Learner:
     def init(self, params: nnx.State) -> TrainState:
         """State before the first update; takes the parameters over."""
         return init_state(params, self._optimizer, self.mesh)
+
+    def summary(self, state: TrainState, learned: list[dict[str, jax.Array]]) -> dict[str, float]:
+        """Metrics of a step from those of its updates: their means, and the learning rate of the last one."""
+        updates = jax.device_get(learned)
+        means = {name: float(np.mean([update[name] for update in updates])) for name in updates[0]}
+        return means | {"learning_rate": float(self._learning_rate(int(state.updates) - 1))}
 
     def batches(
         self, params: nnx.State, reference: nnx.State | None, rollouts: Rollouts, advantages: np.ndarray

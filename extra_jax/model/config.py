@@ -10,9 +10,28 @@ from extra_jax.errors import ExtraError
 
 # Keys of config.json that do not change what the model computes.
 _NEUTRAL_KEYS = frozenset(
-    "_name_or_path architectures bos_token_id chunk_size_feed_forward dtype eos_token_id id2label initializer_range "
-    "is_encoder_decoder label2id max_window_layers model_type output_attentions output_hidden_states pad_token_id "
-    "problem_type return_dict torch_dtype transformers_version use_cache".split()
+    {
+        "_name_or_path",
+        "architectures",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "initializer_range",
+        "is_encoder_decoder",
+        "label2id",
+        "max_window_layers",
+        "model_type",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
 )
 
 
@@ -83,7 +102,8 @@ class Qwen3Config:
             _demand(origin, "layer_types", kind, "full_attention")
         if theta is None:
             raise ExtraError(f"{origin}: rope_theta is missing; Qwen3 uses 1e6, the 2507 models 5e6: state it")
-        fields = {field.name: field for field in dataclasses.fields(cls)} | {}
+        rest.setdefault("tie_word_embeddings", False)  # what transformers takes a missing key for
+        fields = {field.name: field for field in dataclasses.fields(cls)}
         if unknown := sorted(rest.keys() - fields.keys()):
             raise ExtraError(f"{origin}: keys {unknown} are not known to be without effect on the computation")
         missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in rest]

@@ -7,6 +7,7 @@ from flax import nnx
 from extra_jax.checkpoint import CHECKPOINTS, Checkpointer, restore_params
 from extra_jax.config import Config
 from extra_jax.errors import ExtraError
+from extra_jax.learn.grpo import Learner
 from extra_jax.model.hf import save_params
 from extra_jax.policy import Policy, load_policy
 from extra_jax.run_dir import open_run
@@ -22,6 +23,26 @@ def export_policy(policy: Policy, params: nnx.State, folder: Path) -> None:
         dtype=policy.config.model.export_dtype or policy.config.model.param_dtype,
         overwrite=True,
     )
+
+
+def import_hf(config: Config) -> None:
+    """The ``import-hf`` verb: ``model.path`` -> step 0 of ``run.dir``, from which ``train`` starts.
+
+    Every tensor is checked on the way.
+
+    Raises:
+        ExtraError: the folder is not a whole Qwen3, or the run has checkpoints already.
+    """
+    if config.model.path is None:
+        raise ExtraError("import-hf reads model.path; set it to a Hugging Face model folder")
+    policy, params = load_policy(config)
+    run_dir = open_run(config)
+    with Checkpointer(run_dir / CHECKPOINTS) as checkpoints:
+        if checkpoints.latest_step() is not None:
+            raise ExtraError(f"{run_dir}: already at step {checkpoints.latest_step()}; choose another run.dir")
+        state = Learner(policy.graphdef, config, policy.mesh).init(params)
+        checkpoints.save(0, state, {"loader": None, "num_tokens": 0})
+    print(f"imported {config.model.path} as step 0 of {run_dir}")
 
 
 def export_hf(config: Config, out: str) -> None:

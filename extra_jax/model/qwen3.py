@@ -146,7 +146,7 @@ class Qwen3(nnx.Module):
         self.config = config
         self.remat = remat
         self.embed = _matrix(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), dtype)
-        self.layers = nnx.vmap(lambda r: DecoderLayer(config, r, dtype))(rngs.fork(split=config.num_hidden_layers))
+        self.layers = nnx.vmap(lambda r: DecoderLayer(config, r, dtype))(rngs.split(config.num_hidden_layers))
         self.final_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
         self.lm_head = (
             None

@@ -65,10 +65,13 @@ def to_local(rows: Any) -> Any:
 
 
 def allgather(values: np.ndarray) -> np.ndarray:
-    """``[n, ...]`` of each process -> ``[processes * n, ...]``, in process order, on every host."""
+    """``[n, ...]`` of each process -> ``[processes * n, ...]``, in process order, on every host; exact."""
+    values = np.ascontiguousarray(values)
     if jax.process_count() == 1:
-        return np.asarray(values)
-    return np.asarray(multihost_utils.process_allgather(np.asarray(values), tiled=True))
+        return values
+    raw = values.reshape(len(values), -1).view(np.uint8)  # as numbers, JAX would round 64 bits to 32
+    gathered = np.ascontiguousarray(multihost_utils.process_allgather(raw, tiled=True))
+    return gathered.view(values.dtype).reshape(-1, *values.shape[1:])
 
 
 def process_slice(total: int) -> list[int]:

@@ -1,0 +1,80 @@
+"""The model that a configuration asks for: its structure and its sharded parameters."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+import extra_jax
+from extra_jax.config import ModelConfig
+from extra_jax.errors import ExtraError
+from extra_jax.model.config import Qwen3Config, preset
+from extra_jax.model.hf import load_params
+from extra_jax.model.qwen3 import Qwen3
+from extra_jax.parallel.sharding import TRAIN, ShardingRules, param_shardings
+
+TINY_BASE = "tiny-base"  # the one model that ships in the package
+
+
+class Model(NamedTuple):
+    """A model taken apart, as jitted programs want it: ``nnx.merge(graphdef, params)`` puts it together.
+
+    Attributes:
+        graphdef: structure, shape and remat policy; static and hashable.
+        params: sharded parameters.
+        config: shape and arithmetic.
+    """
+
+    graphdef: nnx.GraphDef
+    params: nnx.State
+    config: Qwen3Config
+
+
+def build_model(model: ModelConfig, mesh: Mesh, rules: ShardingRules = TRAIN, seed: int = 0) -> Model:
+    """Loads ``model.path``, or draws the random weights of ``model.preset``, straight into the layout of ``rules``.
+
+    Random weights are made by one program whose outputs are sharded, so that no device ever holds all of them;
+    they depend on ``seed`` and not on the mesh.
+
+    Raises:
+        ExtraError: a folder that is not a whole Qwen3, an unknown preset, or an axis that the mesh does not divide.
+    """
+    folder = None if model.path is None else model_folder(model.path)
+    config = preset(model.preset) if folder is None else Qwen3Config.from_folder(folder)
+    graphdef, abstract = abstract_model(config, model)
+    shardings = param_shardings(abstract, mesh, rules)
+    if folder is not None:
+        return Model(graphdef, load_params(folder, config, shardings, model.param_dtype), config)
+
+    def draw(seed: jax.Array) -> nnx.State:
+        return nnx.state(Qwen3(config, rngs=nnx.Rngs(jax.random.key(seed)), param_dtype=model.param_dtype))
+
+    return Model(graphdef, jax.jit(draw, out_shardings=shardings)(seed), config)
+
+
+def abstract_model(config: Qwen3Config, model: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """Structure, and shapes and dtypes of the parameters; nothing is computed."""
+
+    def make() -> Qwen3:
+        return Qwen3(config, rngs=nnx.Rngs(0), param_dtype=model.param_dtype, remat=model.remat)
+
+    return nnx.split(nnx.eval_shape(make))
+
+
+def model_folder(path: str) -> Path:
+    """The folder of ``model.path``; ``tiny-base`` names the one in the package.
+
+    Raises:
+        ExtraError: no such folder.
+    """
+    if path == TINY_BASE:
+        folder = Path(extra_jax.__file__).parent / "assets" / "tiny_base"
+        remedy = "this installation lacks the model of the package; reinstall it, or make it again with scripts/"
+    else:
+        folder = Path(path).expanduser()
+        remedy = f"give a Hugging Face model folder, or {TINY_BASE!r}"
+    if not folder.is_dir():
+        raise ExtraError(f"model.path={path}: {folder} is not a folder; {remedy}")
+    return folder
