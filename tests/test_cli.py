@@ -142,7 +142,6 @@ def test_verbs_call_their_function_with_the_resolved_configuration(file, called)
     assert called[0][1][0].train.max_steps == 3
     assert called[1][1][0].sft.max_steps == 4
     assert called[3][1][1:] == (["a", "b"], 3)
-    assert called[4][1][1] == "in"
     assert called[5][1][1] == "out"
 
 
