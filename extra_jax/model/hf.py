@@ -8,7 +8,7 @@ layers exist on devices only.
 import functools
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -31,7 +31,7 @@ from extra_jax.model.hf_files import (
     write_json,
     write_tensors,
 )
-from extra_jax.model.hf_names import EMBEDDING, HEAD, HFTensor, Layout, Path, hf_tensors
+from extra_jax.model.hf_names import EMBEDDING, HEAD, HFTensor, Layout, ParamPath, hf_tensors
 from extra_jax.model.qwen3 import Qwen3
 
 _COMPARED_BYTES = 1 << 24  # read at once when a duplicated head is compared
@@ -43,14 +43,14 @@ class ExportedTokenizer(Protocol):
     stop_ids: Any
     pad_id: int | None
 
-    def save(self, directory: FilePath) -> None:
+    def save(self, directory: Path) -> None:
         """Writes the tokenizer files and the chat template."""
 
 
 # --- import ---------------------------------------------------------------------------------------------------------
 
 
-def load_params(folder: str | FilePath, config: Qwen3Config, shardings: Any, dtype: str | jnp.dtype) -> nnx.State:
+def load_params(folder: str | Path, config: Qwen3Config, shardings: Any, dtype: str | jnp.dtype) -> nnx.State:
     """Streams the safetensors files of a Hugging Face folder into sharded parameters.
 
     Every process calls it and reads the slices of its own devices. A tied checkpoint may repeat the embedding as
@@ -90,7 +90,7 @@ def abstract_params(config: Qwen3Config, dtype: str | jnp.dtype) -> nnx.State:
     return nnx.state(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0), param_dtype=dtype)))
 
 
-def _flatten(params: nnx.State) -> tuple[dict[Path, Any], Any]:
+def _flatten(params: nnx.State) -> tuple[dict[ParamPath, Any], Any]:
     """Parameters by path, and the structure that puts them back."""
     leaves, treedef = jax.tree.flatten_with_path(params)
     return {tuple(key.key for key in path if hasattr(key, "key")): leaf for path, leaf in leaves}, treedef
@@ -100,8 +100,14 @@ def _layer_shape(tensor: HFTensor, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if tensor.layer is None else shape[1:]
 
 
+def _hf_spec(tensor: HFTensor, sharding: NamedSharding) -> PartitionSpec:
+    """Partition of a tensor in the arrangement of the file, from that of our parameter."""
+    spec = sharding.spec if tensor.layer is None else PartitionSpec(*sharding.spec[1:])
+    return tensor.layout.hf_spec(spec)
+
+
 def _validate(
-    checkpoint: Checkpoint, tensors: list[HFTensor], abstract: Mapping[Path, Any], config: Qwen3Config
+    checkpoint: Checkpoint, tensors: list[HFTensor], abstract: Mapping[ParamPath, Any], config: Qwen3Config
 ) -> None:
     expected = {t.name: t.layout.hf_shape(_layer_shape(t, abstract[t.path].shape)) for t in tensors}
     extra = checkpoint.names - expected.keys()
@@ -142,7 +148,10 @@ def _demand_duplicate(checkpoint: Checkpoint) -> None:
         rows, width = checkpoint.shape(HEAD)
         step = max(1, _COMPARED_BYTES // (4 * width))
         blocks = ((slice(i, min(i + step, rows)), slice(0, width)) for i in range(0, rows, step))
-        same = all(checkpoint.read(HEAD, b).tobytes() == checkpoint.read(EMBEDDING, b).tobytes() for b in blocks)
+        same = all(
+            np.array_equal(checkpoint.read(HEAD, b).view(np.uint8), checkpoint.read(EMBEDDING, b).view(np.uint8))
+            for b in blocks
+        )
     if not same:
         raise ExtraError(
             f"{checkpoint.file(HEAD)}: tensor {HEAD!r} differs from {EMBEDDING!r}, but config.json says "
@@ -156,9 +165,8 @@ def _some(names: list[str]) -> str:
 
 def _read(checkpoint: Checkpoint, tensor: HFTensor, shape: tuple[int, ...], sharding: NamedSharding) -> jax.Array:
     """One tensor in the arrangement and dtype of the file, each device holding what it will need of it."""
-    shape = _layer_shape(tensor, shape)
-    spec = PartitionSpec(*sharding.spec[1:]) if tensor.layer is not None else sharding.spec
-    hf_shape, hf_sharding = tensor.layout.hf_shape(shape), NamedSharding(sharding.mesh, tensor.layout.hf_spec(spec))
+    hf_shape = tensor.layout.hf_shape(_layer_shape(tensor, shape))
+    hf_sharding = NamedSharding(sharding.mesh, _hf_spec(tensor, sharding))
     pieces: dict[tuple, np.ndarray] = {}  # devices that hold the same slice share one reading
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
@@ -192,7 +200,7 @@ def _insert(stack: jax.Array, piece: jax.Array, layer: int, layout: Layout, shar
 
 
 def save_params(
-    folder: str | FilePath,
+    folder: str | Path,
     params: nnx.State,
     config: Qwen3Config,
     *,
@@ -219,8 +227,11 @@ def save_params(
         overwrite: replace an earlier model folder of this name.
 
     Raises:
-        ExtraError: the folder holds something and ``overwrite`` is off, or something that is not a model.
+        ExtraError: another dtype, or the folder holds a model and ``overwrite`` is off, or something else than
+            a model. When process 0 fails later on, as on a full disk, the others end with the run.
     """
+    if jnp.dtype(dtype) not in DTYPES.values():
+        raise ExtraError(f"export dtype {dtype!r} is not one of {', '.join(map(str, DTYPES.values()))}")
     target = local_path(folder).absolute()
     partial = target.with_name(target.name + ".incomplete")
     _check_on_first_process(lambda: _check_target(target, overwrite))
@@ -243,7 +254,7 @@ def save_params(
         multihost_utils.sync_global_devices(f"exported {target}")
 
 
-def _check_target(target: FilePath, overwrite: bool) -> None:
+def _check_target(target: Path, overwrite: bool) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / "config.json").exists():
@@ -268,7 +279,7 @@ def _check_on_first_process(check: Callable[[], None]) -> None:
 
 
 def _write_weights(
-    folder: FilePath, params: nnx.State, config: Qwen3Config, dtype: jnp.dtype, max_shard_bytes: float
+    folder: Path, params: nnx.State, config: Qwen3Config, dtype: jnp.dtype, max_shard_bytes: float
 ) -> None:
     leaves, _ = _flatten(params)
     tensors = {tensor.name: tensor for tensor in hf_tensors(config)}
@@ -296,23 +307,30 @@ def _write_weights(
 
 
 def _gather(param: jax.Array, tensor: HFTensor, dtype: jnp.dtype) -> np.ndarray:
-    """One tensor in the arrangement of the file, on the host of every process."""
-    sharding = param.sharding
-    everywhere = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else sharding
+    """One tensor in the arrangement of the file, on the host of every process.
+
+    One process puts the pieces together on its host; several can only see all of it by holding it on each device.
+    """
+    sharding = None
+    if isinstance(param.sharding, NamedSharding):
+        spec = _hf_spec(tensor, param.sharding) if param.is_fully_addressable else PartitionSpec()
+        sharding = NamedSharding(param.sharding.mesh, spec)
     layer = None if tensor.layer is None else jnp.int32(tensor.layer)
-    return np.asarray(_extract(param, layer, tensor.layout, dtype, everywhere).addressable_data(0))
+    value = _extract(param, layer, tensor.layout, dtype, sharding)
+    return np.asarray(value if param.is_fully_addressable else value.addressable_data(0))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _extract(
-    param: jax.Array, layer: jax.Array | None, layout: Layout, dtype: jnp.dtype, everywhere: Sharding
+    param: jax.Array, layer: jax.Array | None, layout: Layout, dtype: jnp.dtype, sharding: Sharding | None
 ) -> jax.Array:
     value = param if layer is None else jax.lax.dynamic_index_in_dim(param, layer, keepdims=False)
-    return jax.lax.with_sharding_constraint(layout.to_hf(value).astype(dtype), everywhere)
+    value = layout.to_hf(value).astype(dtype)
+    return value if sharding is None else jax.lax.with_sharding_constraint(value, sharding)
 
 
 def _write_settings(
-    folder: FilePath,
+    folder: Path,
     config: Qwen3Config,
     tokenizer: ExportedTokenizer | None,
     generation_config: Mapping[str, Any] | None,
@@ -330,7 +348,7 @@ def _write_settings(
     write_json(folder / "config.json", config.to_hf() | ids | {"dtype": dtype, "torch_dtype": dtype})
 
 
-def _publish(partial: FilePath, target: FilePath) -> None:
+def _publish(partial: Path, target: Path) -> None:
     """Renames the finished folder into place; a model that was there survives until then, as ``NAME.replaced``."""
     old = target.with_name(target.name + ".replaced")
     shutil.rmtree(old, ignore_errors=True)

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from extra_jax.model.config import Qwen3Config
 
-Path = tuple[str, ...]
+ParamPath = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Layout:
     def hf_spec(self, spec: PartitionSpec) -> PartitionSpec:
         """Partition of the Hugging Face arrangement under which rearranging to ``spec`` moves nothing between devices.
 
-        Of merged axes only the first may be split, else the pieces would not be slices of the file.
+        Of merged axes only the first may be split, or the pieces would not be slices of the file; if another is,
+        the merged axis is whole on every device.
         """
         parts = tuple(spec) + (None,) * (len(self._order) - len(spec))
-        for _, *inner in self.groups:
-            assert all(parts[axis] is None for axis in inner), f"a merged inner axis is split: {spec}"
-        return PartitionSpec(*(parts[group[0]] for group in self.groups))
+        whole = [any(parts[axis] is not None for axis in group[1:]) for group in self.groups]
+        return PartitionSpec(*(None if w else parts[group[0]] for w, group in zip(whole, self.groups, strict=True)))
 
     def from_hf(self, x: jax.Array, shape: Sequence[int]) -> jax.Array:
         """Their arrangement -> ours, of ``shape``."""
@@ -67,7 +67,7 @@ class HFTensor:
     """
 
     name: str
-    path: Path
+    path: ParamPath
     layer: int | None
     layout: Layout
 

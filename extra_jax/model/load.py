@@ -1,9 +1,12 @@
 """The model that a configuration asks for: its structure and its sharded parameters."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -11,7 +14,7 @@ import extra_jax
 from extra_jax.config import ModelConfig
 from extra_jax.errors import ExtraError
 from extra_jax.model.config import Qwen3Config, preset
-from extra_jax.model.hf import load_params
+from extra_jax.model.hf import abstract_params, load_params
 from extra_jax.model.qwen3 import Qwen3
 from extra_jax.parallel.sharding import TRAIN, ShardingRules, param_shardings
 
@@ -44,14 +47,23 @@ def build_model(model: ModelConfig, mesh: Mesh, rules: ShardingRules = TRAIN, se
     folder = None if model.path is None else model_folder(model.path)
     config = preset(model.preset) if folder is None else Qwen3Config.from_folder(folder)
     graphdef, abstract = abstract_model(config, model)
+    if folder is None:
+        draw = _drawing_program(config, model.param_dtype, mesh, rules)
+        return Model(graphdef, draw(np.uint32(seed % 2**32)), config)
     shardings = param_shardings(abstract, mesh, rules)
-    if folder is not None:
-        return Model(graphdef, load_params(folder, config, shardings, model.param_dtype), config)
+    return Model(graphdef, load_params(folder, config, shardings, model.param_dtype), config)
+
+
+@functools.lru_cache(maxsize=8)
+def _drawing_program(
+    config: Qwen3Config, dtype: str, mesh: Mesh, rules: ShardingRules
+) -> Callable[[np.uint32], nnx.State]:
+    """Seed -> random parameters in their layout; compiled once for each model and mesh."""
 
     def draw(seed: jax.Array) -> nnx.State:
-        return nnx.state(Qwen3(config, rngs=nnx.Rngs(jax.random.key(seed)), param_dtype=model.param_dtype))
+        return nnx.state(Qwen3(config, rngs=nnx.Rngs(jax.random.key(seed)), param_dtype=dtype))
 
-    return Model(graphdef, jax.jit(draw, out_shardings=shardings)(seed), config)
+    return jax.jit(draw, out_shardings=param_shardings(abstract_params(config, dtype), mesh, rules))
 
 
 def abstract_model(config: Qwen3Config, model: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:

@@ -25,7 +25,7 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
         raise ExtraError(f"mesh {dict(zip(AXES, sizes, strict=True))}: sizes are positive and at most one is -1")
     fixed = math.prod(size for size in sizes if size != -1)
     if free:
-        sizes[free[0]] = num_devices // fixed
+        sizes[free[0]] = max(num_devices // fixed, 1)
     if math.prod(sizes) != num_devices:
         raise ExtraError(
             f"mesh {dict(zip(AXES, sizes, strict=True))} needs {math.prod(sizes)} devices; {num_devices} here"

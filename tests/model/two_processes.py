@@ -1,0 +1,34 @@
+"""One of two processes that load a Hugging Face folder together and export it again; started by ``test_hf.py``."""
+
+import sys
+
+import jax
+import numpy as np
+
+from extra_jax.config import MeshConfig, ModelConfig
+from extra_jax.errors import ExtraError
+from extra_jax.model.hf import save_params
+from extra_jax.model.load import build_model
+from extra_jax.parallel.mesh import make_mesh
+
+
+def main(address: str, process: str, source: str, target: str) -> None:
+    """``source`` on a mesh over both processes -> ``target``; then the refusal to write it again, on both."""
+    jax.config.update("jax_num_cpu_devices", 4)
+    jax.distributed.initialize(address, num_processes=2, process_id=int(process))
+    model = build_model(ModelConfig(path=source), make_mesh(MeshConfig(fsdp=4, tensor=2)))
+    kernel = model.params["layers"]["mlp"]["up_proj"]["kernel"].get_value()
+    held = sum(shard.data.size for shard in kernel.addressable_shards)
+    assert held == kernel.size // 2, (held, kernel.size)
+    save_params(target, model.params, model.config, dtype="float32", max_shard_bytes=40_000)
+    try:
+        save_params(target, model.params, model.config)
+    except ExtraError as error:
+        print("refused:", error)
+    else:
+        raise AssertionError("the second export was not refused")
+    assert np.isfinite(float(model.params["embed"][...].sum()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
