@@ -26,8 +26,10 @@ def group_advantages(
     """
     rewards, valid = np.asarray(rewards, np.float64), np.asarray(valid, bool)
     count = valid.sum(axis=1, keepdims=True)
-    mean = np.where(valid, rewards, 0.0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
-    centred = np.where(valid & (count >= 2), rewards - mean, 0.0)
+    lowest = np.min(rewards, axis=1, keepdims=True, where=valid, initial=np.inf)
+    above = np.where(valid, rewards - lowest, 0.0)  # exact zeros for equal rewards, whose mean may round elsewhere
+    mean = above.sum(axis=1, keepdims=True) / np.maximum(count, 1)
+    centred = np.where(valid & (count >= 2), above - mean, 0.0)
     if scale_rewards == "none":
         return centred
     if scale_rewards == "group":

@@ -14,6 +14,7 @@ from extra_jax.learn.loss import Mean, policy_loss, sequence_weights
 from extra_jax.learn.optimizer import learning_rate, make_optimizer
 from extra_jax.learn.score import token_logprobs
 from extra_jax.learn.update import TrainState, init_state, make_update, micro_batch
+from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
 from extra_jax.rollout.types import Rollouts
 
 
@@ -44,8 +45,7 @@ class Learner:
             told["sampling/sampling_logp_difference/mean"] = jnp.abs(old - batch.sampling_logprobs)
             mask = batch.mask.astype(jnp.float32)
             means = {name: Mean(jnp.sum(value * mask), jnp.sum(mask)) for name, value in told.items()}
-            loss = jnp.sum(losses * batch.weights)
-            return loss, means | {"loss": Mean(loss, jnp.sum(batch.weights))}
+            return jnp.sum(losses * batch.weights), means
 
         def score_all(params: nnx.State, batches: MicroBatches) -> jax.Array:
             def write(index: jax.Array, scores: jax.Array) -> jax.Array:
@@ -53,7 +53,7 @@ class Learner:
 
             return jax.lax.fori_loop(0, batches.count, write, jnp.zeros_like(batches.rows.weights))
 
-        self._score = jax.jit(score_all)
+        self._score = jax.jit(score_all, compiler_options=ROUND_AS_WRITTEN)
         self.update = make_update(loss_fn, self._optimizer, mesh)
 
     def init(self, params: nnx.State) -> TrainState:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from extra_jax.learn.batch import MicroBatches, TokenBatch
 from extra_jax.learn.loss import Mean
 from extra_jax.parallel.sharding import replicated
+from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
 
 
 class TrainState(NamedTuple):
@@ -23,7 +24,7 @@ class TrainState(NamedTuple):
 
 
 LossFn = Callable[[nnx.State, TokenBatch], tuple[jax.Array, dict[str, Mean]]]
-"""(params, micro-batch) -> (weighted sum of token losses, metrics)."""
+"""(params, micro-batch) -> (weighted sum of token losses, metrics). The sums add up to the metric ``loss``."""
 
 Update = Callable[[TrainState, MicroBatches], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -49,8 +50,8 @@ def make_update(loss_fn: LossFn, optimizer: optax.GradientTransformation, mesh: 
     The program is compiled for the shape of the micro-batches; how many of them there are is data.
     """
 
-    def add(state: TrainState, batches: MicroBatches) -> tuple[nnx.State, dict[str, Mean]]:
-        gradient = jax.grad(loss_fn, has_aux=True)
+    def add(state: TrainState, batches: MicroBatches) -> tuple[tuple[jax.Array, dict[str, Mean]], nnx.State]:
+        gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
         def accumulate(index: jax.Array, total: Any) -> Any:
             return jax.tree.map(jnp.add, total, gradient(state.params, micro_batch(batches, index)))
@@ -60,13 +61,13 @@ def make_update(loss_fn: LossFn, optimizer: optax.GradientTransformation, mesh: 
         return jax.lax.fori_loop(0, batches.count, accumulate, zeros)
 
     def update(state: TrainState, batches: MicroBatches) -> tuple[TrainState, dict[str, jax.Array]]:
-        gradients, told = add(state, batches)
+        (loss, told), gradients = add(state, batches)
         steps, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         metrics = {name: mean.total / jnp.maximum(mean.weight, 1e-30) for name, mean in told.items()}
-        metrics["grad_norm"] = optax.global_norm(gradients)
+        metrics |= {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
         return TrainState(optax.apply_updates(state.params, steps), opt_state, state.updates + 1), metrics
 
-    program = jax.jit(update, donate_argnums=0)
+    program = jax.jit(update, donate_argnums=0, compiler_options=ROUND_AS_WRITTEN)
 
     def run(state: TrainState, batches: MicroBatches) -> tuple[TrainState, dict[str, jax.Array]]:
         with jax.set_mesh(mesh):

@@ -53,11 +53,15 @@ def to_global(mesh: Mesh, rows: Any, row_axis: int = 0) -> Any:
 
 
 def to_local(rows: Any) -> Any:
-    """Global arrays with rows over the data axes -> numpy arrays with this process's rows, in their order."""
+    """Global arrays with rows on axis 0 -> numpy arrays with this process's rows, in their order.
+
+    What a program returns may lie anywhere on the mesh, as XLA sees fit; it is first laid out like its input.
+    """
 
     def local(x: jax.Array) -> np.ndarray:
         if x.is_fully_addressable:
             return np.asarray(x)
+        x = jax.device_put(x, batch_sharding(x.sharding.mesh))
         shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
         return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 

@@ -11,6 +11,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.parallel.processes import allgather, to_global, to_local
 from extra_jax.parallel.sharding import batch_ways
 from extra_jax.rollout.decode import Samples, generate
+from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams, StopReason
 
 Progress = Callable[[int, int, int], None]
@@ -54,7 +55,7 @@ class Sampler:
                 params=params, stop_ids=tuple(stop_ids), dtype=dtype,
             )  # fmt: skip
 
-        self._generate = jax.jit(program)
+        self._generate = jax.jit(program, compiler_options=ROUND_AS_WRITTEN)
 
     def generate(
         self, weights: nnx.State, requests: Sequence[Request], step: int, progress: Progress | None = None

@@ -5,6 +5,10 @@ import jax.numpy as jnp
 
 from extra_jax.rollout.types import SamplingParams
 
+ROUND_AS_WRITTEN = {"xla_allow_excess_precision": False}
+"""Compiler options of every program that reports a log-probability. XLA otherwise keeps bf16 intermediates in f32
+wherever it happens to fuse, so that sampler and learner, which fuse differently, round differently (decision 1)."""
+
 
 def row_keys(seed: int, step: jax.Array, rollout_ids: jax.Array) -> jax.Array:
     """``[R]`` keys from identities alone (design, decision 6); fold in the position to draw a token."""
