@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flax import nnx
 
-from extra_jax.checkpoint import CHECKPOINTS, Checkpointer, restore_params
+from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config
 from extra_jax.errors import ExtraError
 from extra_jax.learn.grpo import Learner
@@ -53,8 +53,7 @@ def export_hf(config: Config, out: str) -> None:
     """
     policy, params = load_policy(config)
     run_dir = open_run(config, concerns=("model", "tokenizer"))
-    if not (run_dir / CHECKPOINTS).exists():
-        raise ExtraError(f"{run_dir}: no checkpoint to export; train first, or set run.dir")
-    step, params = restore_params(params, run_dir)
+    with Checkpointer(run_dir / CHECKPOINTS, read_only=True) as checkpoints:
+        step, params, _ = checkpoints.restore(params, within=".params")
     export_policy(policy, params, Path(out))
     print(f"exported step {step} of {run_dir} to {out}")
