@@ -107,8 +107,10 @@ class RolloutConfig(Section):
 
 
 class RewardConfig(Section):
-    grader: Literal["auto", "countdown", "chain", "math", "dapo", "math_verify"] = Field(
-        "auto", description="`auto` takes the grader of the data source; files are graded by `math`."
+    grader: Literal["auto", "countdown", "chain", "math", "math_strict_thinking", "dapo", "math_verify"] = Field(
+        "auto",
+        description="`auto` is the grader of a generated task, and `math` for everything else. "
+        "`math_strict_thinking` counts an unclosed <think> as no answer; `dapo` and `math_verify` are for comparison.",
     )
     values: dict[Verdict, float] = Field(
         default_factory=lambda: {v: float(v is Verdict.CORRECT) for v in Verdict},

@@ -1,13 +1,25 @@
 """Which grader a run uses, and what its verdicts are worth."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from extra_jax.config import DataConfig, RewardConfig
+from extra_jax.reward.chain import ChainGrader
+from extra_jax.reward.comparable import DapoGrader, MathVerifyGrader
+from extra_jax.reward.countdown import CountdownGrader
+from extra_jax.reward.math import Options
 from extra_jax.reward.verdict import Grade, Grader
+from extra_jax.reward.workers import MathGrader
 
-_TASKS = ("countdown", "chain")
+_TASKS = {"countdown": CountdownGrader, "chain": ChainGrader}
+_GRADERS: dict[str, Callable[[], Grader]] = {
+    **_TASKS,
+    "math": MathGrader,
+    "math_strict_thinking": lambda: MathGrader(options=Options(strict_thinking=True)),
+    "dapo": lambda: DapoGrader(strict_box=True),
+    "math_verify": MathVerifyGrader,
+}
 
 
 def make_grader(config: RewardConfig, data: DataConfig) -> Grader:
@@ -15,17 +27,7 @@ def make_grader(config: RewardConfig, data: DataConfig) -> Grader:
     name = config.grader
     if name == "auto":
         name = data.source if data.source in _TASKS else "math"
-    if name == "countdown":
-        from extra_jax.reward.countdown import CountdownGrader
-
-        return CountdownGrader()
-    if name == "chain":
-        from extra_jax.reward.chain import ChainGrader
-
-        return ChainGrader()
-    from extra_jax.reward.workers import MathGrader
-
-    return MathGrader()
+    return _GRADERS[name]()
 
 
 def rewards_of(grades: Sequence[Grade], config: RewardConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,100 @@
+"""From two texts to a verdict: clean, read, compare, and say what went wrong."""
+
+from extra_jax.reward.answers import symbolic
+from extra_jax.reward.answers.compare import GoldUnreadable, Judge
+from extra_jax.reward.answers.latex import clean
+from extra_jax.reward.answers.read import read
+from extra_jax.reward.answers.shape import Combined, Group, Interval, Matrix, Opaque, Ratio, Relation, Shape
+from extra_jax.reward.answers.tokens import Reading, open_questions
+from extra_jax.reward.answers.vocabulary import TooLarge, Unreadable
+from extra_jax.reward.verdict import Verdict
+
+
+def judge(gold: str, answer: str, *, allow_unevaluated: bool = False) -> tuple[Verdict, str]:
+    """Verdict on the text of an answer, with one sentence of explanation where it is not plain.
+
+    Args:
+        gold: The reference answer as LaTeX or plain text.
+        answer: Content of the box.
+        allow_unevaluated: Accept arithmetic that is left undone where the gold is a number.
+    """
+    try:
+        expected = clean(gold)
+        golds = readings(expected)
+    except TooLarge as error:
+        return Verdict.GOLD_UNPARSEABLE, str(error)
+    try:
+        got = clean(answer)
+        if expected and expected == got:
+            return Verdict.CORRECT, ""
+        answers = readings(got)
+    except TooLarge as error:
+        return Verdict.WRONG, str(error)
+    return decide(golds, answers, allow_unevaluated)
+
+
+def gold_problem(gold: str) -> str:
+    """Why a gold cannot be graded against, or ``""``; for checking data before a run."""
+    try:
+        text = clean(gold)
+        if not text:
+            return "empty gold"
+        problems = [_unread(shape) for shape in readings(text)]
+    except TooLarge as error:
+        return str(error)
+    return "" if "" in problems else problems[0]
+
+
+def readings(text: str) -> list[Shape]:
+    """The different shapes of a cleaned text, most usual first; an unreadable one only when there is no other."""
+    shapes: list[Shape] = []
+    for reading in open_questions(text) or [Reading()]:
+        shape = read(text, reading)
+        if shape not in shapes:
+            shapes.append(shape)
+    read_well = [shape for shape in shapes if not isinstance(shape, Opaque)]
+    return read_well or shapes[:1]
+
+
+def decide(golds: list[Shape], answers: list[Shape], allow_unevaluated: bool) -> tuple[Verdict, str]:
+    """Verdict and detail for all readings of a gold and of an answer: one pair that agrees is enough."""
+    notes: list[str] = []
+    unread = ""
+    for gold in golds:
+        for answer in answers:
+            judge_ = Judge(allow_unevaluated=allow_unevaluated)
+            try:
+                if judge_.same(gold, answer):
+                    return Verdict.CORRECT, ""
+            except GoldUnreadable as error:
+                unread = str(error)
+            except Unreadable as error:
+                judge_.notes.append(f"not read: {error}")
+            notes += judge_.notes
+    unread = unread or next((problem for gold in golds if (problem := _unread(gold))), "")
+    if unread:
+        return Verdict.GOLD_UNPARSEABLE, f"gold not read: {unread}"
+    first = answers[0]
+    if not notes and isinstance(first, Opaque):
+        notes.append(f"not read: {first.reason}")
+    return Verdict.WRONG, notes[0] if notes else ""
+
+
+def _unread(shape: Shape) -> str:
+    """The reason why a part of a gold cannot be read, or ``""``."""
+    match shape:
+        case Opaque():
+            return "" if symbolic.parse(shape.text) else shape.reason
+        case Group():
+            parts: tuple[Shape, ...] = shape.items
+        case Interval():
+            parts = (shape.low, shape.high)
+        case Combined() | Ratio():
+            parts = shape.parts
+        case Relation():
+            parts = shape.sides[-1:]
+        case Matrix():
+            parts = tuple(cell for row in shape.rows for cell in row)
+        case _:
+            parts = ()
+    return next((reason for part in parts if (reason := _unread(part))), "")
