@@ -1,0 +1,142 @@
+"""Scoring tokens: packing, chunks and temperature change nothing but what they say; ``[B, T, V]`` never exists."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from rollout.tiny import CONFIG, graphdef, params, sequences
+
+from extra_jax.learn import score
+from extra_jax.learn.batch import Example, TokenBatch, pack_rows
+from extra_jax.learn.packing import best_fit
+from learn.steps import frozen_rollouts
+
+LENGTH = 41  # a prime, and a length that no other axis has
+VOCAB = CONFIG.vocab_size
+CHUNK = 7  # positions; the last chunk is not full
+
+
+def packed() -> tuple[TokenBatch, list[list[int]]]:
+    examples = [Example(s[:1], s[1:], 1.0) for s in sequences(frozen_rollouts())]
+    layout = best_fit([len(example) for example in examples], LENGTH)
+    return pack_rows(examples, layout, LENGTH, len(layout) + 1), layout
+
+
+def scorer(batch: TokenBatch, temperature: float = 1.0):
+    """A function of the parameters, to be compiled under the chunk budget of the moment."""
+
+    def scores(weights: nnx.State) -> tuple[jax.Array, jax.Array]:
+        model = nnx.merge(graphdef(), weights)
+        return score.token_logprobs(model, batch, temperature=temperature, dtype="float32")
+
+    return scores
+
+
+def graded(batch: TokenBatch):
+    """Gradient of a sum over log-probabilities in which every token counts differently."""
+    importance = np.random.default_rng(0).standard_normal(batch.tokens.shape).astype(np.float32)
+
+    def loss(weights: nnx.State) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        told = scorer(batch)(weights)
+        return jnp.sum(told[0] * importance), told
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """One chunk: compiled program, value and gradient."""
+    batch, _ = packed()
+    assert score._chunk_length(*batch.tokens.shape, VOCAB) == LENGTH
+    program = graded(batch).lower(params()).compile()
+    return program, jax.device_get(program(params()))
+
+
+@pytest.fixture(scope="module")
+def chunked():
+    batch, _ = packed()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score, "_CHUNK_LOGITS", CHUNK * batch.tokens.shape[0] * VOCAB)
+        program = graded(batch).lower(params()).compile()
+    return program, jax.device_get(program(params()))
+
+
+def test_chunks_change_neither_scores_nor_gradient(whole, chunked):
+    ((_, one), gradient), ((_, other), other_gradient) = whole[1], chunked[1]
+    np.testing.assert_allclose(other[0], one[0], atol=1e-5)
+    np.testing.assert_allclose(other[1], one[1], atol=1e-5)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(other_gradient), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * max(1, np.abs(a).max()))
+
+
+def buffers_with_the_vocabulary(program: jax.stages.Compiled) -> set[tuple[int, ...]]:
+    """Shapes that appear anywhere in the optimized program, forward and backward, and have an axis of ``V``."""
+    shapes = re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", program.as_text())
+    parsed = {tuple(map(int, shape.split(","))) for shape in shapes}
+    return {shape for shape in parsed if VOCAB in shape or any(n % VOCAB == 0 and n > VOCAB for n in shape)}
+
+
+def test_no_buffer_has_both_length_and_vocabulary_when_chunked(whole, chunked):
+    rows = packed()[0].tokens.shape[0]
+    full, limit = rows * LENGTH * VOCAB, rows * CHUNK * VOCAB
+    assert max(np.prod(shape) for shape in buffers_with_the_vocabulary(whole[0])) >= full  # the search finds it
+    seen = buffers_with_the_vocabulary(chunked[0])
+    assert seen
+    assert max(np.prod(shape) for shape in seen) <= max(limit, VOCAB * CONFIG.hidden_size)
+    assert not any(VOCAB in shape and LENGTH in shape for shape in seen)
+
+
+def test_scores_do_not_depend_on_the_company_in_a_row(whole):
+    (_, (logprobs, entropies)), _ = whole[1]
+    batch, layout = packed()
+    alone_length = 20
+    examples = [Example(s[:1], s[1:], 1.0) for s in sequences(frozen_rollouts())]
+    alone = pack_rows(examples, [[index] for index in range(len(examples))], alone_length, len(examples))
+    one, entropy = jax.device_get(jax.jit(scorer(alone))(params()))
+    for row, members in enumerate(layout):
+        for segment, index in enumerate(members, start=1):
+            here, size = batch.segment_ids[row] == segment, len(examples[index])
+            np.testing.assert_allclose(logprobs[row, here], one[index, :size], atol=1e-5)
+            np.testing.assert_allclose(entropies[row, here], entropy[index, :size], atol=1e-5)
+
+
+def test_first_tokens_and_padding_score_zero(whole):
+    (_, (logprobs, entropies)), _ = whole[1]
+    batch, _ = packed()
+    outside = (batch.positions == 0) | (batch.segment_ids == 0)
+    assert not logprobs[outside].any()
+    assert not entropies[outside].any()
+    assert (logprobs[~outside] < 0).all()
+    assert (entropies[~outside] > 0).all()
+
+
+def test_an_empty_row_keeps_the_gradient_finite(whole):
+    batch, layout = packed()
+    assert not batch.segment_ids[len(layout) :].any()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(whole[1][1]))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.0])
+def test_temperature_scales_log_probabilities_and_not_entropies(whole, temperature):
+    (_, (_, entropies)), _ = whole[1]
+    batch, _ = packed()
+    model = nnx.merge(graphdef(), params())
+    hidden, _ = model(batch.tokens, batch.positions, segment_ids=batch.segment_ids)
+    logits = np.asarray(model.logits(hidden), np.float64) / (temperature or 1.0)
+    expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    told, told_entropies = jax.device_get(jax.jit(scorer(batch, temperature))(params()))
+    scored = (batch.positions > 0) & (batch.segment_ids > 0)
+    for row, column in np.argwhere(scored)[::5]:
+        token = batch.tokens[row, column]
+        assert told[row, column] == pytest.approx(expected[row, column - 1, token], abs=1e-4)
+    np.testing.assert_allclose(told_entropies, entropies, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "length"), [(1, 10), (8, 4096), (256, 16_384), (4096, 512)])
+def test_chunks_are_at_least_one_position_and_within_the_budget(rows, length):
+    chunk = score._chunk_length(rows, length, 151_936)
+    assert 1 <= chunk <= length
+    assert chunk == 1 or chunk * rows * 151_936 <= score._CHUNK_LOGITS

@@ -1,0 +1,138 @@
+"""One GRPO step on a frozen batch: what it may depend on, and what it may not."""
+
+import jax
+import numpy as np
+import pytest
+from rollout.tiny import MESHES
+
+from extra_jax.learn.batch import MicroBatches
+from learn.steps import (
+    GROUP,
+    ONE_MICRO_BATCH,
+    PROMPTS,
+    ROWS,
+    frozen_advantages,
+    frozen_rollouts,
+    largest_difference,
+    learner,
+    params,
+    plain_learner,
+    reference,
+    reordered,
+    run_step,
+    with_train,
+)
+
+SAME = 1e-5
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    """Parameters and metrics of the step that the others are compared with: packed rows of 20 tokens, one at a time."""
+    return run_step(learner())
+
+
+def assert_same_step(frozen, other):
+    (params_, told), (other_params, other_told) = frozen, other
+    assert largest_difference(params_, other_params) <= SAME
+    for one, two in zip(told, other_told, strict=True):
+        assert one == pytest.approx(two, rel=1e-3, abs=1e-5)
+
+
+def test_the_step_moves_the_parameters_by_far_more_than_the_tolerance(frozen):
+    assert largest_difference(frozen[0], jax.tree.map(np.asarray, params())) > 100 * SAME
+
+
+def test_the_update_does_not_depend_on_rows_and_micro_batches(frozen):
+    assert_same_step(frozen, run_step(with_train(learner(), **ONE_MICRO_BATCH)))
+
+
+def test_the_update_does_not_depend_on_the_order_of_rollouts(frozen):
+    order = np.random.default_rng(0).permutation(ROWS)
+    told = run_step(learner(), reordered(frozen_rollouts(), order), frozen_advantages()[order])
+    assert_same_step(frozen, told)
+
+
+@pytest.mark.parametrize("name", [name for name in MESHES if name != "1"])
+def test_the_update_does_not_depend_on_the_mesh(frozen, name):
+    assert_same_step(frozen, run_step(learner(name), mesh_name=name))
+
+
+@pytest.mark.parametrize("remat", ["none", "dots"])
+def test_the_update_does_not_depend_on_what_is_recomputed(remat):
+    expected = run_step(plain_learner())
+    assert_same_step(expected, run_step(plain_learner(remat)))
+
+
+def test_the_same_step_twice_is_bit_identical(frozen):
+    assert largest_difference(frozen[0], run_step(learner())[0]) == 0
+
+
+def test_bnpo_depends_on_micro_batches_and_the_others_do_not():
+    for loss_type in ("dr_grpo", "dapo", "bnpo"):
+        one = run_step(with_train(learner(), loss_type=loss_type))[0]
+        other = run_step(with_train(learner(), loss_type=loss_type, **ONE_MICRO_BATCH))[0]
+        assert (largest_difference(one, other) <= SAME) == (loss_type != "bnpo")
+
+
+def test_the_first_of_two_iterations_has_ratio_one_and_the_second_does_not(frozen):
+    first, second = frozen[1]
+    clips = ["clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"]
+    assert [first[name] for name in clips] == [0, 0, 0]
+    assert all(second[name] > 0 for name in clips)
+    assert second["clip_ratio/region_mean"] == pytest.approx(second[clips[0]] + second[clips[1]])
+    # rho = 1: the surrogate of a token is its advantage, a sequence's mean too
+    kl = first["loss"] + frozen_advantages().mean()
+    assert kl > 0
+    assert 0 < second["grad_norm"] != first["grad_norm"]
+
+
+def test_truncated_completions_leave_no_trace_when_masked():
+    masked = with_train(learner(), mask_truncated_completions=True)
+    rollouts, advantages = frozen_rollouts(), frozen_advantages()
+    expected, told = run_step(masked, rollouts, advantages)
+    rollouts.tokens[rollouts.truncated] = 5
+    rollouts.logprobs[rollouts.truncated] = -3
+    advantages[rollouts.truncated] = 1e6
+    other, other_told = run_step(masked, rollouts, advantages)
+    assert largest_difference(expected, other) == 0
+    assert told == other_told
+
+
+def test_prompt_tokens_get_no_gradient_of_their_own():
+    """Whatever stands beside a prompt token or padding in the batch, the step is the same to the last bit."""
+    of = learner()
+    (batch,) = of.batches(params(), reference(), frozen_rollouts(), frozen_advantages())
+    outside = np.asarray(batch.rows.weights) == 0
+    assert outside.sum() > PROMPTS * GROUP
+    noise = {
+        name: jax.device_put(np.where(outside, -7.5, np.asarray(column)), column.sharding)
+        for name in ("advantages", "sampling_logprobs", "old_logprobs", "ref_logprobs")
+        for column in [getattr(batch.rows, name)]
+    }
+    spoiled = MicroBatches(batch.rows._replace(**noise), batch.count)
+    one, told = of.update(of.init(params()), batch)
+    other, other_told = of.update(of.init(params()), spoiled)
+    assert largest_difference(*(jax.tree.map(np.asarray, state.params) for state in (one, other))) == 0
+    assert jax.device_get(told) == jax.device_get(other_told)
+
+
+def test_zero_advantages_without_kl_leave_the_parameters_as_they_are():
+    new, told = run_step(plain_learner(), advantages=np.zeros(ROWS))
+    assert largest_difference(new, jax.tree.map(np.asarray, params())) == 0
+    assert told[0]["grad_norm"] == 0
+    assert told[0]["loss"] == 0
+
+
+def test_minibatches_hold_whole_groups_and_every_rollout_once():
+    rollouts = frozen_rollouts()
+    rollouts.tokens[:, 0] = np.arange(ROWS)  # a token that names its rollout
+    batches = with_train(learner(), num_minibatches=2).batches(params(), None, rollouts, frozen_advantages())
+    seen = []
+    for index, batch in enumerate(batches):
+        weights, tokens = (np.asarray(x) for x in (batch.rows.weights, batch.rows.tokens))
+        first = (weights > 0) & (np.pad(weights, ((0, 0), (0, 0), (1, 0)))[:, :, :-1] == 0)
+        members = sorted(tokens[first].tolist())
+        assert members == [row for row in range(ROWS) if rollouts.prompt_index[row] % 2 == index]
+        seen += members
+    assert sorted(seen) == list(range(ROWS))
