@@ -104,6 +104,8 @@ class RolloutConfig(Section):
     max_prompt_length: int = Field(512, ge=1, description="Tokens; a longer prompt is refused, never truncated.")
     max_completion_length: int = Field(1024, ge=1, description="Tokens, the stop token included.")
     dtype: DType = Field("bfloat16", description="Weights and cache of the sampler.")
+    slots: int = Field(128, ge=1, description="Completions that decode side by side, all devices together.")
+    chunk: int = Field(16, ge=1, description="Tokens between two looks of the scheduler.")
 
 
 class RewardConfig(Section):
@@ -199,7 +201,6 @@ class EvalConfig(Section):
     top_k: int = Field(0, ge=0)
     min_p: float = Field(0.0, ge=0, lt=1)
     max_completion_length: int | None = Field(None, ge=1, description="Default: the rollout's.")
-    batch_size: int | None = Field(None, ge=1, description="Problems sampled at once; default train.prompts_per_step.")
 
 
 class CheckpointConfig(Section):

@@ -43,8 +43,7 @@ class Evaluator:
             config.eval.min_p,
             config.eval.max_completion_length or config.rollout.max_completion_length,
         )
-        batch = min(config.eval.batch_size or config.train.prompts_per_step, len(self.problems))
-        self.sampler = policy.sampler(self.params, stream="eval", batch_prompts=batch)
+        self.sampler = policy.sampler(self.params, stream="eval")
 
     def __call__(self, params: nnx.State, step: int, progress: OnProgress | None = None) -> dict[str, float]:
         """Evaluates parameters in the training layout; writes the completions and the matrix of verdicts.

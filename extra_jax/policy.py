@@ -12,12 +12,14 @@ from extra_jax.data.problem import Problem
 from extra_jax.data.tokenizer import Tokenizer, load_tokenizer
 from extra_jax.errors import ExtraError
 from extra_jax.model.config import Qwen3Config
-from extra_jax.model.load import TINY_BASE, build_model
+from extra_jax.model.load import TINY_BASE, abstract_model, build_model
 from extra_jax.parallel import processes
 from extra_jax.parallel.mesh import make_mesh
 from extra_jax.parallel.reshard import reshard
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.types import Rollouts, SamplingParams
+
+_MAX_UNROLLED = 8  # layers; beyond, the size of the program would grow with depth for little
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,28 @@ class Policy:
 
     def rollout_weights(self, params: nnx.State) -> nnx.State:
         """Training parameters -> the sampler's: not split over ``fsdp``, in ``rollout.dtype``. Once per phase."""
-        return reshard(params, self.mesh, dtype=self.config.rollout.dtype)
+        return reshard(params, self.mesh, dtype=self.config.rollout.dtype, unstack=not self.scan_rollout)
 
-    def sampler(self, params: SamplingParams, *, stream: str, batch_prompts: int) -> Sampler:
+    @property
+    def scan_rollout(self) -> bool:
+        """Whether the sampler scans its layers; a shallow model decodes faster with its layers apart."""
+        return self.model_config.num_hidden_layers > _MAX_UNROLLED
+
+    def sampler(self, params: SamplingParams, *, stream: str) -> Sampler:
         """A sampler with random numbers of its own: the same seed gives other draws in another ``stream``."""
+        settings, scan = self.config.rollout, self.scan_rollout
         return Sampler(
-            self.graphdef,
+            self.model_config,
+            abstract_model(self.model_config, self.config.model, scan=scan)[0],
             self.mesh,
             params=params,
             stop_ids=self.tokenizer.stop_ids,
             seed=zlib.crc32(f"{self.config.run.seed}/{stream}".encode()),
-            max_prompt_length=self.config.rollout.max_prompt_length,
-            batch_prompts=batch_prompts,
-            dtype=self.config.rollout.dtype,
+            max_prompt_length=settings.max_prompt_length,
+            slots=settings.slots,
+            chunk=settings.chunk,
+            dtype=settings.dtype,
+            scan=scan,
         )
 
     def encode_prompts(self, problems: Iterable[Problem]) -> dict[str, list[int]]:

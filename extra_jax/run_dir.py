@@ -18,7 +18,17 @@ from extra_jax.parallel.processes import is_main
 from extra_jax.telemetry.files import CONFIG_FILE, METRICS_FILE, RUN_FILE, write_atomically
 
 # What may differ when a run is continued: where and how it runs, not what it computes.
-_MAY_CHANGE = ("run.dir", "distributed", "mesh", "logging", "checkpoint", "model.remat", "train.micro_batch_rows")
+_MAY_CHANGE = (
+    "run.dir",
+    "distributed",
+    "mesh",
+    "logging",
+    "checkpoint",
+    "model.remat",
+    "train.micro_batch_rows",
+    "rollout.slots",
+    "rollout.chunk",
+)
 
 
 def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:

@@ -37,7 +37,7 @@ def sample(config: Config, prompts: Sequence[str], num_samples: int = 1) -> list
         Request(policy.tokenizer.encode_prompt(prompt), num_samples, index * num_samples)
         for index, prompt in enumerate(prompts)
     ]
-    sampler = policy.sampler(sampling_params(config), stream="sample", batch_prompts=min(len(prompts), 64))
+    sampler = policy.sampler(sampling_params(config), stream="sample")
     rollouts = sampler.generate(policy.rollout_weights(params), requests, 0)
     return [
         Completion(

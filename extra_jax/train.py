@@ -47,7 +47,7 @@ def train(config: Config) -> None:
     prompts = policy.encode_prompts(problems)
     share = (jax.process_index(), jax.process_count())
     loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed, *share)
-    sampler = policy.sampler(sampling_params(config), stream="rollout", batch_prompts=settings.prompts_per_step)
+    sampler = policy.sampler(sampling_params(config), stream="rollout")
     learner = Learner(policy.graphdef, config, policy.mesh)
     reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
     state, first, num_tokens = learner.init(params), 0, 0

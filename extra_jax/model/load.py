@@ -66,11 +66,11 @@ def _drawing_program(
     return jax.jit(draw, out_shardings=param_shardings(abstract_params(config, dtype), mesh, rules))
 
 
-def abstract_model(config: Qwen3Config, model: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+def abstract_model(config: Qwen3Config, model: ModelConfig, *, scan: bool = True) -> tuple[nnx.GraphDef, nnx.State]:
     """Structure, and shapes and dtypes of the parameters; nothing is computed."""
 
     def make() -> Qwen3:
-        return Qwen3(config, rngs=nnx.Rngs(0), param_dtype=model.param_dtype, remat=model.remat)
+        return Qwen3(config, rngs=nnx.Rngs(0), param_dtype=model.param_dtype, remat=model.remat, scan=scan)
 
     return nnx.split(nnx.eval_shape(make))
 

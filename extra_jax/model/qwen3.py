@@ -6,13 +6,14 @@ apart from head dim) and name their axes once, in ``axes``; layouts follow from 
 (``parallel/sharding.py``).
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from extra_jax.model.attention import AttentionMask, attend
+from extra_jax.model.attention import AttentionMask, Past, attend
 from extra_jax.model.config import Qwen3Config
 from extra_jax.parallel.sharding import constrain
 
@@ -25,16 +26,19 @@ _REMAT = {
 }
 
 
-class KVCache(NamedTuple):
-    """Keys and values of all layers; the slot of a token is its position.
+class KeysValues(NamedTuple):
+    """Keys and values of all layers: an array with a leading ``L`` axis where layers are scanned, else a tuple of ``L``
+    arrays. The axes of a layer are ``[B, T, K, H]`` for new tokens, and those of ``attention.Past`` in a cache."""
 
-    Attributes:
-        k: ``[L, B, S, K, H]``.
-        v: ``[L, B, S, K, H]``.
-    """
+    k: Any
+    v: Any
 
-    k: jax.Array
-    v: jax.Array
+
+class Cache(NamedTuple):
+    """Keys and values of earlier tokens, of all layers, read only; ``valid`` is ``[B, C]`` as in ``attention.Past``."""
+
+    kv: KeysValues
+    valid: jax.Array
 
 
 def _matrix(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: jnp.dtype) -> nnx.Param:
@@ -115,20 +119,15 @@ class DecoderLayer(nnx.Module):
         self.mlp = MLP(config, rngs, dtype)
 
     def __call__(
-        self, x: jax.Array, rope: jax.Array, mask: AttentionMask, cache: KVCache | None, layer: jax.Array
-    ) -> tuple[jax.Array, KVCache | None, tuple[jax.Array, jax.Array]]:
-        """``x [B, T, D]``; with a cache the new keys and values are written into it and all of it is attended to."""
+        self, x: jax.Array, rope: jax.Array, mask: AttentionMask, past: Sequence[Past] = ()
+    ) -> tuple[jax.Array, KeysValues]:
+        """``x [B, T, D]`` -> the same after this layer, and the keys and values of its tokens."""
         with jax.named_scope("attention"):
             q, k, v = self.attention.queries_keys_values(self.input_norm(x), rope)
-            if cache is None:
-                out = attend(q, k, v, mask)
-            else:
-                cache = _write(cache, layer, mask.q_positions, k, v)
-                out = attend(q, cache.k[layer], cache.v[layer], mask)
-            x = constrain(x + self.attention.o_proj(out), "batch", None, None)
+            x = constrain(x + self.attention.o_proj(attend(q, k, v, mask, past)), "batch", None, None)
         with jax.named_scope("mlp"):
             x = constrain(x + self.mlp(self.post_attention_norm(x)), "batch", None, None)
-        return x, cache, (k, v)
+        return x, KeysValues(k, v)
 
 
 class Qwen3(nnx.Module):
@@ -139,14 +138,30 @@ class Qwen3(nnx.Module):
         rngs: seeds of the random weights.
         param_dtype: dtype of the parameters as stored.
         remat: what the backward pass recomputes: ``none``, ``dots`` (all but matmul results) or ``full`` layers.
+        scan: layers stacked and scanned; else a list of layers, which decodes faster where copying a layer's weights
+            out of the stack costs as much as using them (a small batch on a CPU).
     """
 
-    def __init__(self, config: Qwen3Config, *, rngs: nnx.Rngs, param_dtype: str = "float32", remat: str = "full"):
+    def __init__(
+        self,
+        config: Qwen3Config,
+        *,
+        rngs: nnx.Rngs,
+        param_dtype: str = "float32",
+        remat: str = "full",
+        scan: bool = True,
+    ):
         dtype = jnp.dtype(param_dtype)
         self.config = config
         self.remat = remat
         self.embed = _matrix(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), dtype)
-        self.layers = nnx.vmap(lambda r: DecoderLayer(config, r, dtype))(rngs.split(config.num_hidden_layers))
+        self.scan = scan
+        seeds = rngs.split(config.num_hidden_layers)
+        self.layers = (
+            nnx.vmap(lambda r: DecoderLayer(config, r, dtype))(seeds)
+            if scan
+            else nnx.List(DecoderLayer(config, rngs, dtype) for _ in range(config.num_hidden_layers))
+        )
         self.final_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
         self.lm_head = (
             None
@@ -160,56 +175,47 @@ class Qwen3(nnx.Module):
         positions: jax.Array,
         *,
         segment_ids: jax.Array | None = None,
-        cache: KVCache | None = None,
+        past: Sequence[Cache] = (),
         dtype: jnp.dtype | str = jnp.float32,
-    ) -> tuple[jax.Array, KVCache]:
+    ) -> tuple[jax.Array, KeysValues]:
         """Hidden states of ``tokens``.
 
         Args:
             tokens: ``[B, T]`` int32.
             positions: ``[B, T]`` int32, position of a token in its sequence.
             segment_ids: ``[B, T]`` int32, several sequences in one row; 0 is padding. Not with a cache.
-            cache: keys and values so far. New ones are written to the slots ``positions``, and a token sees the
-                slots up to its own position; slots beyond hold leftovers and are never seen.
+            past: earlier tokens of each row, in parts.
             dtype: of activations.
 
         Returns:
-            Hidden states ``[B, T, D]`` after the final norm, and the updated cache; without a cache, the keys and
-            values of these tokens (``[L, B, T, K, H]``), dropped by the compiler where unused.
+            Hidden states ``[B, T, D]`` after the final norm, and the keys and values of these tokens, which the
+            compiler drops where they are not used.
         """
         x = constrain(self.embed[...].astype(dtype)[tokens], "batch", None, None)
         rope = _rope(positions, self.config.head_dim, self.config.rope_theta)
-        if cache is None:
-            mask = AttentionMask(positions, positions, segment_ids, segment_ids)
-        else:
-            slots = jnp.arange(cache.k.shape[2], dtype=positions.dtype)
-            mask = AttentionMask(positions, jnp.broadcast_to(slots, (tokens.shape[0], slots.size)))
-        layer_def, layer_params = nnx.split(self.layers)
+        mask = AttentionMask(positions, positions, segment_ids, segment_ids)
+        valid = [cache.valid for cache in past]
 
-        def body(carry: tuple, scanned: tuple) -> tuple:
-            x, cache = carry
-            params, layer = scanned
-            x, cache, kv = nnx.merge(layer_def, params)(x, rope, mask, cache, layer)
-            return (x, cache), (kv if cache is None else None)
+        def run(layer: DecoderLayer, x: jax.Array, caches: list[KeysValues]) -> tuple[jax.Array, KeysValues]:
+            return layer(x, rope, mask, [Past(kv.k, kv.v, v) for kv, v in zip(caches, valid, strict=True)])
 
-        index = jnp.arange(self.config.num_hidden_layers)
-        (x, cache), new_kv = jax.lax.scan(_REMAT[self.remat](body), (x, cache), (layer_params, index))
-        return self.final_norm(x), cache if cache is not None else KVCache(*new_kv)
+        caches = [cache.kv for cache in past]
+        if self.scan:
+            layer_def, params = nnx.split(self.layers)
+            body = _REMAT[self.remat](lambda x, scanned: run(nnx.merge(layer_def, scanned[0]), x, scanned[1]))
+            x, new = jax.lax.scan(body, x, (params, caches))
+            return self.final_norm(x), new
+        new = []
+        for index, layer in enumerate(self.layers):
+            x, kv = run(layer, x, [KeysValues(kv.k[index], kv.v[index]) for kv in caches])
+            new.append(kv)
+        return self.final_norm(x), KeysValues(tuple(kv.k for kv in new), tuple(kv.v for kv in new))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Hidden states ``[..., D]`` -> f32 logits ``[..., V]``; the matmul accumulates in f32."""
         head = self.embed[...] if self.lm_head is None else self.lm_head[...]
         equation = "...d,vd->...v" if self.lm_head is None else "...d,dv->...v"
         return jnp.einsum(equation, hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
-
-
-def _write(cache: KVCache, layer: jax.Array, positions: jax.Array, k: jax.Array, v: jax.Array) -> KVCache:
-    """Scatters ``k, v [B, T, K, H]`` into the slots ``positions [B, T]`` of one layer."""
-    rows = jnp.arange(positions.shape[0])[:, None]
-    return KVCache(
-        cache.k.at[layer, rows, positions].set(k.astype(cache.k.dtype)),
-        cache.v.at[layer, rows, positions].set(v.astype(cache.v.dtype)),
-    )
 
 
 def _rope(positions: jax.Array, head_dim: int, theta: float) -> jax.Array:

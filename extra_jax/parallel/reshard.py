@@ -1,35 +1,64 @@
 """Weights from the training layout to the rollout layout: one program, run once per rollout phase."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from extra_jax.parallel.sharding import ROLLOUT, ShardingRules, param_shardings
 
 
 def reshard(
-    params: nnx.State, mesh: Mesh, rules: ShardingRules = ROLLOUT, dtype: str | jnp.dtype = "bfloat16"
+    params: nnx.State,
+    mesh: Mesh,
+    rules: ShardingRules = ROLLOUT,
+    dtype: str | jnp.dtype = "bfloat16",
+    *,
+    unstack: bool = False,
 ) -> nnx.State:
     """Casts parameters to ``dtype`` and lays them out by ``rules``, all in one jitted program.
 
     The cast comes first, so that half the bytes travel. The program is compiled once per layout; ``params`` stay
     valid.
 
+    Args:
+        params: of a scanned ``Qwen3``.
+        mesh: of the run.
+        rules: of the new layout.
+        dtype: of the new parameters.
+        unstack: make them those of a ``Qwen3`` with a list of layers (``scan=False``).
+
     Raises:
         ExtraError: an axis that the mesh does not divide.
     """
-    shardings = jax.tree.leaves(param_shardings(params, mesh, rules))
     leaves, treedef = jax.tree.flatten(params)
-    return jax.tree.unflatten(treedef, _program(tuple(shardings), jnp.dtype(dtype))(leaves))
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    return _program(treedef, shapes, mesh, rules, jnp.dtype(dtype), unstack)(params)
 
 
 @functools.lru_cache(maxsize=16)
-def _program(shardings: tuple[NamedSharding, ...], dtype: jnp.dtype) -> Any:
-    def cast(leaves: list[jax.Array]) -> list[jax.Array]:
-        return [leaf.astype(dtype) for leaf in leaves]
+def _program(
+    treedef: Any, shapes: tuple, mesh: Mesh, rules: ShardingRules, dtype: jnp.dtype, unstack: bool
+) -> Callable[[nnx.State], nnx.State]:
+    def convert(params: nnx.State) -> nnx.State:
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+        return unstack_layers(params) if unstack else params
 
-    return jax.jit(cast, out_shardings=list(shardings))
+    abstract = treedef.unflatten([jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    return jax.jit(convert, out_shardings=param_shardings(jax.eval_shape(convert, abstract), mesh, rules))
+
+
+def unstack_layers(params: nnx.State) -> nnx.State:
+    """Parameters of a scanned ``Qwen3`` -> those of one with a list of layers; to be called inside jit."""
+    flat = []
+    for path, variable in nnx.to_flat_state(params):
+        if path[0] != "layers":
+            flat.append((path, variable))
+            continue
+        stack = variable.get_value()
+        flat += [(("layers", i, *path[1:]), variable.replace(stack[i])) for i in range(stack.shape[0])]
+    return nnx.from_flat_state(flat)

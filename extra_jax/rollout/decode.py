@@ -1,113 +1,153 @@
-"""The jitted sampler: one prefill for each prompt, then a ``while_loop`` over tokens."""
+"""The two programs that run the model: ``prefill`` and ``decode_chunk``. Pure functions, to be jitted."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from extra_jax.model.qwen3 import KVCache, Qwen3
+from extra_jax.model.qwen3 import Cache, KeysValues, Qwen3
 from extra_jax.parallel.sharding import constrain
+from extra_jax.rollout.cache import Slots, append, load, map_kv, shard_cache
 from extra_jax.rollout.sampling import row_keys, sample
 from extra_jax.rollout.types import SamplingParams
 
 
-class Samples(NamedTuple):
-    """Result of one batch, ``R`` rows; see ``rollout.types.Rollouts`` for the meaning.
+class Resets(NamedTuple):
+    """Rows that start anew in a chunk; the fields are those of ``Slots``, used where ``chosen [S]`` is 1."""
 
-    ``stopped`` is ``[R]`` bool: 1 where a stop token ended the row, 0 where the cap did.
+    chosen: jax.Array
+    token: jax.Array
+    position: jax.Array
+    limit: jax.Array
+    rollout_id: jax.Array
+
+
+class Chunk(NamedTuple):
+    """What a chunk drew. ``S`` rows, at most ``R`` tokens each.
+
+    Attributes:
+        tokens: ``[S, R]`` int32.
+        logprobs: ``[S, R]`` f32.
+        entropies: ``[S, R]`` f32.
+        counts: ``[S]`` int32, tokens drawn by each row.
+        stopped: ``[S]`` bool, 1 where the last one was a stop token.
+        finite: ``[S]`` bool, 0 where a logit was not finite.
     """
 
     tokens: jax.Array
     logprobs: jax.Array
     entropies: jax.Array
-    lengths: jax.Array
+    counts: jax.Array
     stopped: jax.Array
+    finite: jax.Array
 
 
-class _Loop(NamedTuple):
-    """State of the decode loop. ``token [R]`` is the last one drawn, at ``position [R]``."""
+def prefill(model: Qwen3, slots: Slots, prompts: jax.Array, source: jax.Array, shards: int, dtype: str) -> Slots:
+    """Computes keys and values of prompts and writes them to the slots that will continue them.
 
-    samples: Samples
-    cache: KVCache
-    token: jax.Array
-    position: jax.Array
+    The head is not applied: a slot feeds the last token of its prompt itself, so ``prompts`` come without it.
+
+    Args:
+        model: in the rollout layout.
+        slots: with room for ``T`` positions.
+        prompts: ``[P, T]`` int32, right-padded; what padding leaves behind is overwritten before it can be seen.
+        source: ``[S]`` row of ``prompts`` within the shard, or ``cache.KEEP``.
+        shards: static.
+        dtype: static, of activations.
+    """
+    positions = jnp.broadcast_to(jnp.arange(prompts.shape[1], dtype=jnp.int32), prompts.shape)
+    _, new = model(prompts, positions, dtype=dtype)
+    return load(slots, new, source, shards)
 
 
-def generate(
+def decode_chunk(
     model: Qwen3,
-    prompts: jax.Array,
-    prompt_lengths: jax.Array,
-    rollout_ids: jax.Array,
+    slots: Slots,
+    resets: Resets,
     seed: int,
     step: jax.Array,
     *,
+    length: int,
     params: SamplingParams,
     stop_ids: tuple[int, ...],
     dtype: str,
-) -> Samples:
-    """Samples ``G = R / P`` completions for each prompt.
+) -> tuple[Slots, Chunk]:
+    """Draws up to ``length`` tokens for every live row; stops early when no row is live.
 
     Args:
-        model: weights in the rollout layout.
-        prompts: ``[P, T]`` int32, right-padded.
-        prompt_lengths: ``[P]`` int32, at least 1.
-        rollout_ids: ``[R]`` uint32; the rows of a prompt are adjacent.
-        seed: of the run, together with ``step`` and the ids the only source of randomness.
+        model: in the rollout layout.
+        slots: with room for ``length`` more positions than the longest live row has.
+        resets: rows that begin now.
+        seed: static; of the run.
         step: scalar uint32.
+        length: static, ``R``.
         params: static.
-        stop_ids: static; drawing one of them ends a row, and the token is kept.
-        dtype: static, of activations and cache.
+        stop_ids: static.
+        dtype: static.
     """
-    group = rollout_ids.shape[0] // prompts.shape[0]
-    hidden, cache = _prefill(model, prompts, prompt_lengths, params.max_completion_length, dtype)
-    hidden, lengths = jnp.repeat(hidden, group, axis=0), jnp.repeat(prompt_lengths, group, axis=0)
-    cache = KVCache(*(_shard_cache(jnp.repeat(x, group, axis=1)) for x in cache))
-    keys = row_keys(seed, step, rollout_ids)
+    slots = _reset(slots, resets)
+    keys = row_keys(seed, step, slots.rollout_id)
     stops = jnp.asarray(stop_ids, jnp.int32)
+    rows, start = slots.token.shape[0], slots.position
+    cached = Cache(slots.kv, jnp.arange(slots.capacity)[None] < start[:, None])
+    recent = map_kv(lambda x, axis: _room(x, length, axis), slots.kv)
+    drawn = jnp.zeros((rows, length), jnp.int32)
+    blank = Chunk(drawn, drawn.astype(jnp.float32), drawn.astype(jnp.float32), drawn[:, 0], start < 0, start >= 0)
 
-    def draw(samples: Samples, hidden: jax.Array, position: jax.Array) -> tuple[Samples, jax.Array]:
-        """Draws the token at ``position`` of every live row and writes it down."""
-        logits = constrain(model.logits(hidden), "batch", "vocab")
+    def body(loop: tuple) -> tuple:
+        index, token, live, recent, chunk = loop
+        fresh = Cache(recent, jnp.broadcast_to(jnp.arange(length)[None] < index, (rows, length)))
+        hidden, new = model(token[:, None], (start + index)[:, None], past=(cached, fresh), dtype=dtype)
+        recent = _remember(recent, new, index)
+        logits = constrain(model.logits(hidden[:, 0]), "batch", "vocab")
+        position = start + index + 1
         token, logprob, entropy = sample(logits, keys, position, params)
-        column = position - lengths
-        live = ~samples.stopped
-        write = jnp.where(live, column, params.max_completion_length)  # a finished row writes out of bounds: dropped
-        row = jnp.arange(write.shape[0])
-        samples = Samples(
-            samples.tokens.at[row, write].set(token, mode="drop"),
-            samples.logprobs.at[row, write].set(logprob, mode="drop"),
-            samples.entropies.at[row, write].set(entropy, mode="drop"),
-            jnp.where(live, column + 1, samples.lengths),
-            samples.stopped | jnp.isin(token, stops),
+        stopped = live & jnp.isin(token, stops)
+        chunk = Chunk(
+            chunk.tokens.at[:, index].set(token),
+            chunk.logprobs.at[:, index].set(logprob),
+            chunk.entropies.at[:, index].set(entropy),
+            chunk.counts + live,
+            chunk.stopped | stopped,
+            chunk.finite & (~live | jnp.isfinite(entropy)),
         )
-        return samples, token
+        return index + 1, token, live & ~stopped & (position + 1 < slots.limit), recent, chunk
 
-    def body(loop: _Loop) -> _Loop:
-        hidden, cache = model(loop.token[:, None], loop.position[:, None], cache=loop.cache, dtype=dtype)
-        position = loop.position + 1
-        samples, token = draw(loop.samples, hidden[:, 0], position)
-        return _Loop(samples, cache, token, position)
+    def more(loop: tuple) -> jax.Array:
+        return (loop[0] < length) & jnp.any(loop[2])
 
-    def unfinished(loop: _Loop) -> jax.Array:
-        return jnp.any(~loop.samples.stopped) & (loop.position[0] - lengths[0] + 1 < params.max_completion_length)
-
-    rows = rollout_ids.shape[0]
-    empty = jnp.zeros((rows, params.max_completion_length), jnp.int32)
-    blank = Samples(empty, empty.astype(jnp.float32), empty.astype(jnp.float32), empty[:, 0], jnp.zeros(rows, bool))
-    samples, token = draw(blank, hidden, lengths)
-    return jax.lax.while_loop(unfinished, body, _Loop(samples, cache, token, lengths)).samples
+    first = (jnp.int32(0), slots.token, slots.live, recent, blank)
+    _, token, live, recent, chunk = jax.lax.while_loop(more, body, first)
+    slots = slots._replace(kv=append(slots.kv, recent, start), token=token, position=start + chunk.counts, live=live)
+    return slots, chunk
 
 
-def _prefill(model: Qwen3, prompts: jax.Array, lengths: jax.Array, room: int, dtype: str) -> tuple[jax.Array, KVCache]:
-    """Hidden state ``[P, D]`` of each prompt's last token, and a cache with ``room`` more slots.
+def _reset(slots: Slots, resets: Resets) -> Slots:
+    def pick(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(resets.chosen, new, old)
 
-    Padding is written to slots that decoding overwrites before it can see them.
-    """
-    positions = jnp.broadcast_to(jnp.arange(prompts.shape[1], dtype=jnp.int32), prompts.shape)
-    hidden, kv = model(prompts, positions, dtype=dtype)
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return last, KVCache(*(jnp.pad(x, ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))) for x in kv))
+    return slots._replace(
+        token=pick(resets.token, slots.token),
+        position=pick(resets.position, slots.position),
+        limit=pick(resets.limit, slots.limit),
+        rollout_id=pick(resets.rollout_id, slots.rollout_id),
+        live=slots.live | resets.chosen,
+    )
 
 
-def _shard_cache(x: jax.Array) -> jax.Array:
-    return constrain(x, None, "batch", None, "kv_heads", None)
+def _room(x: jax.Array, length: int, axis: int) -> jax.Array:
+    """Zeros like the cache ``x`` with ``length`` positions."""
+    shape = list(x.shape)
+    shape[axis] = length
+    return shard_cache(jnp.zeros(shape, x.dtype))
+
+
+def _remember(recent: KeysValues, new: KeysValues, index: jax.Array) -> KeysValues:
+    """Writes one token of all rows, ``[S, 1, K, H]`` per layer, to position ``index`` of the chunk."""
+
+    def write(x: jax.Array, token: jax.Array, axis: int) -> jax.Array:
+        token = jnp.expand_dims(jnp.squeeze(token, -3), axis)
+        return jax.lax.dynamic_update_slice_in_dim(x, token.astype(x.dtype), index, axis=x.ndim + axis)
+
+    k = jax.tree.map(lambda x, token: write(x, token, -1), recent.k, new.k)
+    return KeysValues(k, jax.tree.map(lambda x, token: write(x, token, -2), recent.v, new.v))

@@ -10,7 +10,8 @@ import torch
 from flax import nnx
 
 from extra_jax.model.hf_names import hf_tensors
-from extra_jax.model.qwen3 import KVCache
+from extra_jax.model.qwen3 import Cache, KeysValues, Qwen3
+from extra_jax.parallel.reshard import unstack_layers
 from model.torch_qwen3 import SMALL, load_ours, our_logits, save_torch, torch_logits, torch_model
 
 BATCH, LENGTH = 3, 24
@@ -137,39 +138,34 @@ def test_remat_policies_give_equal_gradients(default_pair):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), actual, expected)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _step(graphdef, params, tokens, positions, cache):
-    model = nnx.merge(graphdef, params)
-    hidden, cache = model(tokens, positions, cache=cache)
-    return model.logits(hidden), cache
-
-
-def test_prefill_and_decode_equal_the_full_forward(default_pair):
-    """Rows of different length: a row's next token overwrites what padding left in its slot."""
+@pytest.mark.parametrize("scan", [True, False])
+def test_tokens_after_a_cache_equal_the_full_forward(default_pair, scan):
+    """A branch at any position: rows of different length, the rest of each in one call and token by token."""
     _, ours, _ = default_pair
-    tokens, lengths, steps = _tokens(), np.array([9, 4, 7]), 6
+    tokens, lengths, chunk = _tokens(), np.array([9, 4, 7]), 5
     full = our_logits(ours.graphdef, ours.params, tokens, _positions(WHOLE), WHOLE)
-    c = ours.config
-    shape = (c.num_hidden_layers, BATCH, LENGTH, c.num_key_value_heads, c.head_dim)
-    cache = KVCache(jnp.full(shape, 7.0), jnp.full(shape, 7.0))  # slots not yet written must not be seen
-    prompt = np.where(np.arange(LENGTH) < lengths[:, None], tokens, 0)
-    logits, cache = _step(ours.graphdef, ours.params, prompt, _positions(WHOLE), cache)
-    rows = np.arange(BATCH)
-    np.testing.assert_allclose(logits[rows, lengths - 1], full[rows, lengths - 1], rtol=0, atol=2e-5)
-    for step in range(steps):
-        at = lengths + step
-        logits, cache = _step(ours.graphdef, ours.params, tokens[rows, at][:, None], at[:, None], cache)
-        np.testing.assert_allclose(logits[:, 0], full[rows, at], rtol=0, atol=2e-5)
+    _, kv = nnx.merge(ours.graphdef, ours.params)(tokens, _positions(WHOLE))
+    graphdef, params = ours.graphdef, ours.params
+    if not scan:
+        model = nnx.eval_shape(lambda: Qwen3(ours.config, rngs=nnx.Rngs(0), scan=False))
+        graphdef, params = nnx.split(model)[0], unstack_layers(params)
+    k, v = jnp.moveaxis(kv.k, 2, 4), jnp.moveaxis(kv.v, 2, 3)  # [L, B, K, H, T] and [L, B, K, T, H]
+    kv = KeysValues(k, v) if scan else KeysValues(tuple(k), tuple(v))
+    cache = Cache(kv, np.arange(LENGTH) < lengths[:, None])  # holds all tokens; only these may be seen
+    at = lengths[:, None] + np.arange(chunk)
+    rows = np.arange(BATCH)[:, None]
 
+    @jax.jit
+    def run(params, tokens, positions, past):
+        model = nnx.merge(graphdef, params)
+        hidden, new = model(tokens, positions, past=past)
+        return model.logits(hidden), new
 
-def test_prefill_without_a_cache_returns_the_keys_and_values_of_one(default_pair):
-    _, ours, _ = default_pair
-    tokens, positions = _tokens(), _positions(WHOLE)
-    _, kv = jax.jit(lambda params: nnx.merge(ours.graphdef, params)(tokens, positions))(ours.params)
-    empty = KVCache(jnp.zeros_like(kv.k), jnp.zeros_like(kv.v))
-    _, cache = _step(ours.graphdef, ours.params, tokens, positions, empty)
-    np.testing.assert_allclose(kv.k, cache.k, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(kv.v, cache.v, rtol=0, atol=1e-5)
+    logits, _ = run(params, tokens[rows, at], at, [cache])
+    np.testing.assert_allclose(logits, full[rows, at], rtol=0, atol=2e-5)
+    further = cache._replace(valid=np.arange(LENGTH) == lengths[:, None])  # a second part: the next token alone
+    logits, _ = run(params, tokens[rows, at[:, 1:2]], at[:, 1:2], [cache, further])
+    np.testing.assert_allclose(logits, full[rows, at[:, 1:2]], rtol=0, atol=2e-5)
 
 
 def test_packed_segments_equal_separate_rows(default_pair):

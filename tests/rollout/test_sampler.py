@@ -1,5 +1,6 @@
 """What a user may rely on from ``Sampler.generate``, whatever happens inside."""
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -79,9 +80,18 @@ def test_log_probabilities_and_entropies_are_those_of_a_distribution(rollouts):
     assert ((rollouts.entropies[mask] > 0) & (rollouts.entropies[mask] <= np.log(CONFIG.vocab_size))).all()
 
 
-def test_tokens_depend_neither_on_how_many_prompts_are_sampled_at_once_nor_on_the_size_of_the_group(rollouts):
+@pytest.mark.parametrize(("slots", "chunk", "scan"), [(3, 3, True), (64, 7, False), (100, 32, True)])
+def test_tokens_do_not_depend_on_slots_chunk_length_or_scanned_layers(rollouts, slots, chunk, scan):
+    other = generate(requests(), slots=slots, chunk=chunk, scan=scan)
+    assert by_id(other) == by_id(rollouts)
+    mask = rollouts.completion_mask
+    np.testing.assert_allclose(other.logprobs[mask], rollouts.logprobs[mask], atol=1e-5)
+    assert other.stop_reasons == rollouts.stop_reasons
+
+
+def test_tokens_do_not_depend_on_the_size_of_the_group(rollouts):
     everything = by_id(rollouts)
-    part = by_id(generate(THREES, batch_prompts=3))
+    part = by_id(generate(THREES))
     assert part == {uid: everything[uid] for uid in range(64) if uid % 8 < 3}
 
 
@@ -147,15 +157,55 @@ def test_an_empty_or_too_long_prompt_is_refused_with_numbers(length):
         sampler("1").generate(None, asked, 0)
 
 
-def test_a_call_without_requests_or_with_uneven_groups_is_refused():
-    for asked in ([], [Request([1], 2, 0), Request([1], 3, 2)]):
-        with pytest.raises(ExtraError, match="same number of samples"):
-            sampler("1").generate(None, asked, 0)
+def test_groups_of_one_call_may_differ_in_size(rollouts):
+    asked = [Request(request.prompt_ids, 1 + i, request.rollout_id) for i, request in enumerate(requests())]
+    everything, part = by_id(rollouts), by_id(generate(asked))
+    assert len(part) == sum(range(1, 9))
+    assert part == {uid: everything[uid] for uid in part}
+
+
+def test_no_requests_give_no_rollouts():
+    assert len(generate([])) == 0
+
+
+def test_no_program_is_compiled_after_warm_up():
+    engine, random = sampler("1", slots=12, chunk=5), np.random.default_rng(0)
+
+    def batch(seed: int) -> list[Request]:
+        sizes, ids = random.integers(1, 9, 10), prompts()
+        return [Request(ids[i % 8], int(n), 100 * i) for i, n in enumerate(sizes)]
+
+    for step in range(5):
+        engine.generate(rollout_weights(), batch(step), step)
+    programs = engine.compiled_programs()
+    for step in range(5, 25):
+        engine.generate(rollout_weights(), batch(step), step)
+    assert engine.compiled_programs() == programs
+
+
+def test_a_soak_of_many_requests_loses_and_duplicates_nothing():
+    random, ids = np.random.default_rng(0), prompts()
+    asked = [Request(ids[random.integers(8)], int(random.integers(1, 6)), 10 * i) for i in range(700)]
+    result = generate(asked, slots=64, chunk=4)
+    wanted = [request.rollout_id + i for request in asked for i in range(request.num_samples)]
+    assert result.rollout_ids.tolist() == wanted
+    assert (result.lengths >= 1).all()
+    for row, request in enumerate(np.repeat(np.arange(700), [request.num_samples for request in asked])):
+        assert result.prompt_ids[row].tolist() == list(asked[request].prompt_ids)
+        last, reason = result.completion_ids(row)[-1], result.stop_reasons[row]
+        assert (reason is StopReason.STOP_TOKEN) == (last in STOP_IDS)
+        assert reason is StopReason.STOP_TOKEN or result.lengths[row] == CAP
+
+
+def test_a_logit_that_is_not_finite_stops_with_rollout_and_position():
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, rollout_weights())
+    with pytest.raises(ExtraError, match=r"rollout \d+ of step 5.*not finite"):
+        sampler("1").generate(broken, requests(), 5)
 
 
 def test_progress_ends_with_every_completion_finished():
     told = []
-    sampler("1", batch_prompts=3).generate(rollout_weights(), THREES, 5, lambda *state: told.append(state))
+    sampler("1").generate(rollout_weights(), THREES, 5, lambda *state: told.append(state))
     assert told[-1] == (24, 0, 24)
     finished = [state[0] for state in told]
     assert finished == sorted(finished)

@@ -20,7 +20,7 @@ from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
 
 CONFIG = Qwen3Config(
-    vocab_size=68,  # no other axis or product of axes has this size
+    vocab_size=64,
     hidden_size=32,
     intermediate_size=48,
     num_hidden_layers=2,
@@ -47,8 +47,8 @@ def mesh(name: str = "1") -> jax.sharding.Mesh:
 
 
 @functools.cache
-def graphdef(remat: str = "full") -> nnx.GraphDef:
-    return nnx.split(nnx.eval_shape(lambda: Qwen3(CONFIG, rngs=nnx.Rngs(0), remat=remat)))[0]
+def graphdef(remat: str = "full", scan: bool = True) -> nnx.GraphDef:
+    return nnx.split(nnx.eval_shape(lambda: Qwen3(CONFIG, rngs=nnx.Rngs(0), remat=remat, scan=scan)))[0]
 
 
 @functools.cache
@@ -78,8 +78,8 @@ def params(mesh_name: str = "1") -> nnx.State:
 
 
 @functools.cache
-def rollout_weights(mesh_name: str = "1", dtype: str = "float32") -> nnx.State:
-    return reshard(params(mesh_name), mesh(mesh_name), dtype=dtype)
+def rollout_weights(mesh_name: str = "1", dtype: str = "float32", scan: bool = True) -> nnx.State:
+    return reshard(params(mesh_name), mesh(mesh_name), dtype=dtype, unstack=not scan)
 
 
 @functools.cache
@@ -87,21 +87,26 @@ def sampler(
     mesh_name: str = "1",
     *,
     seed: int = 3,
-    batch_prompts: int = 8,
+    slots: int = 16,
+    chunk: int = 4,
+    scan: bool = True,
     stop_ids: tuple[int, ...] = STOP_IDS,
     dtype: str = "float32",
     **draw: float,
 ) -> Sampler:
     """Compiled once for each way of asking; ``draw`` changes ``SamplingParams``."""
     return Sampler(
-        graphdef(),
+        CONFIG,
+        graphdef(scan=scan),
         mesh(mesh_name),
         params=SamplingParams(**{"max_completion_length": CAP} | draw),
         stop_ids=stop_ids,
         seed=seed,
         max_prompt_length=MAX_PROMPT,
-        batch_prompts=batch_prompts,
+        slots=slots,
+        chunk=chunk,
         dtype=dtype,
+        scan=scan,
     )
 
 
@@ -119,8 +124,8 @@ def requests() -> list[Request]:
 
 
 def generate(of: Sequence[Request], mesh_name: str = "1", step: int = 5, **settings: object) -> Rollouts:
-    dtype = settings.get("dtype", "float32")
-    return sampler(mesh_name, **settings).generate(rollout_weights(mesh_name, dtype), of, step)
+    weights = rollout_weights(mesh_name, settings.get("dtype", "float32"), settings.get("scan", True))
+    return sampler(mesh_name, **settings).generate(weights, of, step)
 
 
 def sequences(rollouts: Rollouts) -> list[np.ndarray]:
