@@ -50,7 +50,7 @@ def test_sampler_and_learner_agree_in_f32(temperature):
 
 
 def test_sampler_and_learner_agree_in_bf16():
-    """To the last bit on one device; the mean is what other kernels must keep."""
+    """Without ``ROUND_AS_WRITTEN`` the mean is 9e-3, as much as bf16 differs from f32."""
     rollouts = generate(requests(), dtype="bfloat16")
     logprobs, entropies = differences(rollouts, dtype="bfloat16")
     assert logprobs.mean() <= 5e-3

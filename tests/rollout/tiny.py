@@ -20,7 +20,7 @@ from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
 
 CONFIG = Qwen3Config(
-    vocab_size=64,
+    vocab_size=68,  # no other axis or product of axes has this size
     hidden_size=32,
     intermediate_size=48,
     num_hidden_layers=2,
