@@ -8,4 +8,4 @@ if [ ! -x .venv-test/bin/pytest ]; then
   .venv-test/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
   .venv-test/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 fi
-exec .venv-test/bin/pytest "$@"
+exec .venv-test/bin/pytest -n 2 --dist loadfile "$@"
