@@ -5,10 +5,10 @@ import jax.numpy as jnp
 
 from extra_jax.learn.batch import TokenBatch
 from extra_jax.model.qwen3 import Qwen3
-from extra_jax.parallel.sharding import constrain
+from extra_jax.parallel.sharding import batch_ways, constrain
 from extra_jax.rollout.sampling import entropy
 
-_CHUNK_LOGITS = 2**25  # logits alive at once (128 MiB in f32), all devices together
+_CHUNK_LOGITS = 2**25  # logits alive at once (128 MiB in f32) on a data-parallel shard
 
 
 def token_logprobs(model: Qwen3, batch: TokenBatch, *, temperature: float, dtype: str) -> tuple[jax.Array, jax.Array]:
@@ -56,5 +56,7 @@ def token_logprobs(model: Qwen3, batch: TokenBatch, *, temperature: float, dtype
 
 
 def _chunk_length(rows: int, length: int, vocab_size: int) -> int:
-    """Positions a chunk: as many as keep the logits of all rows within the budget."""
-    return max(1, min(length, _CHUNK_LOGITS // (rows * vocab_size)))
+    """Positions a chunk: as many as keep the logits of a shard's rows within the budget."""
+    mesh = jax.sharding.get_abstract_mesh()
+    shard_rows = -(-rows // (1 if mesh.empty else batch_ways(mesh)))
+    return max(1, min(length, _CHUNK_LOGITS // (shard_rows * vocab_size)))

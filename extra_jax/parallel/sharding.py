@@ -10,7 +10,7 @@ import dataclasses
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from extra_jax.errors import ExtraError
 
@@ -93,12 +93,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_ways(mesh: Mesh) -> int:
+def batch_ways(mesh: Mesh | AbstractMesh) -> int:
     """Number of shards that rows are split into."""
     return _ways(mesh, TRAIN.batch)
 
 
-def _ways(mesh: Mesh, part: str | MeshAxes | None) -> int:
+def _ways(mesh: Mesh | AbstractMesh, part: str | MeshAxes | None) -> int:
     names = (part,) if isinstance(part, str) else part or ()
     ways = 1
     for name in names:

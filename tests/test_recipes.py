@@ -1,0 +1,47 @@
+"""The configurations that ship with the project are valid as a user starts them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from extra_jax import cli
+
+DATA = ("data", "eval.data")
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("data") / "problems.jsonl"
+    rows = [{"id": f"p{i}", "problem": f"{i} + 1?", "answer": str(i + 1), "solution": str(i + 1)} for i in range(8)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_every_recipe_is_listed_here():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
+        "quickstart",
+        "tiny_base",
+        "math_smoke",
+        "qwen3_1_7b_grpo",
+    }
+
+
+@pytest.mark.parametrize(
+    ("verb", "recipe", "overrides"),
+    [
+        ("train", "quickstart", []),
+        ("sft", "tiny_base", ["data.source={problems}"]),
+        ("train", "math_smoke", ["data.source={problems}", "tokenizer.path=tiny"]),
+        (
+            "train",
+            "qwen3_1_7b_grpo",
+            ["model.path=null", "model.preset=1.7B", "tokenizer.path=tiny", *(f"{d}.source={{problems}}" for d in DATA)],
+        ),
+    ],
+)
+def test_a_recipe_is_valid_under_dry_run(verb, recipe, overrides, problems, capsys):
+    filled = [override.format(problems=problems) for override in overrides]
+    assert cli.main([verb, str(CONFIGS / f"{recipe}.yaml"), *filled, "--dry-run"]) == 0, capsys.readouterr().err
+    assert "the configuration is valid" in capsys.readouterr().out
