@@ -7,7 +7,6 @@ import pytest
 
 from extra_jax import cli
 
-DATA = ("data", "eval.data")
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
@@ -37,7 +36,13 @@ def test_every_recipe_is_listed_here():
         (
             "train",
             "qwen3_1_7b_grpo",
-            ["model.path=null", "model.preset=1.7B", "tokenizer.path=tiny", *(f"{d}.source={{problems}}" for d in DATA)],
+            [
+                "model.path=null",
+                "model.preset=1.7B",
+                "tokenizer.path=tiny",
+                "data.source={problems}",
+                "eval.data.source={problems}",
+            ],
         ),
     ],
 )
