@@ -121,7 +121,14 @@ class Sampler:
 class _Run:
     """One call of ``generate``: its slots, its schedule and what has come out so far."""
 
-    def __init__(self, sampler: Sampler, weights: nnx.State, requests: Sequence[Request], step: int, progress):
+    def __init__(
+        self,
+        sampler: Sampler,
+        weights: nnx.State,
+        requests: Sequence[Request],
+        step: int,
+        progress: Progress | None,
+    ):
         self.sampler, self.weights, self.requests, self.step, self.progress = sampler, weights, requests, step, progress
         total = sum(request.num_samples for request in requests)
         local_shards = sampler.shards // jax.process_count()
