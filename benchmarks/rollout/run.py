@@ -1,8 +1,8 @@
 """Throughput of the rollout engine on the CPU: useful tokens a second on a heavy-tailed workload.
 
 An 8-layer Qwen3 (D 512, F 1536, 8/4 heads of 64, V 4096) with random weights, f32; 128 rollouts of 16 prompts of 64
-tokens. Lengths are geometric with a mean of about 64, capped at 256: 64 of the 4,096 nearly equally likely tokens stop a
-rollout.
+tokens. Lengths are geometric with a mean of about 64, capped at 256: 64 of the 4,096 nearly equally likely tokens stop
+a rollout.
 """
 
 import argparse
