@@ -90,10 +90,7 @@ def solution_loss(policy: Policy) -> LossFn:
         model = nnx.merge(policy.graphdef, params)
         logprobs, entropies = token_logprobs(model, batch, temperature=1.0, dtype=policy.config.model.dtype)
         loss, mask = -jnp.sum(logprobs * batch.weights), batch.mask.astype(jnp.float32)
-        return loss, {
-            "loss": Mean(loss, jnp.sum(batch.weights)),
-            "entropy": Mean(jnp.sum(entropies * mask), jnp.sum(mask)),
-        }
+        return loss, {"entropy": Mean(jnp.sum(entropies * mask), jnp.sum(mask))}
 
     return loss_fn
 
