@@ -1,8 +1,5 @@
-"""Attention over grouped query heads.
-
-One function chooses how attention is computed. ``XLA`` einsums serve every backend today; kernels join
-here, so that model code never asks what it runs on.
-"""
+"""Attention over grouped query heads: XLA einsums on every backend. Kernels belong here, so that model code never asks
+what it runs on."""
 
 import functools
 from collections.abc import Sequence
@@ -18,22 +15,18 @@ class AttentionMask(NamedTuple):
     A query sees a key when both are in the same segment and the key is not later. Segment 0 is padding.
 
     Attributes:
-        q_positions: ``[B, T]`` int32.
-        kv_positions: ``[B, S]`` int32.
-        q_segments: ``[B, T]`` int32, or ``None`` when every row is one segment.
-        kv_segments: ``[B, S]`` int32, or ``None`` likewise.
+        positions: ``[B, T]`` int32.
+        segments: ``[B, T]`` int32, or ``None`` when every row is one segment.
     """
 
-    q_positions: jax.Array
-    kv_positions: jax.Array
-    q_segments: jax.Array | None = None
-    kv_segments: jax.Array | None = None
+    positions: jax.Array
+    segments: jax.Array | None = None
 
     def matrix(self) -> jax.Array:
-        """``[B, T, S]`` bool; 1 allows."""
-        allowed = self.kv_positions[:, None, :] <= self.q_positions[:, :, None]
-        if self.q_segments is not None:
-            allowed &= self.q_segments[:, :, None] == self.kv_segments[:, None, :]
+        """``[B, T, T]`` bool, queries x keys; 1 allows."""
+        allowed = self.positions[:, None, :] <= self.positions[:, :, None]
+        if self.segments is not None:
+            allowed &= self.segments[:, :, None] == self.segments[:, None, :]
         return allowed
 
 
@@ -75,8 +68,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
         return jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
 
     scores = [masked("btkgh,bskh->bkgts", k, mask.matrix()[:, None, None])]
-    # Widened, because XLA:CPU has no bf16 dot with an f32 result in this, its fastest, axis order; on TPU the cast is
-    # part of the matmul, which reads bf16.
+    # Widened, because XLA:CPU has no bf16 dot with an f32 result in this, its fastest, axis order. On TPU no widened
+    # copy is made: the temporaries of a decode chunk are smaller than one would be (benchmarks/rollout).
     wide = [Past(part.k.astype(jnp.float32), part.v.astype(jnp.float32), part.valid) for part in past]
     scores += [masked("btkgh,bkhc->bkgtc", part.k, part.valid[:, None, None, None]) for part in wide]
     highest = functools.reduce(jnp.maximum, [part.max(axis=-1, keepdims=True) for part in scores])

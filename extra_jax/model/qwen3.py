@@ -193,7 +193,7 @@ class Qwen3(nnx.Module):
         """
         x = constrain(self.embed[...].astype(dtype)[tokens], "batch", None, None)
         rope = _rope(positions, self.config.head_dim, self.config.rope_theta)
-        mask = AttentionMask(positions, positions, segment_ids, segment_ids)
+        mask = AttentionMask(positions, segment_ids)
         valid = [cache.valid for cache in past]
 
         def run(layer: DecoderLayer, x: jax.Array, caches: list[KeysValues]) -> tuple[jax.Array, KeysValues]:
