@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from extra_jax import cli
+from extra_jax.cli import sampling
 from extra_jax.config import config_from_dict
 from extra_jax.dry_run import describe, warnings_of
 from extra_jax.errors import ExtraError
@@ -223,11 +224,11 @@ def test_an_interrupt_is_no_traceback(file, called, monkeypatch, capsys):
 def test_prompts_from_a_file(tmp_path):
     text = tmp_path / "prompts.txt"
     text.write_text("one\n\ntwo\n")
-    assert cli.read_prompts(["zero"], str(text)) == ["zero", "one", "two"]
+    assert sampling.read_prompts(["zero"], str(text)) == ["zero", "one", "two"]
     chat = [{"role": "user", "content": "hi"}]
     rows = tmp_path / "prompts.jsonl"
     rows.write_text(json.dumps({"prompt": "a"}) + "\n" + json.dumps({"prompt": chat}) + "\n")
-    assert cli.read_prompts([], str(rows)) == ["a", tuple(chat)]
+    assert sampling.read_prompts([], str(rows)) == ["a", tuple(chat)]
 
 
 @pytest.mark.parametrize("row", ['{"text": "a"}', "[1]", "no json", '{"prompt": 3}', '{"prompt": [{"role": "user"}]}'])
@@ -235,14 +236,14 @@ def test_a_bad_prompt_row_is_numbered(tmp_path, row):
     rows = tmp_path / "prompts.jsonl"
     rows.write_text('{"prompt": "a"}\n' + row + "\n")
     with pytest.raises(ExtraError, match=r"prompts\.jsonl, row 2"):
-        cli.read_prompts([], str(rows))
+        sampling.read_prompts([], str(rows))
 
 
 def test_no_prompt_is_explained():
     with pytest.raises(ExtraError, match="give --prompt TEXT"):
-        cli.read_prompts([], None)
+        sampling.read_prompts([], None)
     with pytest.raises(ExtraError, match="cannot be read"):
-        cli.read_prompts([], "/missing.txt")
+        sampling.read_prompts([], "/missing.txt")
 
 
 def described(verb="train", **sections):

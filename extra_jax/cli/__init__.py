@@ -1,0 +1,110 @@
+"""The command line: ``extra-jax VERB CONFIG.yaml key.sub=value ...``.
+
+Thin on purpose: parse, load the configuration, call one function. Everything heavy (jax above all) is imported after
+parsing, so that ``--help`` and typing errors answer at once.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from extra_jax.cli import models, sampling, training
+from extra_jax.cli.verb import Verb
+from extra_jax.errors import ExtraError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+CLOSED_PIPE = 141
+
+VERBS = (*training.VERBS, *sampling.VERBS, *models.VERBS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit status: 0, or 2 after an error that the user can mend.
+
+    ``ExtraError`` is printed without a traceback; any other exception is a bug of ours and keeps its own.
+    """
+    parser, by_verb = build_parser()
+    args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    verb = next(verb for verb in VERBS if verb.name == args.verb)
+    # argparse ends the positional list at the first option; what follows is given back and belongs to the list.
+    if unknown := [text for text in rest if text.startswith("-") or not verb.takes_config]:
+        by_verb[args.verb].error(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]}")
+    try:
+        return _run(verb, args, rest)
+    except ExtraError as error:
+        print(f"extra-jax {args.verb}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except BrokenPipeError:  # `extra-jax ... | head`; point stdout elsewhere, as Python flushes it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+    except KeyboardInterrupt:
+        print(f"extra-jax {args.verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The whole parser, and the parser of each verb."""
+    parser = argparse.ArgumentParser(
+        prog="extra-jax",
+        description="Exploratory reinforcement learning of reasoning language models (Qwen3) in JAX.",
+        epilog="extra-jax VERB --help explains a verb.\n\nexample:\n  extra-jax train configs/quickstart.yaml",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    return parser, {verb.name: _add_verb(verbs, verb) for verb in VERBS}
+
+
+def _add_verb(verbs: Any, verb: Verb) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        verb.name,
+        help=verb.summary,
+        description=f"{verb.summary}\n\n{verb.details}",
+        epilog=f"example:\n  {verb.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if verb.takes_config:
+        parser.add_argument("config", metavar="CONFIG.yaml", help="configuration file")
+        parser.add_argument(
+            "overrides", metavar="key.sub=value", nargs="*", help="replaces one setting, e.g. train.max_steps=20"
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="check everything, print what would be done, and stop (exit 0)"
+        )
+    verb.add_arguments(parser)
+    return parser
+
+
+def _run(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
+    if not verb.takes_config:
+        verb.run(None, args)
+        return 0
+    from extra_jax.config import load_config
+
+    config = load_config(args.config, [*args.overrides, *rest])
+    if args.dry_run:
+        from extra_jax.dry_run import describe
+
+        if verb.name == "sample":
+            sampling.read_prompts(args.prompt, args.file)
+        print(describe(config, verb.name), flush=True)
+        return 0
+    verb.run(config, args)
+    return 0
+
+
+class _Version(argparse.Action):
+    """``--version``, looked up only when asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="print the version and stop")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"extra-jax {version('extra-jax')}")
+        parser.exit()

@@ -1,0 +1,89 @@
+"""The verb ``sample``."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from extra_jax.cli.verb import Verb, call, positive
+from extra_jax.errors import ExtraError
+
+if TYPE_CHECKING:
+    from extra_jax.config import Config
+
+
+def read_prompts(texts: Sequence[str], file: str | None) -> list[Any]:
+    """The prompts of ``sample``: ``--prompt`` texts, then those of ``--file``.
+
+    Args:
+        texts: Given on the command line.
+        file: Text file with one prompt per line, or ``.jsonl`` with a ``prompt`` per row (text or chat messages);
+            empty lines are skipped.
+
+    Returns:
+        Strings, or tuples of chat messages.
+
+    Raises:
+        ExtraError: no prompt at all, a missing file, or a row without ``prompt``.
+    """
+    prompts: list[Any] = list(texts)
+    if file is not None:
+        path = Path(file)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ExtraError(f"--file {file}: cannot be read as text ({error})") from error
+        numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+        prompts += [_prompt_row(path, *row) if path.suffix == ".jsonl" else row[1] for row in numbered]
+    if not prompts:
+        raise ExtraError("no prompt: give --prompt TEXT (several times if you like) or --file FILE")
+    return prompts
+
+
+def _prompt_row(path: Path, number: int, line: str) -> Any:
+    try:
+        prompt = json.loads(line)["prompt"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ExtraError(f'{path}, row {number}: not an object with "prompt" ({error!r})') from error
+    if isinstance(prompt, str):
+        return prompt
+    messages = prompt if isinstance(prompt, list) else []
+    if messages and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
+        return tuple(messages)
+    raise ExtraError(f"{path}, row {number}: prompt must be text or a list of chat messages with role and content")
+
+
+def _sample(config: "Config", args: argparse.Namespace) -> None:
+    prompts = read_prompts(args.prompt, args.file)
+    completions = call("sample", "sample", config, prompts, args.num_samples)
+
+    from extra_jax.parallel.processes import is_main
+    from extra_jax.telemetry.records import prompt_text
+
+    for index, completion in enumerate(completions if is_main() else ()):
+        number = index % args.num_samples + 1
+        if number == 1:
+            print(f"=== prompt {index // args.num_samples + 1}\n{prompt_text(completion.prompt)}")
+        entropy = f"mean entropy {completion.mean_entropy:.3f} nats"
+        print(
+            f"--- sample {number}: {completion.tokens} tokens, {completion.stop_reason}, {entropy}\n{completion.text}"
+        )
+
+
+def _sample_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt", metavar="TEXT", action="append", default=[], help="a prompt; may be repeated")
+    parser.add_argument("--file", metavar="FILE", help="a prompt per line, or .jsonl rows with `prompt`")
+    parser.add_argument("--num-samples", metavar="N", type=positive, default=1, help="completions per prompt (1)")
+
+
+VERBS = (
+    Verb(
+        "sample",
+        "print completions of prompts that you give",
+        "Samples from the last checkpoint in run.dir, or from the initial model, with the rollout settings.",
+        "extra-jax sample configs/quickstart.yaml --prompt 'What is 7 * 8?' --num-samples 4",
+        _sample,
+        _sample_arguments,
+    ),
+)

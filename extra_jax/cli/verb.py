@@ -1,0 +1,50 @@
+"""What a verb of the command line is."""
+
+import argparse
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from extra_jax.config import Config
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One job of the command line.
+
+    Attributes:
+        name: As typed.
+        summary: One line for ``extra-jax --help``.
+        details: A few sentences for the help of the verb.
+        example: A command that works.
+        run: Called with the configuration (``None`` where the verb takes none) and the parsed arguments.
+        add_arguments: Adds the options that only this verb has.
+        takes_config: Whether ``CONFIG.yaml key.sub=value ...`` and ``--dry-run`` belong to it.
+    """
+
+    name: str
+    summary: str
+    details: str
+    example: str
+    run: Callable[["Config", argparse.Namespace], Any]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    takes_config: bool = True
+
+
+def call(module: str, function: str, *arguments: Any) -> Any:
+    """Calls ``extra_jax.module.function``, imported now and not before."""
+    return getattr(importlib.import_module(f"extra_jax.{module}"), function)(*arguments)
+
+
+def out_argument(parser: argparse.ArgumentParser) -> None:
+    """``--out DIR``."""
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for ``add_argument(type=...)``."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)

@@ -1,0 +1,47 @@
+"""The whole configuration: one typed, frozen tree.
+
+Nothing else in the package reads YAML or the environment. A configuration is a YAML file plus
+``key.sub=value`` overrides; unknown keys are errors that name the nearest key. Field names are TRL's
+``GRPOConfig`` names where the concept exists there.
+"""
+
+from extra_jax.config.data import DataConfig, EvalConfig
+from extra_jax.config.loading import config_differences, config_from_dict, load_config, save_config
+from extra_jax.config.rollout import RewardConfig, RolloutConfig
+from extra_jax.config.run import (
+    CheckpointConfig,
+    DistributedConfig,
+    LoggingConfig,
+    MeshConfig,
+    ModelConfig,
+    RematPolicy,
+    RunConfig,
+    TokenizerConfig,
+)
+from extra_jax.config.section import DType
+from extra_jax.config.train import GRPOConfig, OptimConfig, SFTConfig
+from extra_jax.config.tree import Config
+
+__all__ = [
+    "CheckpointConfig",
+    "Config",
+    "DType",
+    "DataConfig",
+    "DistributedConfig",
+    "EvalConfig",
+    "GRPOConfig",
+    "LoggingConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "RematPolicy",
+    "RewardConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "SFTConfig",
+    "TokenizerConfig",
+    "config_differences",
+    "config_from_dict",
+    "load_config",
+    "save_config",
+]

@@ -1,0 +1,36 @@
+"""Problems, and what is measured on them."""
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from extra_jax.config.section import Section
+
+
+class DataConfig(Section):
+    source: str = Field("countdown", description="`countdown`, `chain`, FILE.jsonl, FILE.parquet or `hub:ORG/NAME`.")
+    split: str = Field("train", description="Split of a generated task or of a hub data set.")
+    limit: int | None = Field(None, ge=1, description="Use this many problems; generated tasks make this many.")
+    prompt_template: str | None = Field(None, description="Wraps a text problem; must contain {problem}.")
+    system: str | None = Field(None, description="System message in front of a text problem.")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="Other column names of a file, e.g. {prompt: question}."
+    )
+    task: dict[str, Any] = Field(default_factory=dict, description="Difficulty of a generated task.")
+
+    @model_validator(mode="after")
+    def _task_is_difficulty(self) -> Self:
+        if clash := sorted({"count", "seed", "split", "limit"} & self.task.keys()):
+            raise ValueError(f"task.{clash[0]} is no difficulty; it is set elsewhere (run.seed, split, limit)")
+        return self
+
+
+class EvalConfig(Section):
+    data: DataConfig | None = Field(None, description="Held-out problems; None turns evaluation off.")
+    every: int = Field(0, ge=0, description="Steps between evaluations; 0: only before the first and after the last.")
+    num_generations: int = Field(8, ge=1, description="Samples a problem (n of pass@k).")
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    min_p: float = Field(0.0, ge=0, lt=1)
+    max_completion_length: int | None = Field(None, ge=1, description="Default: the rollout's.")

@@ -1,0 +1,125 @@
+"""YAML and ``key.sub=value`` overrides to a validated tree, and errors that name the key and the nearest one."""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from extra_jax.config.tree import Config
+from extra_jax.errors import ExtraError
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file and applies ``key.sub=value`` overrides.
+
+    Raises:
+        ExtraError: the file is missing or not YAML, a key is unknown (the nearest one is named), or a
+            value has the wrong type or breaks a rule between fields.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError as error:
+        raise ExtraError(f"{path}: no such configuration file") from error
+    except yaml.YAMLError as error:
+        raise ExtraError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ExtraError(f"{path}: the top level must be a mapping of sections, not {type(tree).__name__}")
+    for override in overrides:
+        _apply_override(tree, override)
+    return _validate(tree, str(path))
+
+
+def config_from_dict(tree: Mapping[str, Any], origin: str = "config") -> Config:
+    """Validates a nested mapping; ``origin`` names it in errors."""
+    return _validate(dict(tree), origin)
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Writes the resolved configuration; ``load_config`` reads it back unchanged."""
+    Path(path).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def config_differences(old: Config, new: Config, ignore: Iterable[str] = ()) -> list[str]:
+    """Dotted keys whose values differ, as ``key: old -> new`` lines; keys under ``ignore`` are left out."""
+    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    ignored = tuple(ignore)
+    return [
+        f"{key}: {json.dumps(before.get(key))} -> {json.dumps(after.get(key))}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not any(key == i or key.startswith(i + ".") for i in ignored)
+    ]
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ExtraError(f"override {override!r} is not of the form key.sub=value")
+    *sections, leaf = key.split(".")
+    node = tree
+    for section in sections:
+        child = node.get(section)
+        if child is None:
+            child = node[section] = {}
+        elif not isinstance(child, dict):
+            raise ExtraError(f"override {override!r}: {section!r} is a value, not a section")
+        node = child
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ExtraError(f"override {override!r}: {text!r} is not valid YAML: {error}") from error
+
+
+def _validate(tree: dict[str, Any], origin: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ExtraError(f"{origin}:\n  " + "\n  ".join(lines)) from error
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_nearest(location)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return (
+        f"{key}: {message} (got {problem['input']!r})"
+        if not isinstance(problem["input"], dict)
+        else f"{key}: {message}"
+    )
+
+
+def _nearest(location: list[str]) -> str:
+    """Names the nearest key of the same section, or else of the whole tree."""
+    known, leaf = _known_keys(Config), location[-1]
+    siblings = [k for k in known if k.rpartition(".")[0] == ".".join(location[:-1])]
+    for candidates, cutoff in ((known, 1.0), (siblings, 0.6), (known, 0.75)):
+        by_leaf = {k.rpartition(".")[2]: k for k in reversed(candidates)}  # of equal names the first section wins
+        if match := difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=cutoff):
+            return f"; did you mean {by_leaf[match[0]]!r}?"
+    return f"; known keys here: {', '.join(k.rpartition('.')[2] for k in siblings)}"
+
+
+def _known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                keys += _known_keys(candidate, f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,45 @@
+"""How completions are drawn and what they are worth."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from extra_jax.config.section import DType, Section
+from extra_jax.reward.verdict import Verdict
+
+
+class RolloutConfig(Section):
+    temperature: float = Field(1.0, ge=0.0, description="0 is greedy.")
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=0, description="0 is off.")
+    min_p: float = Field(0.0, ge=0.0, lt=1.0)
+    max_prompt_length: int = Field(512, ge=1, description="Tokens; a longer prompt is refused, never truncated.")
+    max_completion_length: int = Field(1024, ge=1, description="Tokens, the stop token included.")
+    dtype: DType = Field("bfloat16", description="Weights and cache of the sampler.")
+    slots: int = Field(128, ge=1, description="Completions that decode side by side, all devices together.")
+    chunk: int = Field(16, ge=1, description="Tokens between two looks of the scheduler.")
+
+
+class RewardConfig(Section):
+    grader: Literal["auto", "countdown", "chain", "math", "math_strict_thinking", "dapo", "math_verify"] = Field(
+        "auto",
+        description="`auto` is the grader of a generated task, and `math` for everything else. "
+        "`math_strict_thinking` counts an unclosed <think> as no answer; `dapo` and `math_verify` are for comparison.",
+    )
+    values: dict[Verdict, float] = Field(
+        default_factory=lambda: {v: float(v is Verdict.CORRECT) for v in Verdict},
+        description="Reward of each verdict; verdicts not named keep their default.",
+    )
+    exclude: tuple[Verdict, ...] = Field(
+        (Verdict.GOLD_UNPARSEABLE, Verdict.TIMEOUT, Verdict.ERROR),
+        description="Verdicts that say nothing about the policy: out of the group baseline, advantage 0.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_values(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and isinstance(raw.get("values"), dict):
+            default = {v.value: float(v is Verdict.CORRECT) for v in Verdict}
+            given = {str(getattr(k, "value", k)): value for k, value in raw["values"].items()}
+            raw = {**raw, "values": default | given}
+        return raw

@@ -1,0 +1,72 @@
+"""Where and on what a run happens: directories, processes, model, mesh, checkpoints, logs."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from extra_jax.config.section import DType, Section
+
+RematPolicy = Literal["none", "dots", "full"]
+
+
+class RunConfig(Section):
+    dir: str = Field("runs/default", description="Run directory: checkpoints, metrics, rollouts, report, export.")
+    seed: int = Field(0, description="Seed of data order, initial weights and every sampled token.")
+
+
+class DistributedConfig(Section):
+    """Several processes in lockstep. On Cloud TPU, GKE and SLURM everything but ``enabled`` is detected."""
+
+    enabled: bool = Field(False, description="Call jax.distributed.initialize() first; one process per host.")
+    coordinator_address: str | None = Field(None, description="HOST:PORT of process 0.")
+    num_processes: int | None = Field(None, ge=1)
+    process_id: int | None = Field(None, ge=0)
+
+
+class ModelConfig(Section):
+    path: str | None = Field(
+        None, description="Hugging Face folder to start from; `tiny-base` is the small model in the package."
+    )
+    preset: str | None = Field(None, description="Random initial weights of a named size (tiny, 0.6B, ..., 32B).")
+    param_dtype: DType = Field("float32", description="Master weights and optimizer state.")
+    dtype: DType = Field("bfloat16", description="Activations and the weights as the matmuls read them.")
+    remat: RematPolicy = Field("full", description="What the backward pass recomputes: nothing, non-matmuls, layers.")
+    export_dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="Weights in Hugging Face exports; default: param_dtype."
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.preset is None):
+            raise ValueError("give exactly one of model.path (a folder) and model.preset (random weights)")
+        return self
+
+
+class MeshConfig(Section):
+    """Sizes of the mesh axes; at most one is -1 and takes the devices that are left."""
+
+    emulated_cpu_devices: int | None = Field(
+        None, ge=1, description="Split the CPU into this many devices, which then work side by side; CPU only."
+    )
+    data: int = Field(1, description="Pure data parallelism: parameters replicated along it (across slices).")
+    fsdp: int = Field(-1, description="Data parallelism with parameters and optimizer state sharded along it.")
+    tensor: int = Field(1, description="Tensor parallelism inside a layer.")
+
+
+class TokenizerConfig(Section):
+    path: str | None = Field(None, description="Tokenizer folder or `tiny`; default: the folder of the model.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Passed to the chat template, e.g. {enable_thinking: false}."
+    )
+
+
+class CheckpointConfig(Section):
+    every: int = Field(50, ge=1, description="Steps between checkpoints; the last step is always saved.")
+    keep: int = Field(2, ge=1)
+
+
+class LoggingConfig(Section):
+    rollouts_every: int = Field(1, ge=0, description="Steps between rollout records; 0: none.")
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        (), description="Besides metrics.jsonl, which is always written."
+    )

@@ -1,0 +1,52 @@
+"""The tree itself, and the rules between its sections."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from extra_jax.config.data import DataConfig, EvalConfig
+from extra_jax.config.rollout import RewardConfig, RolloutConfig
+from extra_jax.config.run import (
+    CheckpointConfig,
+    DistributedConfig,
+    LoggingConfig,
+    MeshConfig,
+    ModelConfig,
+    RunConfig,
+    TokenizerConfig,
+)
+from extra_jax.config.section import Section
+from extra_jax.config.train import GRPOConfig, OptimConfig, SFTConfig
+
+
+class Config(Section):
+    """Every setting of a run. The verbs use the sections that concern them."""
+
+    run: RunConfig = RunConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    model: ModelConfig
+    mesh: MeshConfig = MeshConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    optim: OptimConfig = OptimConfig()
+    train: GRPOConfig = GRPOConfig()
+    sft: SFTConfig = SFTConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @property
+    def max_sequence_length(self) -> int:
+        """Tokens of the longest prompt and completion."""
+        return self.rollout.max_prompt_length + self.rollout.max_completion_length
+
+    @model_validator(mode="after")
+    def _rows_hold_sequences(self) -> Self:
+        if self.train.row_length and self.train.row_length < self.max_sequence_length:
+            raise ValueError(
+                f"train.row_length={self.train.row_length} is shorter than rollout.max_prompt_length + "
+                f"max_completion_length = {self.max_sequence_length}"
+            )
+        return self
