@@ -50,3 +50,12 @@ class Config(Section):
                 f"max_completion_length = {self.max_sequence_length}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _punishment_starts_within_a_completion(self) -> Self:
+        if self.reward.soft_punish_cache > self.rollout.max_completion_length:
+            raise ValueError(
+                f"reward.soft_punish_cache={self.reward.soft_punish_cache} exceeds "
+                f"rollout.max_completion_length={self.rollout.max_completion_length}"
+            )
+        return self

@@ -23,6 +23,7 @@ class Example:
         weight: of each target token in the loss of the update (``loss.sequence_weights``); 0 leaves the sequence out.
         advantage: of each target token.
         sampling_logprobs: ``[n]`` f32, as the sampler reported them, or ``None``.
+        entropy_weights: ``[n]`` (``loss.entropy_weights``), or ``None`` for all examples.
     """
 
     context: np.ndarray
@@ -30,6 +31,7 @@ class Example:
     weight: float = 0.0
     advantage: float = 0.0
     sampling_logprobs: np.ndarray | None = None
+    entropy_weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.context) + len(self.target)
@@ -49,6 +51,8 @@ class TokenBatch(NamedTuple):
         old_logprobs: f32, of the policy before the first update on these rows; ``None`` when there is only one
             update, where old and new are the same.
         ref_logprobs: f32, of the reference model; ``None`` when there is none.
+        entropy_weights: f32, weight of a token in the mean entropy, 0 also where the policy gradient leaves it out;
+            ``None`` when the loss needs neither.
     """
 
     tokens: Any
@@ -59,6 +63,7 @@ class TokenBatch(NamedTuple):
     sampling_logprobs: Any
     old_logprobs: Any = None
     ref_logprobs: Any = None
+    entropy_weights: Any = None
 
     @property
     def mask(self) -> jax.Array:
@@ -110,6 +115,8 @@ def pack_rows(examples: Sequence[Example], layout: list[list[int]], row_length: 
     floats = [np.zeros(shape, np.float32) for _ in range(3)]
     tokens, positions, segments = ints
     weights, advantages, logprobs = floats
+    chosen = any(example.entropy_weights is not None for example in examples)
+    entropy_weights = np.zeros(shape, np.float32) if chosen else None
     for row, members in enumerate(layout):
         start = 0
         for segment, index in enumerate(members, start=1):
@@ -124,5 +131,7 @@ def pack_rows(examples: Sequence[Example], layout: list[list[int]], row_length: 
             advantages[row, target] = example.advantage
             if example.sampling_logprobs is not None:
                 logprobs[row, target] = example.sampling_logprobs
+            if example.entropy_weights is not None:
+                entropy_weights[row, target] = example.entropy_weights
             start = whole.stop
-    return TokenBatch(*ints, *floats)
+    return TokenBatch(*ints, *floats, entropy_weights=entropy_weights)

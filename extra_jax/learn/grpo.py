@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from extra_jax.config import Config
 from extra_jax.learn.batch import Example, MicroBatches, TokenBatch, micro_batches
-from extra_jax.learn.loss import Mean, policy_loss, sequence_weights
+from extra_jax.learn.loss import Mean, entropy_weights, grpo_loss, sequence_weights
 from extra_jax.learn.optimizer import learning_rate, make_optimizer
 from extra_jax.learn.score import token_logprobs
 from extra_jax.learn.update import TrainState, init_state, make_update, micro_batch
@@ -35,17 +35,13 @@ class Learner:
         self._learning_rate = learning_rate(config.optim, total_updates)
 
         def score(params: nnx.State, batch: TokenBatch) -> tuple[jax.Array, jax.Array]:
-            return token_logprobs(nnx.merge(graphdef, params), batch, temperature=temperature, dtype=dtype)
+            model = nnx.merge(graphdef, params)
+            return token_logprobs(
+                model, batch, temperature=temperature, dtype=dtype, entropy_gradient=grpo.entropy_coef > 0
+            )
 
         def loss_fn(params: nnx.State, batch: TokenBatch) -> tuple[jax.Array, dict[str, Mean]]:
-            logprobs, entropies = score(params, batch)
-            old = jax.lax.stop_gradient(logprobs) if batch.old_logprobs is None else batch.old_logprobs
-            losses, told = policy_loss(grpo, logprobs, old, batch.advantages, batch.ref_logprobs)
-            told["entropy"] = entropies
-            told["sampling/sampling_logp_difference/mean"] = jnp.abs(old - batch.sampling_logprobs)
-            mask = batch.mask.astype(jnp.float32)
-            means = {name: Mean(jnp.sum(value * mask), jnp.sum(mask)) for name, value in told.items()}
-            return jnp.sum(losses * batch.weights), means
+            return grpo_loss(grpo, batch, *score(params, batch))
 
         def score_all(params: nnx.State, batches: MicroBatches) -> jax.Array:
             def write(index: jax.Array, scores: jax.Array) -> jax.Array:
@@ -99,9 +95,14 @@ class Learner:
 
 def grpo_examples(rollouts: Rollouts, advantages: np.ndarray, chosen: Sequence[int], config: Config) -> list[Example]:
     """The rollouts ``chosen`` for one update, with the weights of ``train.loss_type``."""
-    in_loss = ~rollouts.truncated if config.train.mask_truncated_completions else np.ones(len(rollouts), bool)
+    grpo, chosen = config.train, np.asarray(chosen, int)
+    in_loss = ~rollouts.truncated if grpo.mask_truncated_completions else np.ones(len(rollouts), bool)
     lengths = np.where(in_loss, rollouts.lengths, 0)[chosen]
-    weights = sequence_weights(config.train.loss_type, lengths, config.rollout.max_completion_length)
+    weights = sequence_weights(grpo.loss_type, lengths, config.rollout.max_completion_length)
+    focus: Sequence[np.ndarray | None] = [None] * len(chosen)
+    if grpo.entropy_coef > 0 or grpo.top_entropy_quantile < 1:
+        mask = (rollouts.completion_mask & in_loss[:, None])[chosen]
+        focus = entropy_weights(rollouts.entropies[chosen], mask, grpo.top_entropy_quantile)
     return [
         Example(
             context=rollouts.prompt_ids[row],
@@ -109,6 +110,7 @@ def grpo_examples(rollouts: Rollouts, advantages: np.ndarray, chosen: Sequence[i
             weight=weight,
             advantage=advantages[row],
             sampling_logprobs=rollouts.logprobs[row, : rollouts.lengths[row]],
+            entropy_weights=None if shares is None else shares[: rollouts.lengths[row]],
         )
-        for row, weight in zip(chosen, weights, strict=True)
+        for row, weight, shares in zip(chosen, weights, focus, strict=True)
     ]

@@ -211,11 +211,20 @@ class Qwen3(nnx.Module):
             new.append(kv)
         return self.final_norm(x), KeysValues(tuple(kv.k for kv in new), tuple(kv.v for kv in new))
 
+    @property
+    def head(self) -> jax.Array:
+        """What ``head_logits`` applies: ``[V, D]`` where it is tied to the embedding, else ``[D, V]``."""
+        return self.embed[...] if self.lm_head is None else self.lm_head[...]
+
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Hidden states ``[..., D]`` -> f32 logits ``[..., V]``; the matmul accumulates in f32."""
-        head = self.embed[...] if self.lm_head is None else self.lm_head[...]
-        equation = "...d,vd->...v" if self.lm_head is None else "...d,dv->...v"
-        return jnp.einsum(equation, hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        """Hidden states ``[..., D]`` -> f32 logits ``[..., V]``."""
+        return head_logits(self.config, hidden, self.head)
+
+
+def head_logits(config: Qwen3Config, hidden: jax.Array, head: jax.Array) -> jax.Array:
+    """Hidden states ``[..., D]`` -> f32 logits ``[..., V]``; the matmul accumulates in f32."""
+    equation = "...d,vd->...v" if config.tie_word_embeddings else "...d,dv->...v"
+    return jnp.einsum(equation, hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
 
 def _rope(positions: jax.Array, head_dim: int, theta: float) -> jax.Array:

@@ -50,7 +50,8 @@ def graded(batch: TokenBatch):
 def whole():
     """One chunk: compiled program, value and gradient."""
     batch, _ = packed()
-    assert score._chunk_length(*batch.tokens.shape, VOCAB) == LENGTH
+    positions = batch.tokens.size
+    assert score._chunk_length(positions, VOCAB) == positions
     program = graded(batch).lower(params()).compile()
     return program, jax.device_get(program(params()))
 
@@ -59,7 +60,7 @@ def whole():
 def chunked():
     batch, _ = packed()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score, "_CHUNK_LOGITS", CHUNK * batch.tokens.shape[0] * VOCAB)
+        patch.setattr(score, "_CHUNK_LOGITS", CHUNK * VOCAB)
         program = graded(batch).lower(params()).compile()
     return program, jax.device_get(program(params()))
 
@@ -81,7 +82,7 @@ def buffers_with_the_vocabulary(program: jax.stages.Compiled) -> set[tuple[int, 
 
 def test_no_buffer_has_both_length_and_vocabulary_when_chunked(whole, chunked):
     rows = packed()[0].tokens.shape[0]
-    full, limit = rows * LENGTH * VOCAB, rows * CHUNK * VOCAB
+    full, limit = rows * LENGTH * VOCAB, CHUNK * VOCAB
     assert max(np.prod(shape) for shape in buffers_with_the_vocabulary(whole[0])) >= full  # the search finds it
     seen = buffers_with_the_vocabulary(chunked[0])
     assert seen
@@ -135,8 +136,35 @@ def test_temperature_scales_log_probabilities_and_not_entropies(whole, temperatu
     np.testing.assert_allclose(told_entropies, entropies, atol=1e-5)
 
 
-@pytest.mark.parametrize(("rows", "length"), [(1, 10), (8, 4096), (256, 16_384), (4096, 512)])
-def test_chunks_are_at_least_one_position_and_within_the_budget(rows, length):
-    chunk = score._chunk_length(rows, length, 151_936)
-    assert 1 <= chunk <= length
-    assert chunk == 1 or chunk * rows * 151_936 <= score._CHUNK_LOGITS
+@pytest.mark.parametrize("positions", [1, 10, 129, 8 * 4096, 256 * 16_384])
+@pytest.mark.parametrize("vocab", [64, 151_936, 10**8])
+def test_chunks_are_at_least_one_position_and_within_the_budget(positions, vocab):
+    chunk = score._chunk_length(positions, vocab)
+    assert 1 <= chunk <= positions
+    assert chunk == 1 or chunk * vocab <= score._CHUNK_LOGITS
+    assert chunk % 128 == 0 or chunk in (1, positions)
+
+
+def test_only_positions_in_the_loss_go_through_the_head(monkeypatch):
+    """Counted while the program runs: chunks of the forward pass and the same again, each once, of the backward."""
+    projected = []
+
+    def head_logits(config, hidden, head):
+        jax.debug.callback(lambda: projected.append(hidden.shape[-2]))
+        return real(config, hidden, head)
+
+    real = score.head_logits
+    monkeypatch.setattr(score, "head_logits", head_logits)
+    monkeypatch.setattr(score, "_CHUNK_LOGITS", CHUNK * VOCAB)
+    batch, _ = packed()
+    few = np.zeros_like(batch.weights)
+    few[1, 5:14] = few[2, 20:29] = 1.0
+    few *= batch.weights
+    count = int((few > 0).sum())
+    told = jax.block_until_ready(graded(batch._replace(weights=few))(params()))
+    jax.effects_barrier()
+    assert projected == [CHUNK] * (2 * -(-count // CHUNK))
+    assert count < batch.tokens.size / 4
+    ((_, (logprobs, _)), gradient) = told
+    assert ((np.asarray(logprobs) != 0) == (few > 0)).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

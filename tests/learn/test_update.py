@@ -7,12 +7,14 @@ from rollout.tiny import MESHES
 
 from extra_jax.learn.batch import MicroBatches
 from learn.steps import (
+    EVERY_OPTION,
     GROUP,
     ONE_MICRO_BATCH,
     PROMPTS,
     ROWS,
     frozen_advantages,
     frozen_rollouts,
+    full_learner,
     largest_difference,
     learner,
     params,
@@ -32,6 +34,12 @@ def frozen():
     return run_step(learner())
 
 
+@pytest.fixture(scope="module")
+def frozen_full():
+    """The same with GSPO, correction for the sampler, entropy bonus and entropy quantile."""
+    return run_step(full_learner())
+
+
 def assert_same_step(frozen, other):
     (params_, told), (other_params, other_told) = frozen, other
     assert largest_difference(params_, other_params) <= SAME
@@ -43,25 +51,36 @@ def test_the_step_moves_the_parameters_by_far_more_than_the_tolerance(frozen):
     assert largest_difference(frozen[0], jax.tree.map(np.asarray, params())) > 100 * SAME
 
 
-def test_the_update_does_not_depend_on_rows_and_micro_batches(frozen):
+def test_the_options_that_look_beyond_a_token_change_the_step(frozen, frozen_full):
+    assert largest_difference(frozen[0], frozen_full[0]) > 100 * SAME
+
+
+def test_the_update_does_not_depend_on_rows_and_micro_batches(frozen, frozen_full):
     assert_same_step(frozen, run_step(with_train(learner(), **ONE_MICRO_BATCH)))
+    assert_same_step(frozen_full, run_step(with_train(full_learner(), **EVERY_OPTION, **ONE_MICRO_BATCH)))
 
 
-def test_the_update_does_not_depend_on_the_order_of_rollouts(frozen):
+def test_the_update_does_not_depend_on_the_order_of_rollouts(frozen, frozen_full):
     order = np.random.default_rng(0).permutation(ROWS)
-    told = run_step(learner(), reordered(frozen_rollouts(), order), frozen_advantages()[order])
-    assert_same_step(frozen, told)
+    rollouts, advantages = reordered(frozen_rollouts(), order), frozen_advantages()[order]
+    assert_same_step(frozen, run_step(learner(), rollouts, advantages))
+    assert_same_step(frozen_full, run_step(full_learner(), rollouts, advantages))
 
 
 @pytest.mark.parametrize("name", [name for name in MESHES if name != "1"])
-def test_the_update_does_not_depend_on_the_mesh(frozen, name):
-    assert_same_step(frozen, run_step(learner(name), mesh_name=name))
+def test_the_update_does_not_depend_on_the_mesh(frozen, frozen_full, name):
+    if name == "8x1":
+        assert_same_step(frozen, run_step(learner(name), mesh_name=name))
+    else:
+        assert_same_step(frozen_full, run_step(full_learner(name), mesh_name=name))
 
 
 @pytest.mark.parametrize("remat", ["none", "dots"])
-def test_the_update_does_not_depend_on_what_is_recomputed(remat):
-    expected = run_step(plain_learner())
-    assert_same_step(expected, run_step(plain_learner(remat)))
+def test_the_update_does_not_depend_on_what_is_recomputed(frozen_full, remat):
+    if remat == "none":
+        assert_same_step(frozen_full, run_step(full_learner(remat=remat)))
+    else:
+        assert_same_step(run_step(plain_learner()), run_step(plain_learner(remat)))
 
 
 def test_the_same_step_twice_is_bit_identical(frozen):
