@@ -87,11 +87,14 @@ def _train_facts(config: Config, problems: list[Problem] | None) -> list[Fact]:
     longest = t.completions_per_step * r.max_completion_length
     passes = f" x {_count(t.num_iterations, 'pass', 'passes')}" if t.num_iterations > 1 else ""
     total = t.max_steps * t.completions_per_step
+    refill = ""
+    if t.prompts_budget > t.prompts_per_step:
+        refill = f", refilled with at most {t.prompts_budget - t.prompts_per_step:,} further prompts"
     facts = [
         (
             "one step",
             f"{_count(t.prompts_per_step, 'prompt')} x {t.num_generations} generations = "
-            f"{_count(t.completions_per_step, 'completion')}",
+            f"{_count(t.completions_per_step, 'completion')}{refill}",
         ),
         (
             "updates a step",
@@ -283,7 +286,9 @@ def _loss(config: Config) -> str:
     t = config.train
     high = t.epsilon if t.epsilon_high is None else t.epsilon_high
     kl = f"beta {t.beta:g} ({t.kl_estimator}, with a reference model)" if t.beta > 0 else "no KL term"
-    return f"{t.loss_type}, advantages scaled by {t.scale_rewards}, clip [1 - {t.epsilon:g}, 1 + {high:g}], {kl}"
+    clip = f"ratio at most {high:g}" if t.loss_type == "cispo" else f"clip [1 - {t.epsilon:g}, 1 + {high:g}]"
+    level = ", ratios of sequences (GSPO)" if t.importance_sampling_level == "sequence" else ""
+    return f"{t.loss_type}, advantages scaled by {t.scale_rewards}, {clip}{level}, {kl}"
 
 
 def _schedule(config: Config, updates: int) -> str:

@@ -67,9 +67,19 @@ class GRPOConfig(Section):
         return self.prompts_per_step * self.num_generations
 
     @property
+    def prompts_budget(self) -> int:
+        """Problems that a step may generate completions for."""
+        return self.max_num_gen_batches * self.prompts_per_step
+
+    @property
     def minibatch_size(self) -> int:
         """Completions per optimizer update."""
         return self.completions_per_step // self.num_minibatches
+
+    @property
+    def uses_entropy(self) -> bool:
+        """Whether the loss looks at the entropy of tokens."""
+        return self.entropy_coef > 0 or self.top_entropy_quantile < 1
 
     @property
     def updates_per_step(self) -> int:

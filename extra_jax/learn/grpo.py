@@ -14,6 +14,7 @@ from extra_jax.learn.loss import Mean, entropy_weights, grpo_loss, sequence_weig
 from extra_jax.learn.optimizer import learning_rate, make_optimizer
 from extra_jax.learn.score import token_logprobs
 from extra_jax.learn.update import TrainState, init_state, make_update, micro_batch
+from extra_jax.parallel.processes import allgather_rows
 from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
 from extra_jax.rollout.types import Rollouts
 
@@ -75,7 +76,9 @@ class Learner:
             advantages: ``[R]``.
         """
         grpo = self.config.train
-        part = rollouts.prompt_index % grpo.num_minibatches  # whole groups: prompt i goes to mini-batch i % M
+        groups = rollouts.rollout_ids // grpo.num_generations
+        rank = np.searchsorted(np.unique(allgather_rows(groups)), groups)  # among the groups of all processes
+        part = rank % grpo.num_minibatches
         batches = []
         for index in range(grpo.num_minibatches):
             examples = grpo_examples(rollouts, advantages, np.flatnonzero(part == index), self.config)
@@ -85,6 +88,7 @@ class Learner:
                 grpo.micro_batch_rows,
                 self.mesh,
                 micro_batch_mean=grpo.loss_type == "bnpo",
+                entropy_weights=grpo.uses_entropy,
             )
             with jax.set_mesh(self.mesh):
                 old = self._score(params, packed) if grpo.updates_per_step > 1 else None
@@ -100,7 +104,7 @@ def grpo_examples(rollouts: Rollouts, advantages: np.ndarray, chosen: Sequence[i
     lengths = np.where(in_loss, rollouts.lengths, 0)[chosen]
     weights = sequence_weights(grpo.loss_type, lengths, config.rollout.max_completion_length)
     focus: Sequence[np.ndarray | None] = [None] * len(chosen)
-    if grpo.entropy_coef > 0 or grpo.top_entropy_quantile < 1:
+    if grpo.uses_entropy:
         mask = (rollouts.completion_mask & in_loss[:, None])[chosen]
         focus = entropy_weights(rollouts.entropies[chosen], mask, grpo.top_entropy_quantile)
     return [
