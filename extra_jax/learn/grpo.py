@@ -13,7 +13,7 @@ from extra_jax.learn.batch import Example, MicroBatches, TokenBatch, micro_batch
 from extra_jax.learn.loss import Mean, entropy_weights, grpo_loss, sequence_weights
 from extra_jax.learn.optimizer import learning_rate, make_optimizer
 from extra_jax.learn.score import token_logprobs
-from extra_jax.learn.update import TrainState, init_state, make_update, micro_batch
+from extra_jax.learn.update import TrainState, Update, init_state, micro_batch
 from extra_jax.parallel.processes import allgather_rows
 from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
 from extra_jax.rollout.types import Rollouts
@@ -51,7 +51,7 @@ class Learner:
             return jax.lax.fori_loop(0, batches.count, write, jnp.zeros_like(batches.rows.weights))
 
         self._score = jax.jit(score_all, compiler_options=ROUND_AS_WRITTEN)
-        self.update = make_update(loss_fn, self._optimizer, mesh)
+        self.update = Update(loss_fn, self._optimizer, mesh)
 
     def init(self, params: nnx.State) -> TrainState:
         """State before the first update; takes the parameters over."""

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from extra_jax.learn.batch import MicroBatches, TokenBatch
 from extra_jax.learn.loss import Mean
-from extra_jax.parallel.sharding import replicated
+from extra_jax.parallel.sharding import TRAIN, param_shardings, replicated
 from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
 
 
@@ -25,8 +25,6 @@ class TrainState(NamedTuple):
 
 LossFn = Callable[[nnx.State, TokenBatch], tuple[jax.Array, dict[str, Mean]]]
 """(params, micro-batch) -> (weighted sum of token losses, metrics). The sums add up to the metric ``loss``."""
-
-Update = Callable[[TrainState, MicroBatches], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def init_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
@@ -44,36 +42,51 @@ def init_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh:
         return TrainState(params, opt_state, jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh)))
 
 
-def make_update(loss_fn: LossFn, optimizer: optax.GradientTransformation, mesh: Mesh) -> Update:
-    """A jitted update; it consumes the state it is given.
+class Update:
+    """A jitted update; a call consumes the state it is given.
 
     The program is compiled for the shape of the micro-batches; how many of them there are is data.
+
+    Args:
+        loss_fn: of a micro-batch.
+        optimizer: what is done with the gradient.
+        mesh: of the run.
+
+    Attributes:
+        program: the jitted function; run and lower it with ``mesh`` set.
     """
 
-    def add(state: TrainState, batches: MicroBatches) -> tuple[tuple[jax.Array, dict[str, Mean]], nnx.State]:
-        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    def __init__(self, loss_fn: LossFn, optimizer: optax.GradientTransformation, mesh: Mesh):
+        self.mesh = mesh
 
-        def accumulate(index: jax.Array, total: Any) -> Any:
-            return jax.tree.map(jnp.add, total, gradient(state.params, micro_batch(batches, index)))
+        def update(state: TrainState, batches: MicroBatches) -> tuple[TrainState, dict[str, jax.Array]]:
+            (loss, told), gradients = _add_up(loss_fn, state.params, batches, mesh)
+            steps, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            metrics = {name: mean.total / jnp.maximum(mean.weight, 1e-30) for name, mean in told.items()}
+            metrics |= {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
+            return TrainState(optax.apply_updates(state.params, steps), opt_state, state.updates + 1), metrics
 
-        shapes = jax.eval_shape(gradient, state.params, micro_batch(batches, 0))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return jax.lax.fori_loop(0, batches.count, accumulate, zeros)
+        self.program = jax.jit(update, donate_argnums=0, compiler_options=ROUND_AS_WRITTEN)
 
-    def update(state: TrainState, batches: MicroBatches) -> tuple[TrainState, dict[str, jax.Array]]:
-        (loss, told), gradients = add(state, batches)
-        steps, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        metrics = {name: mean.total / jnp.maximum(mean.weight, 1e-30) for name, mean in told.items()}
-        metrics |= {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
-        return TrainState(optax.apply_updates(state.params, steps), opt_state, state.updates + 1), metrics
+    def __call__(self, state: TrainState, batches: MicroBatches) -> tuple[TrainState, dict[str, jax.Array]]:
+        with jax.set_mesh(self.mesh):
+            return self.program(state, batches)
 
-    program = jax.jit(update, donate_argnums=0, compiler_options=ROUND_AS_WRITTEN)
 
-    def run(state: TrainState, batches: MicroBatches) -> tuple[TrainState, dict[str, jax.Array]]:
-        with jax.set_mesh(mesh):
-            return program(state, batches)
+def _add_up(loss_fn: LossFn, params: nnx.State, batches: MicroBatches, mesh: Mesh) -> tuple[Any, nnx.State]:
+    """Loss, metrics and gradients over all micro-batches. Gradients lie where their parameters do."""
+    layout = param_shardings(params, mesh, TRAIN)
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
 
-    return run
+    def pinned(result: tuple[Any, nnx.State]) -> tuple[Any, nnx.State]:
+        return result[0], jax.tree.map(jax.lax.with_sharding_constraint, result[1], layout)
+
+    def accumulate(index: jax.Array, total: Any) -> Any:
+        return jax.tree.map(jnp.add, total, pinned(value_and_grad(params, micro_batch(batches, index))))
+
+    shapes = jax.eval_shape(value_and_grad, params, micro_batch(batches, 0))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, batches.count, accumulate, pinned(zeros))
 
 
 def micro_batch(batches: MicroBatches, index: jax.Array | int) -> TokenBatch:

@@ -1,5 +1,6 @@
 """Scoring tokens: packing, chunks and temperature change nothing but what they say; ``[B, T, V]`` never exists."""
 
+import dataclasses
 import re
 
 import jax
@@ -7,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from rollout.tiny import CONFIG, graphdef, params, sequences
+from rollout.tiny import CONFIG, graphdef, mesh, params, sequences
 
+from extra_jax.config import MeshConfig
 from extra_jax.learn import score
 from extra_jax.learn.batch import Example, TokenBatch, pack_rows
 from extra_jax.learn.packing import best_fit
+from extra_jax.model.qwen3 import Qwen3
+from extra_jax.parallel.mesh import make_mesh
+from extra_jax.parallel.sharding import TRAIN, batch_sharding, divides, param_shardings
 from learn.steps import frozen_rollouts
 
 LENGTH = 41  # a prime, and a length that no other axis has
@@ -102,6 +107,37 @@ def test_scores_do_not_depend_on_the_company_in_a_row(whole):
             here, size = batch.segment_ids[row] == segment, len(examples[index])
             np.testing.assert_allclose(logprobs[row, here], one[index, :size], atol=1e-5)
             np.testing.assert_allclose(entropies[row, here], entropy[index, :size], atol=1e-5)
+
+
+@pytest.mark.parametrize(("axes", "tied"), [((1, 4, 2), True), ((2, 2, 2), False)])
+def test_a_vocabulary_split_over_the_data_shards_changes_neither_scores_nor_gradient(axes, tied, monkeypatch):
+    """72 tokens divide over ``fsdp`` x ``tensor``; the vocabulary of the other tests does not, and goes another way."""
+    config = dataclasses.replace(CONFIG, vocab_size=72, num_hidden_layers=1, tie_word_embeddings=tied)
+    monkeypatch.setattr(score, "_CHUNK_LOGITS", CHUNK * config.vocab_size)
+    _, layout = packed()
+    batch = pack_rows([Example(s[:1], s[1:], 1.0) for s in sequences(frozen_rollouts())], layout, LENGTH, 8)
+    structure, shapes = nnx.split(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0), remat="none")))
+    random = np.random.default_rng(0)
+    start = jax.tree.map(lambda x: 0.3 * random.standard_normal(x.shape, np.float32), shapes)
+    importance = random.standard_normal(batch.tokens.shape, np.float32)
+
+    def loss(weights: nnx.State, rows: TokenBatch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        how = {"temperature": 0.7, "dtype": "float32", "entropy_gradient": True}
+        told = score.token_logprobs(nnx.merge(structure, weights), rows, **how)
+        return jnp.sum(told[0] * importance) + jnp.sum(told[1]), told
+
+    def run(on: jax.sharding.Mesh) -> list[np.ndarray]:
+        weights = jax.tree.map(jax.device_put, start, param_shardings(shapes, on, TRAIN))
+        with jax.set_mesh(on):
+            rows = jax.tree.map(lambda x: jax.device_put(x, batch_sharding(on)), batch)
+            (_, scores), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(weights, rows)
+        return jax.device_get([*scores, *jax.tree.leaves(gradient)])
+
+    split = make_mesh(MeshConfig(data=axes[0], fsdp=axes[1], tensor=axes[2]))
+    assert divides(split, config.vocab_size, "wide_vocab")
+    assert not divides(mesh("4x2"), VOCAB, "wide_vocab")
+    for one, other in zip(run(split), run(mesh()), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4 * max(1, np.abs(other).max()))
 
 
 def test_first_tokens_and_padding_score_zero(whole):

@@ -1,15 +1,21 @@
 """One GRPO step on a frozen batch: what it may depend on, and what it may not."""
 
+import math
+import re
+
 import jax
 import numpy as np
 import pytest
-from rollout.tiny import MESHES
+from rollout.tiny import CONFIG, MESHES, graphdef
 
+from extra_jax.learn import score
 from extra_jax.learn.batch import MicroBatches
+from extra_jax.learn.grpo import Learner
 from learn.steps import (
     EVERY_OPTION,
     GROUP,
     ONE_MICRO_BATCH,
+    PLAIN,
     PROMPTS,
     ROWS,
     frozen_advantages,
@@ -134,6 +140,23 @@ def test_prompt_tokens_get_no_gradient_of_their_own():
     other, other_told = of.update(of.init(params()), spoiled)
     assert largest_difference(*(jax.tree.map(np.asarray, state.params) for state in (one, other))) == 0
     assert jax.device_get(told) == jax.device_get(other_told)
+
+
+def test_no_buffer_of_the_update_has_both_the_row_and_the_vocabulary(monkeypatch):
+    """In the optimized program, forward and backward, whatever a reshape may have made of the axes."""
+    length, chunk, vocab = 41, 7, CONFIG.vocab_size  # no other axis and no product of axes has these sizes
+    monkeypatch.setattr(score, "_CHUNK_LOGITS", chunk * vocab)
+    of = with_train(plain_learner(), row_length=length, **PLAIN)
+    (batches,) = of.batches(params(), None, frozen_rollouts(), frozen_advantages())
+    fresh = Learner(graphdef(), of.config, of.mesh)
+    with jax.set_mesh(fresh.mesh):
+        text = fresh.update.program.lower(fresh.init(params()), batches).compile().as_text()
+    shapes = {tuple(map(int, shape.split(","))) for shape in re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", text)}
+    assert any(length in shape for shape in shapes)
+    with_vocabulary = [shape for shape in shapes if any(size % vocab == 0 for size in shape)]
+    assert with_vocabulary
+    allowed = max(chunk, CONFIG.hidden_size) * vocab
+    assert max(math.prod(shape) for shape in with_vocabulary) <= allowed
 
 
 def test_zero_advantages_without_kl_leave_the_parameters_as_they_are():
