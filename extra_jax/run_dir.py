@@ -26,6 +26,7 @@ _MAY_CHANGE = (
     "checkpoint",
     "model.remat",
     "train.micro_batch_rows",
+    "train.dump_steps",
     "rollout.slots",
     "rollout.chunk",
 )

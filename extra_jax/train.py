@@ -21,6 +21,7 @@ from extra_jax.dynamic_sampling import Graded, GroupPool
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator, load_problems_of
 from extra_jax.learn.advantage import group_advantages
+from extra_jax.learn.bundle import fingerprint, write_bundle
 from extra_jax.learn.grpo import Learner
 from extra_jax.model.hf_convert import export_policy
 from extra_jax.parallel.processes import allgather, allgather_rows
@@ -88,6 +89,8 @@ def train(config: Config) -> None:
             cap, cache = config.rollout.max_completion_length, config.reward.soft_punish_cache
             rewards = rewards + soft_overlong_punishment(rollouts.lengths, cap, cache)
             advantages = advantages_of(rewards, valid, config)
+            dumped = step + 1 in settings.dump_steps
+            before = fingerprint(state.params) if dumped else ""
             with timer.phase("update"):
                 batches = learner.batches(state.params, reference, rollouts, advantages)
                 learned = []
@@ -102,6 +105,8 @@ def train(config: Config) -> None:
             completion_tokens = settings.completions_per_step * metrics["completions/mean_length"]
             metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics(completion_tokens)}
             done = step + 1
+            if dumped:
+                write_bundle(run_dir, done, config, before, rollouts, rewards, valid, advantages, learned)
             check_gradient(done, metrics["grad_norm"], checkpoints.latest_step())
             journal.records(done, problems, rollouts, texts, grades, rewards, advantages)
             journal.step(done, metrics)

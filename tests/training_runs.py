@@ -50,6 +50,7 @@ GRPO = {
         "num_minibatches": 2,
         "num_iterations": 2,
         "max_num_gen_batches": 3,
+        "dump_steps": [1, 2, CHECKPOINT_EVERY + 1],
         "beta": 0.01,
         "row_length": 48,
         "micro_batch_rows": 8,

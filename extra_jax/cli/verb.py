@@ -19,7 +19,8 @@ class Verb:
         summary: One line for ``extra-jax --help``.
         details: A few sentences for the help of the verb.
         example: A command that works.
-        run: Called with the configuration (``None`` where the verb takes none) and the parsed arguments.
+        run: Called with the configuration (``None`` where the verb takes none) and the parsed arguments; returns the
+            exit status, or ``None`` for 0.
         add_arguments: Adds the options that only this verb has.
         takes_config: Whether ``CONFIG.yaml key.sub=value ...`` and ``--dry-run`` belong to it.
     """
@@ -28,7 +29,7 @@ class Verb:
     summary: str
     details: str
     example: str
-    run: Callable[["Config", argparse.Namespace], Any]
+    run: Callable[["Config", argparse.Namespace], int | None]
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     takes_config: bool = True
 

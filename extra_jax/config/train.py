@@ -61,6 +61,9 @@ class GRPOConfig(Section):
     importance_sampling_clip_max: float | None = Field(3.0, gt=0)
     importance_sampling_clip_min: float | None = Field(None, gt=0)
     mask_truncated_completions: bool = False
+    dump_steps: tuple[int, ...] = Field(
+        (), description="Steps (from 1) of which everything is written to run.dir/replay/ for `extra-jax replay`."
+    )
 
     @property
     def completions_per_step(self) -> int:
