@@ -19,7 +19,7 @@ CONTEXT_LIMIT = 40960
 """``max_position_embeddings`` of Qwen3."""
 
 TINY_BASE = "tiny-base"
-VERBS = ("train", "sft", "eval", "sample", "import-hf", "export-hf")
+VERBS = ("train", "sft", "eval", "sample", "import-hf", "export-hf", "plan")
 _USES_PROBLEMS = ("train", "sft")
 _EVALUATES = ("train", "sft", "eval")
 
@@ -44,10 +44,12 @@ def describe(config: Config, verb: str) -> str:
         raise ExtraError("eval.data is not set: say what to evaluate on, e.g. eval.data.source=countdown")
     train = _load(config.data, config.run.seed) if verb in _USES_PROBLEMS else None
     held_out = _held_out(config) if verb in _EVALUATES else None
-    facts: list[Fact] = [("run directory", _run_dir(config)), *_model_facts(config), ("mesh", _mesh(config))]
+    facts: list[Fact] = [("run directory", _run_dir(config)), ("mesh", _mesh(config))]
+    if verb != "plan":  # which takes the shape of a model that is not here from its name
+        facts[1:1] = _model_facts(config)
     if verb in ("train", "sft"):
         facts.append(("problems", _problems(config.data, train)))
-    if verb == "train":
+    if verb in ("train", "plan"):
         facts += _train_facts(config, train)
     if verb == "sft":
         facts += _sft_facts(config, train)

@@ -46,8 +46,8 @@ class Policy:
 
     @property
     def scan_rollout(self) -> bool:
-        """Whether the sampler scans its layers; a shallow model decodes faster with its layers apart."""
-        return self.model_config.num_hidden_layers > _MAX_UNROLLED
+        """Whether the sampler scans its layers."""
+        return scans_layers(self.model_config)
 
     def sampler(self, params: SamplingParams, *, stream: str) -> Sampler:
         """A sampler with random numbers of its own: the same seed gives other draws in another ``stream``."""
@@ -85,6 +85,11 @@ class Policy:
     def decode(self, rollouts: Rollouts) -> list[str]:
         """``[R]`` texts of the completions, without special tokens."""
         return [self.tokenizer.decode(rollouts.completion_ids(row).tolist()) for row in range(len(rollouts))]
+
+
+def scans_layers(shape: Qwen3Config) -> bool:
+    """Whether a sampler scans the layers of this model; a shallow one decodes faster with its layers apart."""
+    return shape.num_hidden_layers > _MAX_UNROLLED
 
 
 def load_policy(config: Config) -> tuple[Policy, nnx.State]:

@@ -23,6 +23,7 @@ _MAY_CHANGE = (
     "distributed",
     "mesh",
     "logging",
+    "plan",
     "checkpoint",
     "model.remat",
     "train.micro_batch_rows",

@@ -83,6 +83,7 @@ def train(config: Config) -> None:
                     texts = policy.decode(rollouts)
                     grades = grader.grade([problems[i] for i in rollouts.prompt_index], texts)
                 pool.add(Graded(problems, rollouts, texts, grades), count)
+            del weights  # the update needs the room
             chosen = pool.chosen()
             problems, rollouts, texts, grades = chosen.problems, chosen.rollouts, chosen.texts, chosen.grades
             rewards, valid = rewards_of(grades, config.reward)

@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from extra_jax.config.data import DataConfig, EvalConfig
+from extra_jax.config.plan import PlanConfig
 from extra_jax.config.rollout import RewardConfig, RolloutConfig
 from extra_jax.config.run import (
     CheckpointConfig,
@@ -36,6 +37,7 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    plan: PlanConfig = PlanConfig()
 
     @property
     def max_sequence_length(self) -> int:

@@ -26,13 +26,18 @@ class Learner:
         graphdef: of the model.
         config: of the run.
         mesh: of the run.
+
+    Attributes:
+        score: (parameters, batches) -> log-probabilities ``[M, B, T]``; run it with ``mesh`` set.
+        update: an optimizer update.
+        optimizer: what the update applies.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, config: Config, mesh: Mesh):
         self.config, self.mesh = config, mesh
         grpo, temperature, dtype = config.train, config.rollout.temperature, config.model.dtype
         total_updates = grpo.max_steps * grpo.updates_per_step
-        self._optimizer = make_optimizer(config.optim, total_updates)
+        self.optimizer = make_optimizer(config.optim, total_updates)
         self._learning_rate = learning_rate(config.optim, total_updates)
 
         def score(params: nnx.State, batch: TokenBatch) -> tuple[jax.Array, jax.Array]:
@@ -50,12 +55,12 @@ class Learner:
 
             return jax.lax.fori_loop(0, batches.count, write, jnp.zeros_like(batches.rows.weights))
 
-        self._score = jax.jit(score_all, compiler_options=ROUND_AS_WRITTEN)
-        self.update = Update(loss_fn, self._optimizer, mesh)
+        self.score = jax.jit(score_all, compiler_options=ROUND_AS_WRITTEN)
+        self.update = Update(loss_fn, self.optimizer, mesh)
 
     def init(self, params: nnx.State) -> TrainState:
         """State before the first update; takes the parameters over."""
-        return init_state(params, self._optimizer, self.mesh)
+        return init_state(params, self.optimizer, self.mesh)
 
     def summary(self, state: TrainState, learned: list[dict[str, jax.Array]]) -> dict[str, float]:
         """Metrics of a step from those of its updates: their means, and the learning rate of the last one."""
@@ -91,8 +96,8 @@ class Learner:
                 entropy_weights=grpo.uses_entropy,
             )
             with jax.set_mesh(self.mesh):
-                old = self._score(params, packed) if grpo.updates_per_step > 1 else None
-                ref = None if reference is None else self._score(reference, packed)
+                old = self.score(params, packed) if grpo.updates_per_step > 1 else None
+                ref = None if reference is None else self.score(reference, packed)
             batches.append(packed._replace(rows=packed.rows._replace(old_logprobs=old, ref_logprobs=ref)))
         return batches
 

@@ -42,7 +42,7 @@ def token_logprobs(
     mesh = jax.sharding.get_abstract_mesh()
     shards = 1 if mesh.empty else batch_ways(mesh)
     positions = rows // shards * length
-    chunk = _chunk_length(positions, model.config.vocab_size)
+    chunk = chunk_length(positions, model.config.vocab_size)
     # Where the vocabulary divides, each shard of a replica projects the positions of all onto its part of it: then
     # positions travel and not the head, and the gradient of the head is whole where it is made.
     wide = divides(mesh, model.config.vocab_size, "wide_vocab")
@@ -149,7 +149,7 @@ _permute.defvjp(
 )
 
 
-def _chunk_length(positions: int, vocab_size: int) -> int:
+def chunk_length(positions: int, vocab_size: int) -> int:
     """Positions of a shard a chunk: as many as keep their logits within the budget."""
     fitting = _CHUNK_LOGITS // vocab_size
     if fitting >= _TILE:

@@ -28,18 +28,31 @@ LossFn = Callable[[nnx.State, TokenBatch], tuple[jax.Array, dict[str, Mean]]]
 
 
 def init_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Before the first update; optimizer state is laid out like the parameters it belongs to."""
-
-    def layout(_: Any, param: jax.Array) -> NamedSharding:
-        return param.sharding
-
+    """Before the first update; takes the parameters over."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(params, optimizer, mesh).opt_state)
     with jax.set_mesh(mesh):
-        abstract = jax.eval_shape(optimizer.init, params)
-        shardings = optax.tree_map_params(
-            optimizer, layout, abstract, params, transform_non_params=lambda _: replicated(mesh)
-        )
         opt_state = jax.jit(optimizer.init, out_shardings=shardings)(params)
         return TrainState(params, opt_state, jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh)))
+
+
+def abstract_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of a state, of those of parameters; nothing is computed.
+
+    Optimizer state is laid out like the parameters it belongs to.
+    """
+
+    def like(param: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(param.shape, param.dtype, sharding=sharding)
+
+    opt_state = optax.tree_map_params(
+        optimizer,
+        lambda leaf, param: like(leaf, param.sharding),
+        jax.eval_shape(optimizer.init, params),
+        params,
+        transform_non_params=lambda leaf: like(leaf, replicated(mesh)),
+    )
+    params = jax.tree.map(lambda leaf: like(leaf, leaf.sharding), params)
+    return TrainState(params, opt_state, like(jnp.zeros((), jnp.int32), replicated(mesh)))
 
 
 class Update:

@@ -56,7 +56,7 @@ def whole():
     """One chunk: compiled program, value and gradient."""
     batch, _ = packed()
     positions = batch.tokens.size
-    assert score._chunk_length(positions, VOCAB) == positions
+    assert score.chunk_length(positions, VOCAB) == positions
     program = graded(batch).lower(params()).compile()
     return program, jax.device_get(program(params()))
 
@@ -175,7 +175,7 @@ def test_temperature_scales_log_probabilities_and_not_entropies(whole, temperatu
 @pytest.mark.parametrize("positions", [1, 10, 129, 8 * 4096, 256 * 16_384])
 @pytest.mark.parametrize("vocab", [64, 151_936, 10**8])
 def test_chunks_are_at_least_one_position_and_within_the_budget(positions, vocab):
-    chunk = score._chunk_length(positions, vocab)
+    chunk = score.chunk_length(positions, vocab)
     assert 1 <= chunk <= positions
     assert chunk == 1 or chunk * vocab <= score._CHUNK_LOGITS
     assert chunk % 128 == 0 or chunk in (1, positions)
