@@ -49,10 +49,20 @@ def token_logprobs(
     replicas = mesh.shape["data"] if wide and not mesh.empty else shards
     rows_axis, vocab_axis = ("replica", "wide_vocab") if wide else ("batch", "vocab")
 
+    @jax.custom_vjp
+    def together(x: jax.Array) -> jax.Array:
+        """``[S, c, D]`` -> the positions of a replica side by side, where every shard sees them."""
+        return constrain(x.reshape(replicas, -1, x.shape[-1]), rows_axis, None, None)
+
+    def apart(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+        # straight to the shards: the transpose of ``constrain`` would first add it up on all of them
+        return (constrain(gradient.reshape(shards, -1, gradient.shape[-1]), "batch", None, None),)
+
+    together.defvjp(lambda x: (together(x), None), apart)
+
     def score(head: jax.Array, hidden: jax.Array, targets: jax.Array) -> Scores:
         """``hidden [S, c, D]``, ``targets [S, c]`` -> scores ``[S, c]``."""
-        hidden = constrain(hidden.reshape(replicas, -1, hidden.shape[-1]), rows_axis, None, None)
-        logits = constrain(head_logits(model.config, hidden, head), rows_axis, None, vocab_axis)
+        logits = constrain(head_logits(model.config, together(hidden), head), rows_axis, None, vocab_axis)
         scaled = logits / (temperature or 1.0)
         below = scaled - jax.lax.stop_gradient(jnp.max(scaled, axis=-1, keepdims=True))
         here = jnp.arange(logits.shape[-1]) == targets.reshape(replicas, -1)[..., None]  # no gather over a split axis

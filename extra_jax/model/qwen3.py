@@ -191,7 +191,10 @@ class Qwen3(nnx.Module):
             Hidden states ``[B, T, D]`` after the final norm, and the keys and values of these tokens, which the
             compiler drops where they are not used.
         """
-        x = constrain(self.embed[...].astype(dtype)[tokens], "batch", None, None)
+        table = self.embed[...].astype(dtype)
+        if segment_ids is not None:  # training, where parameters are split over fsdp: tokens travel, not the table
+            table = constrain(table, "vocab", "embed")
+        x = constrain(table[tokens], "batch", None, None)
         rope = _rope(positions, self.config.head_dim, self.config.rope_theta)
         mask = AttentionMask(positions, segment_ids)
         valid = [cache.valid for cache in past]
