@@ -41,8 +41,8 @@ class Match:
         item: Position in the benchmark, from 0.
         kind: How it repeats.
         jaccard: Similarity of the shingles, 1.0 for exact matches.
-        same_answer: Whether the answers are equal as text, blanks and ``$`` aside. A differing answer does not clear a row: it
-            may be the same problem with its answer turned into another form.
+        same_answer: Whether the answers are equal as text, blanks and ``$`` aside. A differing answer does not clear a
+            row: it may be the same problem with its answer turned into another form.
     """
 
     row: int
@@ -56,7 +56,8 @@ def normal_form(text: str) -> str:
     """What two texts have in common when they are one problem written twice; the code of a figure is kept.
 
     Letters and digits of ASCII, ``+ - * / = < > ^ _ | !`` and decimal points are kept; layout commands, case, blanks,
-    braces and other punctuation are dropped.
+    braces and other punctuation are dropped. Of a text in another script only the formulas are left, so there equality
+    is a hint and no proof.
     """
     text = _one_spelling(_FIGURE_MARK.sub("", text), "")
     return _DROPPED.sub("", _DECIMAL_POINT.sub("\u00b7", text))

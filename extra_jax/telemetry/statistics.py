@@ -83,16 +83,17 @@ def bootstrap_interval(
     return low.reshape(shape), high.reshape(shape)
 
 
-def evaluation_summary(correct: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Average accuracy and pass@k of an evaluation, with 95 % intervals.
+def evaluation_summary(correct: np.ndarray, majority: np.ndarray | None = None, *, seed: int = 0) -> dict[str, Any]:
+    """Average accuracy, pass@k and majority vote of an evaluation, with 95 % intervals.
 
     Args:
         correct: ``[P, N]`` bool.
+        majority: ``[P]`` scores of majority voting in [0, 1], where samples can vote.
         seed: Of the bootstrap (2,000 resamples over problems).
 
     Returns:
         ``{"num_problems": P, "num_generations": N, "avg@N": {"mean", "low", "high"}, "pass@1": {...}, "pass@2": ...}``
-        for every power of two up to ``N``. ``pass@1`` equals ``avg@N`` by definition.
+        for every power of two up to ``N``, and ``maj@N`` with ``majority``. ``pass@1`` equals ``avg@N`` by definition.
 
     Raises:
         ExtraError: the matrix is empty or not two-dimensional.
@@ -101,12 +102,14 @@ def evaluation_summary(correct: np.ndarray, seed: int = 0) -> dict[str, Any]:
     problems, samples = correct.shape
     ks = powers_of_two(samples)
     counts = correct.sum(axis=1)
-    columns = np.stack([counts / samples, *(pass_at_k(samples, counts, k) for k in ks)], axis=1)  # [P, 1 + len(ks)]
+    scores = {f"avg@{samples}": counts / samples} | {f"pass@{k}": pass_at_k(samples, counts, k) for k in ks}
+    if majority is not None:
+        scores[f"maj@{samples}"] = np.asarray(majority, np.float64)
+    columns = np.stack(list(scores.values()), axis=1)  # [P, scores]
     low, high = bootstrap_interval(columns, seed)
-    names = [f"avg@{samples}", *(f"pass@{k}" for k in ks)]
     means = columns.mean(axis=0)
     summary: dict[str, Any] = {"num_problems": problems, "num_generations": samples}
-    for index, name in enumerate(names):
+    for index, name in enumerate(scores):
         summary[name] = {"mean": float(means[index]), "low": float(low[index]), "high": float(high[index])}
     return summary
 
@@ -133,19 +136,25 @@ def paired_difference(before: np.ndarray, after: np.ndarray, k: int = 1, seed: i
         raise ExtraError(
             f"cannot pair {len(before)} problems before with {len(after)} after; evaluate both on the same problems"
         )
-    change = pass_at_k(after.shape[1], after.sum(1), k) - pass_at_k(before.shape[1], before.sum(1), k)
+    scores = (pass_at_k(correct.shape[1], correct.sum(1), k) for correct in (before, after))
+    return paired_change(*scores, seed)
+
+
+def paired_change(before: np.ndarray, after: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """``{"mean", "low", "high"}`` of ``after - before``, both ``[P]`` scores of the same problems."""
+    change = after - before
     low, high = bootstrap_interval(change, seed)
     return {"mean": float(change.mean()), "low": float(low), "high": float(high)}
 
 
-def evaluation_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+def evaluation_metrics(summary: Mapping[str, Any], prefix: str = "eval_") -> dict[str, float]:
     """The summary as flat metrics: ``eval_pass@1``, ``eval_pass@1_low``, ``eval_pass@1_high``, ..."""
     flat = {}
     for name, value in summary.items():
         if isinstance(value, Mapping):
-            flat[f"eval_{name}"] = float(value["mean"])
-            flat[f"eval_{name}_low"] = float(value["low"])
-            flat[f"eval_{name}_high"] = float(value["high"])
+            flat[f"{prefix}{name}"] = float(value["mean"])
+            flat[f"{prefix}{name}_low"] = float(value["low"])
+            flat[f"{prefix}{name}_high"] = float(value["high"])
     return flat
 
 
