@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from extra_jax.telemetry.metrics import read_metrics
 from extra_jax.telemetry.evaluations import read_evaluations
+from extra_jax.telemetry.metrics import read_metrics
 from extra_jax.telemetry.report import write_curve_svg
 from extra_jax.telemetry.statistics import paired_difference
 

@@ -2,8 +2,8 @@
 
 import argparse
 import json
-import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from extra_jax.cli.verb import Verb, call, positive
@@ -38,31 +38,32 @@ def _long_form(override: str) -> str:
 
 def _eval(config: "Config", args: argparse.Namespace) -> None:
     measured = call("evaluate", "evaluate", config, args.base)
-    for records in measured:
-        _print_table(evaluation_table(records))
+    tables = [evaluation_table(records) for records in measured]
     if len(measured) == 2:
-        _print_table(change_table(*measured))
+        tables.append(change_table(*measured))
+    for index, table in enumerate(tables):
+        print("\n" * bool(index), end="")
+        _print_table(table)
 
 
 def evaluation_table(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """One line a benchmark, and the plain mean over several."""
-    first = next(iter(records.values()))
-    scores = [name for name in first["summary"] if name.startswith(("pass@", "maj@"))]
-    scores += [
-        name for r in records.values() for name in r["summary"] if name.startswith("maj@") and name not in scores
-    ]
-    lines = [[f"step {first['step']}", "problems", "samples", *scores, "length", "truncated"]]
-    for name, record in records.items():
-        summary = record["summary"]
-        cells = [_interval(summary[score]) if score in summary else "-" for score in scores]
-        sizes = [f"{summary['num_problems']:,}", str(summary["num_generations"])]
-        lines.append([name, *sizes, *cells, f"{record['mean_length']:,.0f}", f"{record['clipped_ratio']:.1%}"])
+    """A column for each benchmark, and one for the mean over several; a line for each score."""
+    from extra_jax.telemetry.evaluations import mean_summary
+
+    summaries = {name: record["summary"] for name, record in records.items()}
     if len(records) > 1:
-        means = []
-        for score in scores:
-            values = [record["summary"][score]["mean"] for record in records.values() if score in record["summary"]]
-            means.append(f"{sum(values) / len(values):.3f}" if len(values) == len(records) else "-")
-        lines.append(["mean", "", "", *means, "", ""])
+        summaries["mean"] = mean_summary(list(records.values()))
+    scores = dict.fromkeys(s for summary in summaries.values() for s in summary if s.startswith(("pass@", "maj@")))
+    lines = [[f"step {next(iter(records.values()))['step']}", *summaries]]
+    for score in scores:
+        label = f"pass@1 (avg@{next(iter(records.values()))['num_generations']})" if score == "pass@1" else score
+        lines.append([label, *(_interval(summary.get(score)) for summary in summaries.values())])
+    for label, told in (
+        ("problems", lambda record: f"{record['num_problems']:,} x {record['num_generations']} samples"),
+        ("length", lambda record: f"{record['mean_length']:,.0f} tokens"),
+        ("truncated", lambda record: f"{record['clipped_ratio']:.1%}"),
+    ):
+        lines.append([label, *(told(record) for record in records.values())])
     return lines
 
 
@@ -71,10 +72,10 @@ def change_table(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Ma
     from extra_jax.telemetry.report_data import difference, shared_pass_names
 
     scores = shared_pass_names([*before.values(), *after.values()])
-    lines = [["change", *scores]]
-    for name in after:
-        changes = [difference(before[name], after[name], score) for score in scores]
-        lines.append([name, *(_interval(change, "+.3f") for change in changes)])
+    lines = [["change", *after]]
+    for score in scores:
+        changes = [difference(before[name], after[name], score) for name in after]
+        lines.append([score, *(_interval(change, "+.3f") for change in changes)])
     return lines
 
 
@@ -128,9 +129,9 @@ def _interval(value: Mapping[str, float] | None, form: str = ".3f") -> str:
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
     for row in rows:
-        print(re.sub(r" +$", "", "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))))
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,6 @@ benchmark, and covers another training on other problems of this kind. The boots
 trainings as they are: it answers a smaller question and is too narrow for the larger one.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +17,17 @@ import yaml
 from extra_jax.errors import ExtraError
 from extra_jax.telemetry.evaluations import read_evaluations
 from extra_jax.telemetry.files import CONFIG_FILE, local_run_dir
-from extra_jax.telemetry.statistics import CONFIDENCE, pass_at_k, powers_of_two
+from extra_jax.telemetry.statistics import (
+    CONFIDENCE,
+    DRAWS,
+    hierarchical_draws,
+    holm,
+    pass_at_k,
+    powers_of_two,
+    quantile_interval,
+    sign_flip_p,
+)
 
-DRAWS = 10_000
-_EXACT_FLIPS = 14  # pairs up to which all sign flips are enumerated
-_CELLS_AT_ONCE = 4_000_000
 _MUST_AGREE = ("grader", "num_generations", "problems")
 
 
@@ -224,87 +229,13 @@ def _rows(benchmarks: Sequence[str], scores: Sequence[Sequence[np.ndarray]], sco
                 "a": float(np.mean([scores[i][0].mean() for i in chosen])),
                 "b": float(np.mean([scores[i][1].mean() for i in chosen])),
                 "difference": float(by_seed.mean()),
-                "interval": _interval(draws[:, list(chosen)].mean(axis=1)) if seeds > 1 else None,
-                "problem_interval": _interval(fixed[:, list(chosen)].mean(axis=1)),
+                "interval": quantile_interval(draws[:, list(chosen)].mean(axis=1)) if seeds > 1 else None,
+                "problem_interval": quantile_interval(fixed[:, list(chosen)].mean(axis=1)),
                 "p_seeds": sign_flip_p(by_seed) if seeds > 1 else None,
                 "p_problems": sign_flip_p(by_problem),
             }
         )
     return rows
-
-
-def hierarchical_draws(differences: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Bootstrap draws of the mean difference of each benchmark.
-
-    Each draw takes ``S`` seeds with replacement, the same for every benchmark, then in each benchmark ``P`` problems
-    with replacement, the same for every seed: arms, seeds and benchmarks stay paired.
-
-    Args:
-        differences: Per benchmark ``[S, P]``.
-        draws: Number of draws.
-        seed: Of the drawing.
-
-    Returns:
-        ``[draws, benchmarks]``.
-    """
-    generator = np.random.default_rng(seed)
-    seeds = len(differences[0])
-    seed_weights = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
-    columns = []
-    for difference in differences:
-        problems = difference.shape[1]
-        step = max(1, _CELLS_AT_ONCE // problems)
-        means = []
-        for start in range(0, draws, step):
-            weights = seed_weights[start : start + step]
-            drawn = generator.multinomial(problems, np.full(problems, 1 / problems), size=len(weights)) / problems
-            means.append(np.einsum("rs,sp,rp->r", weights, difference, drawn, optimize=True))
-        columns.append(np.concatenate(means))
-    return np.stack(columns, axis=1)
-
-
-def sign_flip_p(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> float:
-    """Two-sided p-value of the sign-flip test that the values are symmetric about zero.
-
-    The statistic is the absolute sum. All ``2^n`` flips are enumerated up to 14 values; beyond, ``draws`` random ones
-    and the observed one are counted. With few values the smallest possible result is ``2 / 2^n``: 3 seeds can never
-    give less than 0.25, 6 are needed for less than 0.05.
-
-    Args:
-        values: ``[n]`` paired differences.
-        draws: Random flips.
-        seed: Of the flips.
-    """
-    values = np.asarray(values, np.float64)
-    observed = abs(values.sum())
-    reached = observed - 1e-12 * max(1.0, np.abs(values).sum())
-    if len(values) <= _EXACT_FLIPS:
-        signs = np.array(list(itertools.product((1, -1), repeat=len(values))))
-        return float(np.mean(np.abs(signs @ values) >= reached))
-    generator = np.random.default_rng(seed)
-    hits = 0
-    step = max(1, _CELLS_AT_ONCE // len(values))
-    for start in range(0, draws, step):
-        signs = generator.choice((-1.0, 1.0), size=(min(step, draws - start), len(values)))
-        hits += int(np.sum(np.abs(signs @ values) >= reached))
-    return (hits + 1) / (draws + 1)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values (Holm 1979), in the order of the input."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted = np.empty(len(p_values))
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted.tolist()
-
-
-def _interval(draws: np.ndarray) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def verdict(comparison: Comparison) -> str:

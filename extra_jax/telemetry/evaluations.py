@@ -18,7 +18,13 @@ import numpy as np
 from extra_jax.errors import ExtraError
 from extra_jax.reward.verdict import Verdict
 from extra_jax.telemetry.files import EVALS_FOLDER, local_run_dir, parse_row, read_jsonl, to_json, write_atomically
-from extra_jax.telemetry.statistics import evaluation_metrics, evaluation_summary
+from extra_jax.telemetry.statistics import (
+    evaluation_metrics,
+    evaluation_summary,
+    hierarchical_draws,
+    pass_at_k,
+    quantile_interval,
+)
 
 Row = dict[str, Any]
 Record = dict[str, Any]
@@ -129,6 +135,34 @@ def evaluation_record(
         "verdicts": matrix([row["verdict"] for row in rows]),
         "majority": None if majority is None else list(majority),
     }
+
+
+def mean_summary(records: Sequence[Record]) -> dict[str, dict[str, float]]:
+    """The scores that all benchmarks have, averaged over them with equal weights, with 95 % intervals.
+
+    Returns:
+        ``{"pass@1": {"mean", "low", "high"}, ...}``; problems are drawn within each benchmark (10,000 times).
+    """
+    means = {}
+    for name in records[0]["summary"]:
+        values = [_scores(record, name) for record in records]
+        if any(value is None for value in values):
+            continue
+        draws = hierarchical_draws([value[None, :] for value in values]).mean(axis=1)
+        low, high = quantile_interval(draws)
+        means[name] = {"mean": float(np.mean([value.mean() for value in values])), "low": low, "high": high}
+    return means
+
+
+def _scores(record: Record, name: str) -> np.ndarray | None:
+    """``[P]`` of one score."""
+    kind, _, at = name.partition("@")
+    if kind not in ("pass", "maj") or name not in record["summary"]:
+        return None
+    if kind == "maj":
+        return np.asarray(record["majority"])
+    correct = np.asarray(record["correct"])
+    return pass_at_k(correct.shape[1], correct.sum(axis=1), int(at))
 
 
 def metrics_of(record: Record, prefix: str) -> dict[str, float]:
