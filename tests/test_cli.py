@@ -124,11 +124,21 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
     assert "--dry-run" in text
 
 
+@pytest.mark.parametrize("arguments", [["compare"], ["data"], ["data", "lint"], ["data", "contamination"]])
+def test_verbs_without_a_configuration_have_help(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*arguments, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: extra-jax {' '.join(arguments)}" in text
+    assert "--dry-run" not in text
+
+
 def test_the_help_lists_every_verb(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    assert all(verb in text for verb in VERBS)
+    assert all(verb in text for verb in (*VERBS, "compare", "data"))
 
 
 @pytest.mark.parametrize("verb", VERBS)

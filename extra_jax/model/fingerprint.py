@@ -1,5 +1,8 @@
 """An identity of weights: which model was measured, whatever its layout."""
 
+from collections.abc import Callable
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,13 +16,17 @@ def fingerprint(params: nnx.State, mesh: Mesh) -> str:
     A sum over all elements of a hash of bits, position and tensor, in integers modulo 2^32, so that the order of the
     summation does not matter. It finds accidents, not forgeries.
     """
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    sums = jax.jit(lambda leaves: [_checksum(x, salt) for salt, x in enumerate(leaves)], out_shardings=everywhere)
     low = high = 0
-    for number, value in enumerate(jax.device_get(sums(jax.tree.leaves(params)))):
+    for number, value in enumerate(jax.device_get(_program(mesh)(jax.tree.leaves(params)))):
         low = (low + int(value)) % 2**32
         high = (high * 31 + int(value) + number) % 2**32
     return f"{high:08x}{low:08x}"
+
+
+@cache
+def _program(mesh: Mesh) -> Callable[[list[jax.Array]], list[jax.Array]]:
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(lambda leaves: [_checksum(x, salt) for salt, x in enumerate(leaves)], out_shardings=everywhere)
 
 
 def _checksum(x: jax.Array, salt: int) -> jax.Array:

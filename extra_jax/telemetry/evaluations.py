@@ -7,8 +7,10 @@
 An evaluation grows shard by shard, each written to disk before the next begins, so that a killed one goes on.
 """
 
+import itertools
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ Record = dict[str, Any]
 PART = ".part.jsonl"
 ROWS = ".jsonl"
 NUMBERS = ".json"
+_NUMBERED = ("uid", "verdict", "answer", "length", "stop_reason")
 
 
 class EvaluationLog:
@@ -55,20 +58,25 @@ class EvaluationLog:
         if not (self._path[NUMBERS].is_file() and self._path[ROWS].is_file()):
             return None
         record = parse_row(self._path[NUMBERS].read_text(encoding="utf-8"), self._path[NUMBERS], 1)
-        return record if self._identity.items() <= record.items() else None
+        if not self._identity.items() <= record.items():
+            return None
+        self._path[PART].unlink(missing_ok=True)  # of a kill between the last two lines of `finish`
+        return record
 
     def resume(self, shard: int) -> int:
-        """Problems that are done, a multiple of ``shard`` or all; what a kill left behind them is dropped.
+        """Problems that are done, a multiple of ``shard`` or all; what a kill left behind them is cut off.
 
         An unfinished evaluation of something else is begun anew.
         """
-        head = to_json(self._identity)
-        lines = _whole_lines(self._path[PART])
-        n = self._identity["num_generations"]
-        done = min((len(lines) - 1) // n, self._identity["num_problems"]) if lines[:1] == [head] else 0
-        if done < self._identity["num_problems"]:
+        part, total, n = self._path[PART], self._identity["num_problems"], self._identity["num_generations"]
+        ends = _line_ends(part)
+        if not ends or _first_line(part) != to_json(self._identity):
+            write_atomically(part, to_json(self._identity) + "\n")
+            return 0
+        done = min((len(ends) - 1) // n, total)
+        if done < total:
             done -= done % shard
-        write_atomically(self._path[PART], "".join(f"{line}\n" for line in [head, *lines[1 : 1 + done * n]]))
+        os.truncate(part, ends[done * n])
         return done
 
     def append(self, lines: Sequence[str]) -> None:
@@ -79,9 +87,11 @@ class EvaluationLog:
             os.fsync(file.fileno())
 
     def rows(self) -> list[Row]:
-        """The rows so far, problem by problem."""
-        lines = _whole_lines(self._path[PART])[1:]
-        return [parse_row(line, self._path[PART], number) for number, line in enumerate(lines, start=2)]
+        """The rows so far, problem by problem, with what the numbers are made of: the texts may not fit into memory."""
+        with self._path[PART].open(encoding="utf-8") as file:
+            file.readline()
+            parsed = (parse_row(line, self._path[PART], number) for number, line in enumerate(file, start=2))
+            return [{key: row[key] for key in _NUMBERED} for row in parsed]
 
     def finish(self, majority: Sequence[float] | None = None) -> Record:
         """Writes the numbers and gives the completions their name.
@@ -96,7 +106,11 @@ class EvaluationLog:
         if len(rows) != n * self._identity["num_problems"]:
             raise ValueError(f"{len(rows)} rows for {self._identity['num_problems']} problems x {n} samples")
         record = evaluation_record(self._step, self._identity, rows, majority)
-        write_atomically(self._path[ROWS], "".join(to_json(row) + "\n" for row in rows))
+        beside = self._path[ROWS].with_suffix(".tmp")
+        with self._path[PART].open("rb") as part, beside.open("wb") as file:
+            part.readline()
+            shutil.copyfileobj(part, file)
+        beside.replace(self._path[ROWS])
         write_atomically(self._path[NUMBERS], to_json(record) + "\n")
         self._path[PART].unlink()
         return record
@@ -219,14 +233,14 @@ def read_completions(run_dir: str | Path, benchmark: str, step: int) -> list[Row
     return list(read_jsonl(path))
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of a file that a kill may have cut short: up to the first that is not whole JSON."""
+def _line_ends(path: Path) -> list[int]:
+    """Byte offsets behind the whole lines of a file that a kill may have cut short."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    if lines:
-        try:
-            json.loads(lines[-1])
-        except json.JSONDecodeError:  # fsync of a whole shard, so only the tail can be damaged
-            lines.pop()
-    return lines
+    with path.open("rb") as file:
+        return list(itertools.accumulate(len(line) for line in file if line.endswith(b"\n")))
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.readline().rstrip("\n")
