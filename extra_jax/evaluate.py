@@ -8,7 +8,7 @@ had happened.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,9 @@ class Evaluator:
             if not _agreed(record is not None):
                 if weights is None:
                     weights = self.policy.rollout_weights(params)
-                self._complete(benchmark, log, weights, step, progress)
-                record = log.finish(_majority(benchmark, log.rows())) if log else None
+                with log or nullcontext():
+                    self._complete(benchmark, log, weights, step, progress)
+                    record = log.finish(_majority(benchmark, log.rows())) if log else None
             if record is not None:
                 records[benchmark.name] = record
         return records

@@ -7,13 +7,13 @@
 An evaluation grows shard by shard, each written to disk before the next begins, so that a killed one goes on.
 """
 
-import itertools
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -52,6 +52,7 @@ class EvaluationLog:
             suffix: evaluation_path(run_dir, identity["benchmark"], step, suffix) for suffix in (PART, ROWS, NUMBERS)
         }
         self._step, self._identity = step, json.loads(to_json(identity))  # as it will be read
+        self._part: BinaryIO | None = None
 
     def finished(self) -> Record | None:
         """The numbers of this very evaluation, if it was finished before."""
@@ -67,24 +68,38 @@ class EvaluationLog:
         """Problems that are done, a multiple of ``shard`` or all; what a kill left behind them is cut off.
 
         An unfinished evaluation of something else is begun anew.
+
+        Raises:
+            ExtraError: another process is at it.
         """
-        part, total, n = self._path[PART], self._identity["num_problems"], self._identity["num_generations"]
-        ends = _line_ends(part)
-        if not ends or _first_line(part) != to_json(self._identity):
-            write_atomically(part, to_json(self._identity) + "\n")
+        path, total, n = self._path[PART], self._identity["num_problems"], self._identity["num_generations"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = path.open("a+b")
+        try:
+            fcntl.flock(self._part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ExtraError(f"{path}: another process is at this evaluation; wait for it, or stop it") from error
+        self._part.seek(0)
+        head = f"{to_json(self._identity)}\n".encode()
+        if self._part.readline() != head:
+            self._part.truncate(0)
+            self._write(head)
             return 0
-        done = min((len(ends) - 1) // n, total)
+        lengths = [len(head), *(len(line) for line in self._part if line.endswith(b"\n"))]
+        done = min((len(lengths) - 1) // n, total)
         if done < total:
             done -= done % shard
-        os.truncate(part, ends[done * n])
+        self._part.truncate(sum(lengths[: 1 + done * n]))
         return done
 
     def append(self, lines: Sequence[str]) -> None:
         """Adds the rows of further problems, each as ``to_json`` writes it; they are on disk when this returns."""
-        with self._path[PART].open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
+        self._write("".join(f"{line}\n" for line in lines).encode())
+
+    def _write(self, data: bytes) -> None:
+        self._part.write(data)  # always at the end
+        self._part.flush()
+        os.fsync(self._part.fileno())
 
     def rows(self) -> list[Row]:
         """The rows so far, problem by problem, with what the numbers are made of: the texts may not fit into memory."""
@@ -106,6 +121,7 @@ class EvaluationLog:
         if len(rows) != n * self._identity["num_problems"]:
             raise ValueError(f"{len(rows)} rows for {self._identity['num_problems']} problems x {n} samples")
         record = evaluation_record(self._step, self._identity, rows, majority)
+        self._path[NUMBERS].unlink(missing_ok=True)  # numbers that are there belong to the completions beside them
         beside = self._path[ROWS].with_suffix(".tmp")
         with self._path[PART].open("rb") as part, beside.open("wb") as file:
             part.readline()
@@ -114,6 +130,17 @@ class EvaluationLog:
         write_atomically(self._path[NUMBERS], to_json(record) + "\n")
         self._path[PART].unlink()
         return record
+
+    def close(self) -> None:
+        """Lets other processes at it; may be called again."""
+        if self._part is not None:
+            self._part.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
 
 def evaluation_record(
@@ -231,16 +258,3 @@ def read_completions(run_dir: str | Path, benchmark: str, step: int) -> list[Row
         steps = ", ".join(map(str, evaluated_steps(run_dir, benchmark, ROWS))) or "none"
         raise ExtraError(f"{path}: no such file; evaluated steps of {benchmark}: {steps}")
     return list(read_jsonl(path))
-
-
-def _line_ends(path: Path) -> list[int]:
-    """Byte offsets behind the whole lines of a file that a kill may have cut short."""
-    if not path.is_file():
-        return []
-    with path.open("rb") as file:
-        return list(itertools.accumulate(len(line) for line in file if line.endswith(b"\n")))
-
-
-def _first_line(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
-        return file.readline().rstrip("\n")

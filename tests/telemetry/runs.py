@@ -80,10 +80,10 @@ def eval_lines(step, correct, uids=None, verdicts=None):
 
 def write_eval(run_dir, step, correct, uids=None, verdicts=None, majority=None, **identity):
     """A finished evaluation of a ``[P, N]`` outcome matrix; returns its metrics."""
-    log = EvaluationLog(run_dir, step, eval_identity(*np.shape(correct), **identity))
-    log.resume(1)
-    log.append(eval_lines(step, correct, uids, verdicts))
-    return metrics_of(log.finish(majority), "eval_")
+    with EvaluationLog(run_dir, step, eval_identity(*np.shape(correct), **identity)) as log:
+        log.resume(1)
+        log.append(eval_lines(step, correct, uids, verdicts))
+        return metrics_of(log.finish(majority), "eval_")
 
 
 def training_metrics(step, nan=False):

@@ -52,11 +52,21 @@ def test_a_missing_evaluation_names_those_that_exist(tmp_path):
 def finish_from(run_dir, log, shard):
     """Does the rest shard by shard; returns which problems that were."""
     lines = eval_lines(7, CORRECT)
-    start = log.resume(shard)
-    for first in range(start, len(CORRECT), shard):
-        log.append(lines[2 * first : 2 * (first + shard)])
-    log.finish([0.0] * len(CORRECT))
+    with log:
+        start = log.resume(shard)
+        for first in range(start, len(CORRECT), shard):
+            log.append(lines[2 * first : 2 * (first + shard)])
+        log.finish([0.0] * len(CORRECT))
     return start
+
+
+def begun(run_dir, rows, shard=1, **other):
+    """What is there of an evaluation that was begun with so many rows, after another start."""
+    with EvaluationLog(run_dir, 7, eval_identity(*CORRECT.shape)) as log:
+        log.resume(1)
+        log.append(eval_lines(7, CORRECT)[:rows])
+    with EvaluationLog(run_dir, 7, eval_identity(*CORRECT.shape, **other)) as log:
+        return log.resume(shard)
 
 
 @given(cut=st.floats(0, 1), shard=st.integers(1, 5))
@@ -66,9 +76,9 @@ def test_an_evaluation_cut_after_any_byte_ends_as_if_nothing_had_happened(tmp_pa
     identity = eval_identity(*CORRECT.shape)
     finish_from(whole, EvaluationLog(whole, 7, identity), shard)
 
-    log = EvaluationLog(killed, 7, identity)
-    log.resume(shard)
-    log.append(eval_lines(7, CORRECT))
+    with EvaluationLog(killed, 7, identity) as log:
+        log.resume(shard)
+        log.append(eval_lines(7, CORRECT))
     part = evaluation_path(killed, "sums", 7, ".part.jsonl")
     data = part.read_bytes()
     part.write_bytes(data[: round(cut * len(data))])
@@ -81,11 +91,9 @@ def test_an_evaluation_cut_after_any_byte_ends_as_if_nothing_had_happened(tmp_pa
 
 
 def test_what_was_done_is_not_done_again(tmp_path):
-    log = EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape))
-    log.resume(2)
-    log.append(eval_lines(7, CORRECT)[:9])  # four problems and a half
-    assert EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape)).resume(2) == 4
-    assert EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape)).resume(3) == 3
+    assert begun(tmp_path / "two", 9, shard=2) == 4, "of four problems and a half"
+    assert begun(tmp_path / "three", 9, shard=3) == 3
+    assert begun(tmp_path / "all", 10, shard=3) == 5
 
 
 @pytest.mark.parametrize(
@@ -93,22 +101,31 @@ def test_what_was_done_is_not_done_again(tmp_path):
     [{"sampling": {"temperature": 0.7}}, {"weights": "ff"}, {"seed": 1}, {"problems": "q"}, {"grader": "dapo/1"}],
 )
 def test_an_evaluation_of_something_else_is_neither_continued_nor_reused(tmp_path, other):
-    log = EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape))
-    log.resume(1)
-    log.append(eval_lines(7, CORRECT))
-    assert EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape, **other)).resume(1) == 0
+    assert begun(tmp_path, 10, **other) == 0
     write_eval(tmp_path, 7, CORRECT)
     assert EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape)).finished()["num_problems"] == 5
     assert EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape, **other)).finished() is None
 
 
 def test_an_evaluation_with_missing_problems_is_not_finished(tmp_path):
-    log = EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape))
-    log.resume(1)
-    log.append(eval_lines(7, CORRECT)[:8])
-    with pytest.raises(ValueError, match="8 rows for 5 problems x 2 samples"):
-        log.finish()
+    with EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape)) as log:
+        log.resume(1)
+        log.append(eval_lines(7, CORRECT)[:8])
+        with pytest.raises(ValueError, match="8 rows for 5 problems x 2 samples"):
+            log.finish()
     assert read_evaluations(tmp_path) == {}
+
+
+def test_two_processes_do_not_write_one_evaluation(tmp_path):
+    with EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape)) as log:
+        log.resume(1)
+        with (
+            EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape, seed=1)) as other,
+            pytest.raises(ExtraError, match="another process is at this evaluation"),
+        ):
+            other.resume(1)
+        log.append(eval_lines(7, CORRECT))
+        log.finish()
 
 
 def test_numbers_are_strict_json(tmp_path):
