@@ -217,7 +217,7 @@ def _load(data: DataConfig, seed: int, folder: str = "") -> list[Problem] | None
 
 
 def _held_out(config: Config) -> HeldOut:
-    return {name: _load(data, config.run.seed, config.eval.dir) for name, data in config.benchmarks.items()}
+    return {name: _load(data, config.eval.seed, config.eval.dir) for name, data in config.benchmarks.items()}
 
 
 def _problems(data: DataConfig, problems: list[Problem] | None) -> str:

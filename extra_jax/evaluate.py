@@ -65,11 +65,11 @@ class Evaluator:
         self.params = sampling_of(config)
         self.graders: dict[str, Grader] = {}
         self.benchmarks = [self._benchmark(name, data) for name, data in config.benchmarks.items()]
-        self.sampler = policy.sampler(self.params, stream="eval")
+        self.sampler = policy.sampler(self.params, stream="eval", seed=config.eval.seed)
 
     def _benchmark(self, name: str, data: DataConfig) -> Benchmark:
         config = self.policy.config
-        problems = load_problems_of(data, config.run.seed, config.eval.dir)
+        problems = load_problems_of(data, config.eval.seed, config.eval.dir)
         grader = grader_name(config.reward, data)
         if grader not in self.graders:
             self.graders[grader] = make_grader(config.reward, data)
@@ -91,7 +91,7 @@ class Evaluator:
         identity = {
             "num_generations": self.settings.num_generations,
             "sampling": vars(self.params),
-            "seed": self.policy.config.run.seed,
+            "seed": self.settings.seed,
             "weights": fingerprint(params, self.policy.mesh),
         }
         weights: nnx.State | None = None

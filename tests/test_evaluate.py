@@ -89,9 +89,13 @@ def test_every_completion_and_the_matrix_are_saved_and_agree_with_the_table(whol
         assert line in printed
 
 
-def test_training_evaluates_with_the_same_code(launcher: Launcher, whole: Path, tmp_path: Path) -> None:
+def test_training_evaluates_with_the_same_code(
+    launcher: Launcher, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     config = settings(tmp_path)
-    launcher.run("train", config, "train.max_steps=1", "checkpoint.every=1")
+    config["train"] = config["train"] | {"max_steps": 1, "num_minibatches": 1, "num_iterations": 1, "beta": 0.0}
+    config["optim"] = config["optim"] | {"warmup_steps": 0}
+    launcher.run("train", config)
     for benchmark in ("chain", "other"):
         first, last = read_evaluations(tmp_path)[benchmark]
         assert first == read_evaluations(whole)[benchmark][0], "before training it is the evaluation of the verb"
@@ -104,10 +108,11 @@ def test_training_evaluates_with_the_same_code(launcher: Launcher, whole: Path, 
     assert "held-out problems of other" in report
 
     before = evaluation_path(tmp_path, "chain", 0).stat().st_mtime_ns
-    printed = launcher.run("eval", config, "train.max_steps=1", "--base")
-    assert [line.split()[0] for line in printed.splitlines() if line.startswith(("step", "change"))] == [
-        "step", "step", "change"
-    ]  # fmt: skip
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(config))
+    assert cli.main(["eval", str(again), "--base"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed if line.startswith(("step", "change"))] == ["step", "step", "change"]
     assert evaluation_path(tmp_path, "chain", 0).stat().st_mtime_ns == before, "both were measured by the training"
 
 
@@ -122,6 +127,12 @@ def test_other_settings_are_measured_anew(whole: Path, tmp_path: Path) -> None:
     (records,) = evaluate(config_from_dict(tree | {"eval": other}))
     assert records["chain"] == read_evaluations(tmp_path)["chain"][0]
     assert (records["chain"]["num_problems"], records["chain"]["sampling"]["temperature"]) == (3, 0.5)
+
+
+def test_the_seed_of_the_run_changes_neither_problems_nor_draws(whole: Path, tmp_path: Path) -> None:
+    (records,) = evaluate(config_from_dict(settings(tmp_path) | {"run": {"dir": str(tmp_path), "seed": 3}}))
+    for name, record in records.items():
+        assert record == read_evaluations(whole)[name][0]
 
 
 def write_set(path: Path) -> None:

@@ -36,6 +36,11 @@ class EvalConfig(Section):
         "training.",
     )
     dir: str = Field("data", description="Folder of the standard sets that `extra-jax data fetch` brought.")
+    seed: int = Field(
+        0,
+        description="Of the held-out problems that a task generates or `limit` keeps, and of every token sampled on "
+        "them; apart from run.seed, so that runs of several seeds are measured alike.",
+    )
     every: int = Field(0, ge=0, description="Steps between evaluations; 0: only before the first and after the last.")
     num_generations: int = Field(8, ge=1, description="Samples a problem (n of pass@k).")
     temperature: float = Field(1.0, ge=0)

@@ -28,7 +28,7 @@ from extra_jax.telemetry.statistics import (
     sign_flip_p,
 )
 
-_MUST_AGREE = ("grader", "num_generations", "problems")
+_MUST_AGREE = ("grader", "num_generations", "problems", "seed")
 
 
 @dataclass(frozen=True)

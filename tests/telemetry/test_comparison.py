@@ -18,14 +18,14 @@ from telemetry.runs import write_eval
 PROBLEMS, SAMPLES = 40, 4
 
 
-def make_run(folder, name, seed, rate, *, step=10, benchmarks=("sums",), **identity):
+def make_run(folder, name, run_seed, rate, *, step=10, benchmarks=("sums",), **identity):
     """A run whose problems are solved with probability ``rate``, the hard ones less often."""
-    generator = np.random.default_rng([seed, round(1000 * rate)])
+    generator = np.random.default_rng([run_seed, round(1000 * rate)])
     for benchmark in benchmarks:
         difficulty = np.random.default_rng(7).random((PROBLEMS, 1))
         correct = generator.random((PROBLEMS, SAMPLES)) < rate * (0.5 + difficulty)
         write_eval(folder / name, step, correct, benchmark=benchmark, **identity)
-    (folder / name / "config.yaml").write_text(yaml.safe_dump({"run": {"seed": seed}}))
+    (folder / name / "config.yaml").write_text(yaml.safe_dump({"run": {"seed": run_seed}}))
     return str(folder / name)
 
 
@@ -135,6 +135,7 @@ def test_a_run_is_compared_with_itself_at_another_step(tmp_path):
     ("identity", "message"),
     [
         ({"grader": "dapo/1"}, "sums: grader sums/1 and dapo/1"),
+        ({"seed": 5}, "sums: seed 0 and 5"),
         ({"sampling": {"temperature": 0.6}}, "sums: sampling.temperature 1.0 and 0.6"),
         ({"sampling": {"temperature": 1.0, "top_p": 0.9}}, "sums: sampling.top_p None and 0.9"),
         ({"problems": "other"}, "sums: problems: the same identities with other prompts or answers"),
