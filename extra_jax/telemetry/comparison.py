@@ -6,6 +6,7 @@ benchmark, and covers another training on other problems of this kind. The boots
 trainings as they are: it answers a smaller question and is too narrow for the larger one.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -252,7 +253,12 @@ def verdict(comparison: Comparison) -> str:
             said = f"Not conclusive. {found}; the interval excludes zero, but p = {row.p_holm:.2g} after Holm."
     if seeds == 1:
         return f"{said} With one seed per arm this is about these two trainings only, not about the methods."
-    smallest = 2 / 2**seeds
-    if smallest >= 1 - CONFIDENCE:
-        said += f" {seeds} seeds cannot give p < {smallest:.2g}, so this is a description; 6 or more can decide."
+    tests = len(comparison.rows)
+    enough = next(count for count in itertools.count(1) if tests * 2 / 2**count < 1 - CONFIDENCE)
+    if seeds < enough:
+        smallest = min(1.0, tests * 2 / 2**seeds)
+        said += (
+            f" With {seeds} seeds and {tests} rows no p-value can be below {smallest:.2g} after Holm, so this is a "
+            f"description; {enough} seeds could decide."
+        )
     return said
