@@ -28,8 +28,9 @@ from extra_jax.parallel.processes import allgather, gather_texts, is_main, proce
 from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.graders import grader_name, make_grader, rewards_of
 from extra_jax.reward.majority import majority_scores
+from extra_jax.reward.overlap import OverlappedGrading
 from extra_jax.reward.verdict import ComparesAnswers, Grader
-from extra_jax.rollout.engine import Progress as OnProgress
+from extra_jax.rollout.session import Progress as OnProgress
 from extra_jax.rollout.types import Request, SamplingParams
 from extra_jax.run_dir import open_run
 from extra_jax.telemetry.evaluations import EvaluationLog, Record, metrics_of
@@ -119,7 +120,7 @@ class Evaluator:
     ) -> None:
         """Samples and grades the problems that are not done yet."""
         n, total = self.settings.num_generations, len(benchmark.problems)
-        shard = max(1, _WAVES * self.policy.config.rollout.slots // n)
+        shard = max(1, _WAVES * self.sampler.shard_slots * self.sampler.shards // n)
         done = _agreed(log.resume(shard) if log else 0)
         for start in range(done, total, shard):
             count = min(shard, total - start)
@@ -127,9 +128,10 @@ class Evaluator:
             progress = on_progress and _shifted(on_progress, start * n, total * n)
             problems = [benchmark.problems[i] for i in mine]
             requests = [Request(benchmark.prompts[benchmark.problems[i].uid], n, i * n) for i in mine]
-            rollouts = self.sampler.generate(weights, requests, 0, progress)
-            texts = self.policy.decode(rollouts)
-            grades = benchmark.grader.grade([problem for problem in problems for _ in range(n)], texts)
+            graded = [problem for problem in problems for _ in range(n)]
+            grading = OverlappedGrading(benchmark.grader, self.policy.tokenizer.decode, graded)
+            rollouts = self.sampler.generate(weights, requests, 0, progress, grading.finished)
+            texts, grades = grading.result()
             rewards, _ = rewards_of(grades, self.policy.config.reward)
             rows = evaluation_rows(step, problems, rollouts, texts, grades, rewards)
             lines = gather_texts([to_json(row) for row in rows])
@@ -157,7 +159,7 @@ def sampling_of(config: Config) -> SamplingParams:
     """How the completions of an evaluation are drawn."""
     e = config.eval
     length = e.max_completion_length or config.rollout.max_completion_length
-    return SamplingParams(e.temperature, e.top_p, e.top_k, e.min_p, length)
+    return SamplingParams(e.temperature, e.top_p, e.top_k, e.min_p, length, config.rollout.stop_strings)
 
 
 def load_problems_of(data: DataConfig, seed: int, folder: str = "") -> list[Problem]:

@@ -1,45 +1,57 @@
 """Grading while others still decode."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from extra_jax.data.problem import Problem
 from extra_jax.reward.verdict import Grade, Grader, Pending
 
 
 class OverlappedGrading:
-    """Collects completions as they finish and hands each to the grader at once.
+    """Takes completions as they finish and hands each to the grader at once; ``finished`` is what the sampler calls.
 
     Args:
         grader: whose ``submit`` returns before the work is done.
+        decode: token ids to text.
         problems: ``[R]``, the problem of each completion.
+        prefixes: ``[R]``, the given beginning of each answer, which is graded with it; default: none.
     """
 
-    def __init__(self, grader: Grader, problems: Sequence[Problem]):
-        self._grader, self._problems = grader, problems
-        self._pending: list[tuple[Sequence[int], Pending]] = []
-        self._missing = set(range(len(problems)))
+    def __init__(
+        self,
+        grader: Grader,
+        decode: Callable[[Sequence[int]], str],
+        problems: Sequence[Problem],
+        prefixes: Sequence[Sequence[int]] | None = None,
+    ):
+        self._grader, self._decode, self._problems = grader, decode, problems
+        self._prefixes = prefixes
+        self._started: dict[int, tuple[str, Pending]] = {}
 
-    def add(self, rows: Sequence[int], texts: Sequence[str]) -> None:
-        """Starts grading the completions of ``rows``; returns at once.
+    def finished(self, row: int, token_ids: np.ndarray) -> None:
+        """Starts grading the completion of ``row``; returns at once.
+
+        Args:
+            row: place of the completion in the result.
+            token_ids: ``[length]``, without the prefix.
 
         Raises:
             ValueError: a row that does not exist or was given before.
         """
-        rows = [int(row) for row in rows]
-        if len(rows) != len(texts) or len(set(rows)) != len(rows) or not self._missing.issuperset(rows):
-            raise ValueError(f"rows {rows}: each row is graded once, with one text")
-        self._missing.difference_update(rows)
-        self._pending.append((rows, self._grader.submit([self._problems[row] for row in rows], texts)))
+        if not 0 <= row < len(self._problems) or row in self._started:
+            raise ValueError(f"row {row} of {len(self._problems)} was finished before, or there is none")
+        prefix = [] if self._prefixes is None else list(self._prefixes[row])
+        text = self._decode([*prefix, *np.asarray(token_ids).tolist()])
+        self._started[row] = text, self._grader.submit([self._problems[row]], [text])
 
-    def result(self) -> list[Grade]:
-        """``[R]`` grades in the order of the rows; waits for those that are not there yet.
+    def result(self) -> tuple[list[str], list[Grade]]:
+        """``[R]`` texts and ``[R]`` grades in the order of the rows; waits for the grades that are not there yet.
 
         Raises:
-            ValueError: rows that were never added.
+            ValueError: completions that never finished.
         """
-        if self._missing:
-            raise ValueError(f"{len(self._missing)} of {len(self._problems)} completions were never added")
-        by_row = {
-            row: grade for rows, pending in self._pending for row, grade in zip(rows, pending.result(), strict=True)
-        }
-        return [by_row[row] for row in range(len(self._problems))]
+        if missing := len(self._problems) - len(self._started):
+            raise ValueError(f"{missing} of {len(self._problems)} completions never finished")
+        rows = [self._started[row] for row in range(len(self._problems))]
+        return [text for text, _ in rows], [pending.result()[0] for _, pending in rows]

@@ -169,7 +169,9 @@ def _width_note(*evaluations: dict[str, Any]) -> str:
 
 def _provenance(evaluation: dict[str, Any]) -> str:
     summary = evaluation["summary"]
-    sampling = ", ".join(f"{key} {value}" for key, value in evaluation.get("sampling", {}).items() if value is not None)
+    sampling = ", ".join(
+        f"{key} {value}" for key, value in evaluation.get("sampling", {}).items() if value not in (None, [])
+    )
     parts = [
         f"{summary['num_problems']:,} held-out problems"
         + (f" of {evaluation['source']}" if evaluation.get("source") else ""),

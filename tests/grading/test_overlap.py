@@ -2,6 +2,7 @@
 
 import threading
 
+import numpy as np
 import pytest
 
 from extra_jax.data.problem import Problem
@@ -35,40 +36,52 @@ class Slow:
         return Pending()
 
 
-def test_grading_starts_when_a_completion_is_added_and_nothing_waits_before_the_result():
+def decode(ids):
+    return "".join(map(chr, ids))
+
+
+def ids(text):
+    return np.array([ord(character) for character in text], np.int32)
+
+
+def test_grading_starts_when_a_completion_is_finished_and_nothing_waits_before_the_result():
     grader = Slow()
-    grading = OverlappedGrading(grader, PROBLEMS[:3])
-    grading.add([2], ["c"])
+    grading = OverlappedGrading(grader, decode, PROBLEMS[:3])
+    grading.finished(2, ids("c"))
     assert grader.given == ["p2"]
-    grading.add([0, 1], ["a", "b"])
+    grading.finished(0, ids("a"))
+    grading.finished(1, ids("b"))
     grader.release.set()
-    assert [grade.answer for grade in grading.result()] == ["a", "b", "c"]
+    texts, grades = grading.result()
+    assert texts == [grade.answer for grade in grades] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("order", [[[0, 1, 2, 3, 4, 5]], [[5], [3, 1], [0], [4, 2]], [[i] for i in range(6)]])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [5, 3, 1, 0, 4, 2]])
 def test_grades_do_not_depend_on_when_completions_finished(order):
     with MathGrader() as grader:
         expected = grader.grade(PROBLEMS, TEXTS)
-        grading = OverlappedGrading(grader, PROBLEMS)
-        for rows in order:
-            grading.add(rows, [TEXTS[row] for row in rows])
-        assert grading.result() == expected
+        grading = OverlappedGrading(grader, decode, PROBLEMS)
+        for row in order:
+            grading.finished(row, ids(TEXTS[row]))
+        assert grading.result() == (TEXTS, expected)
     assert [grade.verdict for grade in expected] == ["correct", "correct", "wrong", "correct", "wrong", "correct"]
 
 
-def test_a_grader_without_workers_grades_at_once():
-    problem = Problem("p", "", "1+2=3", meta={"numbers": [1, 2], "target": 3})
-    grading = OverlappedGrading(CountdownGrader(), [problem, problem])
-    grading.add([1], ["1+2=3"])
-    grading.add([0], ["1+2=4"])
-    assert [grade.verdict for grade in grading.result()] == ["wrong", "correct"]
+def test_an_answer_is_graded_with_its_given_beginning():
+    problem = Problem("p", "", "3", meta={"numbers": [1, 2], "target": 3})
+    grading = OverlappedGrading(CountdownGrader(), decode, [problem, problem], [ids("1+"), ids("")])
+    grading.finished(1, ids("1+2=4"))
+    grading.finished(0, ids("2=3"))
+    texts, grades = grading.result()
+    assert texts == ["1+2=3", "1+2=4"]
+    assert [grade.verdict for grade in grades] == ["correct", "wrong"]
 
 
-@pytest.mark.parametrize("rows", [[0], [1, 1], [3], [-1]])
-def test_a_row_is_graded_once(rows):
-    grading = OverlappedGrading(CountdownGrader(), PROBLEMS[:3])
-    grading.add([0], [""])
-    with pytest.raises(ValueError, match="each row is graded once"):
-        grading.add(rows, [""] * len(rows))
-    with pytest.raises(ValueError, match="2 of 3 completions were never added"):
+@pytest.mark.parametrize("row", [0, 3, -1])
+def test_a_row_is_graded_once(row):
+    grading = OverlappedGrading(CountdownGrader(), decode, PROBLEMS[:3])
+    grading.finished(0, ids(""))
+    with pytest.raises(ValueError, match=f"row {row} of 3"):
+        grading.finished(row, ids(""))
+    with pytest.raises(ValueError, match="2 of 3 completions never finished"):
         grading.result()
