@@ -39,6 +39,7 @@ RESULTS = {
                 "summary": {"pass@1": {"mean": 0.25, "low": 0.2, "high": 0.3}},
                 "mean_length": 9.0,
                 "clipped_ratio": 0.1,
+                "verdicts": [["correct"], ["timeout"], ["wrong"], ["wrong"]],
             }
         }
     ],
@@ -170,6 +171,7 @@ def test_eval_prints_its_result_on_standard_output(file, called, capsys):
         ["problems", "7", "x", "1", "samples"],
         ["length", "9", "tokens"],
         ["truncated", "10.0%"],
+        ["not", "judged,", "counted", "as", "not", "solved", "25.0%"],
     ]
 
 

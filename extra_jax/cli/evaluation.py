@@ -49,6 +49,7 @@ def _eval(config: "Config", args: argparse.Namespace) -> None:
 def evaluation_table(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """A column for each benchmark, and one for the mean over several; a line for each score."""
     from extra_jax.telemetry.evaluations import mean_summary
+    from extra_jax.telemetry.report_data import unjudged_share
 
     summaries = {name: record["summary"] for name, record in records.items()}
     if len(records) > 1:
@@ -64,6 +65,9 @@ def evaluation_table(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]
         ("truncated", lambda record: f"{record['clipped_ratio']:.1%}"),
     ):
         lines.append([label, *(told(record) for record in records.values())])
+    unjudged = [unjudged_share(record) for record in records.values()]
+    if any(unjudged):
+        lines.append(["not judged, counted as not solved", *(f"{share:.1%}" for share in unjudged)])
     return lines
 
 
