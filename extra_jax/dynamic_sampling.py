@@ -8,13 +8,14 @@ outcome, never the shaped reward: a bonus must not turn a group without a soluti
 import dataclasses
 from collections.abc import Collection, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from extra_jax.data.problem import Problem
 from extra_jax.parallel.processes import allgather_rows
 from extra_jax.reward.verdict import Grade, Verdict
-from extra_jax.rollout.types import Rollouts
+from extra_jax.rollout.types import Counters, Rollouts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +98,15 @@ class GroupPool:
 def _join(parts: Sequence[Graded]) -> Graded:
     """One after the other."""
     starts = np.cumsum([0, *(len(part.problems) for part in parts[:-1])])
-    columns = {}
+    columns: dict[str, Any] = {}
     for field in dataclasses.fields(Rollouts):
         values = [getattr(part.rollouts, field.name) for part in parts]
         if field.name == "prompt_index":
             values = [value + start for value, start in zip(values, starts, strict=True)]
-        columns[field.name] = np.concatenate(values) if isinstance(values[0], np.ndarray) else list(chain(*values))
+        if field.name == "counters":
+            columns[field.name] = Counters(*map(sum, zip(*map(dataclasses.astuple, values), strict=True)))
+        else:
+            columns[field.name] = np.concatenate(values) if isinstance(values[0], np.ndarray) else list(chain(*values))
     problems, texts, grades = (
         list(chain.from_iterable(getattr(part, name) for part in parts)) for name in ("problems", "texts", "grades")
     )
@@ -114,11 +118,12 @@ def _select(graded: Graded, numbers: set[int], group_size: int) -> Graded:
     rollouts = graded.rollouts
     rows = np.flatnonzero(np.isin(rollouts.rollout_ids // group_size, list(numbers)))
     kept, index = np.unique(rollouts.prompt_index[rows], return_inverse=True)
-    columns = {
-        field.name: value[rows] if isinstance(value, np.ndarray) else [value[row] for row in rows]
-        for field in dataclasses.fields(rollouts)
-        for value in [getattr(rollouts, field.name)]
-    }
+    columns: dict[str, Any] = {}
+    for field in dataclasses.fields(rollouts):
+        value = getattr(rollouts, field.name)
+        columns[field.name] = value[rows] if isinstance(value, np.ndarray) else value
+        if isinstance(value, list):
+            columns[field.name] = [value[row] for row in rows]
     return Graded(
         [graded.problems[i] for i in kept],
         Rollouts(**columns | {"prompt_index": index.astype(np.int32)}),

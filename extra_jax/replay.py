@@ -6,13 +6,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config, MeshConfig
 from extra_jax.errors import ExtraError
-from extra_jax.learn.bundle import Bundle, fingerprint, read_bundle
+from extra_jax.learn.bundle import Bundle, read_bundle
 from extra_jax.learn.grpo import Learner
 from extra_jax.learn.update import TrainState
+from extra_jax.model.fingerprint import fingerprint
 from extra_jax.model.load import build_model
 from extra_jax.parallel.mesh import make_mesh
 from extra_jax.train import advantages_of
@@ -82,7 +84,7 @@ def compare_updates(bundle: Bundle, run_dir: Path) -> list[Comparison]:
     model = build_model(config.model, mesh, seed=config.run.seed)
     learner = Learner(model.graphdef, config, mesh)
     reference = jax.tree.map(lambda x: x.copy(), model.params) if config.train.beta > 0 else None
-    state = state_before(bundle, learner.init(model.params), run_dir)
+    state = state_before(bundle, learner.init(model.params), mesh, run_dir)
     batches = learner.batches(state.params, reference, bundle.rollouts, bundle.advantages)
     found, tolerance = [], _TOLERANCE[config.model.dtype]
     for index, batch in enumerate(batches * config.train.num_iterations):
@@ -93,7 +95,7 @@ def compare_updates(bundle: Bundle, run_dir: Path) -> list[Comparison]:
     return found
 
 
-def state_before(bundle: Bundle, initial: TrainState, run_dir: Path) -> TrainState:
+def state_before(bundle: Bundle, initial: TrainState, mesh: Mesh, run_dir: Path) -> TrainState:
     """Parameters and optimizer state that the step started from: a checkpoint of the run, or the initial model.
 
     Raises:
@@ -110,7 +112,7 @@ def state_before(bundle: Bundle, initial: TrainState, run_dir: Path) -> TrainSta
             f"{run_dir}: no checkpoint of step {before}, from which step {bundle.step} started. Keep one in another "
             "run (checkpoint.every, checkpoint.keep), or recompute the advantages alone: --advantages-only"
         )
-    if (told := fingerprint(state.params)) != bundle.fingerprint:
+    if (told := fingerprint(state.params, mesh)) != bundle.fingerprint:
         raise ExtraError(
             f"{origin} is not what step {bundle.step} started from: its fingerprint is {told[:12]}, that of the bundle "
             f"{bundle.fingerprint[:12]}. Bring back the model of the run, or recompute the advantages alone: "

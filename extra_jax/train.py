@@ -21,8 +21,9 @@ from extra_jax.dynamic_sampling import Graded, GroupPool
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator, load_problems_of
 from extra_jax.learn.advantage import group_advantages
-from extra_jax.learn.bundle import fingerprint, write_bundle
+from extra_jax.learn.bundle import write_bundle
 from extra_jax.learn.grpo import Learner
+from extra_jax.model.fingerprint import fingerprint
 from extra_jax.model.hf_convert import export_policy
 from extra_jax.parallel.processes import allgather, allgather_rows
 from extra_jax.parallel.shutdown import GracefulStop
@@ -57,7 +58,7 @@ def train(config: Config) -> None:
 
     with ExitStack() as stack:
         grader = stack.enter_context(closing(make_grader(config.reward, config.data)))
-        evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.eval.data else None
+        evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.benchmarks else None
         checkpoints = stack.enter_context(Checkpointer(run_dir / CHECKPOINTS, keep=config.checkpoint.keep))
         stop = stack.enter_context(GracefulStop())
         if checkpoints.latest_step() is not None:
@@ -91,7 +92,7 @@ def train(config: Config) -> None:
             rewards = rewards + soft_overlong_punishment(rollouts.lengths, cap, cache)
             advantages = advantages_of(rewards, valid, config)
             dumped = step + 1 in settings.dump_steps
-            before = fingerprint(state.params) if dumped else ""
+            before = fingerprint(state.params, policy.mesh) if dumped else ""
             with timer.phase("update"):
                 batches = learner.batches(state.params, reference, rollouts, advantages)
                 learned = []
@@ -132,7 +133,7 @@ def is_due(step: int, every: int) -> bool:
 def sampling_params(config: Config) -> SamplingParams:
     """How the training rollouts are drawn."""
     r = config.rollout
-    return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length)
+    return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length, r.stop_strings)
 
 
 def make_requests(problems: Sequence[Problem], prompts: dict[str, list[int]], group: int, first: int) -> list[Request]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from extra_jax.cli import models, planning, replaying, sampling, training
+from extra_jax.cli import data, evaluation, models, planning, replaying, sampling, training
 from extra_jax.cli.verb import Verb
 from extra_jax.errors import ExtraError
 
@@ -18,11 +18,20 @@ USER_ERROR = 2
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 
-VERBS = (*training.VERBS, *sampling.VERBS, *models.VERBS, *planning.VERBS, *replaying.VERBS)
+VERBS = (
+    *training.VERBS,
+    *evaluation.VERBS,
+    *sampling.VERBS,
+    *models.VERBS,
+    *data.VERBS,
+    *planning.VERBS,
+    *replaying.VERBS,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit status: 0, what the verb returned, or 2 after an error that the user can mend.
+    """Runs one verb and returns the exit status: 0, 1 where a check found something, 2 after an error that the user
+    can mend.
 
     ``ExtraError`` is printed without a traceback; any other exception is a bug of ours and keeps its own.
     """
@@ -84,7 +93,7 @@ def _run(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
         return verb.run(None, args) or 0
     from extra_jax.config import load_config
 
-    config = load_config(args.config, [*args.overrides, *rest])
+    config = load_config(args.config, verb.overrides([*args.overrides, *rest]))
     if args.dry_run:
         from extra_jax.dry_run import describe
 

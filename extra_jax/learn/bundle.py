@@ -5,16 +5,13 @@ the parameters before the update and the metrics of each update. ``extra_jax/rep
 """
 
 import dataclasses
-import hashlib
 import io
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from extra_jax.config import Config, config_from_dict
 from extra_jax.errors import ExtraError
@@ -23,6 +20,8 @@ from extra_jax.rollout.types import Rollouts, StopReason
 
 REPLAY_FOLDER = "replay"
 _FORMAT = 1
+_ARRAYS = ("rollout_ids", "tokens", "lengths", "logprobs", "entropies", "full_logprobs", "log_kept")
+_LISTS = ("prompt_ids", "prefix_ids")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +66,17 @@ def write_bundle(
 
     Arguments are the fields of ``Bundle``.
     """
-    prompt_lengths = np.array([len(ids) for ids in rollouts.prompt_ids], np.int32)
-    prompts = np.concatenate(rollouts.prompt_ids) if len(rollouts) else np.zeros(0, np.int32)
-    columns = {
-        "rollout_ids": rollouts.rollout_ids,
-        "prompt_lengths": prompt_lengths,
-        "prompts": prompts.astype(np.int32),
-        "tokens": rollouts.tokens,
-        "lengths": rollouts.lengths,
-        "sampling_logprobs": rollouts.logprobs,
-        "entropies": rollouts.entropies,
-        "truncated": rollouts.truncated,
+    reasons = list(StopReason)
+    columns = {name: getattr(rollouts, name) for name in _ARRAYS} | {
+        "stop_reasons": np.array([reasons.index(reason) for reason in rollouts.stop_reasons], np.int8),
         "rewards": rewards,
         "valid": valid,
         "advantages": advantages,
     }
+    for name in _LISTS:
+        rows = getattr(rollouts, name)
+        columns[name] = np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32)
+        columns[f"{name}_lengths"] = np.array([len(row) for row in rows], np.int32)
     gathered = {name: allgather_rows(np.asarray(column)) for name, column in columns.items()}
     about = {
         "format": _FORMAT,
@@ -119,45 +114,13 @@ def read_bundle(path: Path) -> Bundle:
     if about.get("format") != _FORMAT:
         raise ExtraError(f"{path}: format {about.get('format')!r}; this version reads {_FORMAT}")
     config = config_from_dict(about["config"], str(path))
-    ids, group = columns["rollout_ids"], config.train.num_generations
-    _, prompt_index = np.unique(ids // group, return_inverse=True)
+    groups = columns["rollout_ids"] // config.train.num_generations
     rollouts = Rollouts(
-        rollout_ids=ids,
-        prompt_index=prompt_index.astype(np.int32),
-        prompt_ids=np.split(columns["prompts"], np.cumsum(columns["prompt_lengths"])[:-1]),
-        tokens=columns["tokens"],
-        lengths=columns["lengths"],
-        logprobs=columns["sampling_logprobs"],
-        entropies=columns["entropies"],
-        stop_reasons=[StopReason.LENGTH if cut else StopReason.STOP_TOKEN for cut in columns["truncated"]],
+        prompt_index=np.unique(groups, return_inverse=True)[1].astype(np.int32),
+        stop_reasons=[list(StopReason)[reason] for reason in columns["stop_reasons"]],
+        **{name: columns[name] for name in _ARRAYS},
+        **{name: np.split(columns[name], np.cumsum(columns[f"{name}_lengths"])[:-1]) for name in _LISTS},
     )
     outcome = {name: columns[name] for name in ("rewards", "valid", "advantages")}
     told = {name: about[name] for name in ("step", "fingerprint", "updates", "devices")}
     return Bundle(config=config, rollouts=rollouts, **told, **outcome)
-
-
-def fingerprint(params: nnx.State) -> str:
-    """Hex digest of all bits of the parameters and of their names and shapes, the same on any mesh.
-
-    Each leaf is summed up as integers with a weight for each place: exact, so the order of adding does not matter.
-    """
-    digest = hashlib.sha256()
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    sums = jax.device_get(_sums([leaf for _, leaf in leaves]))
-    for (path, leaf), total in zip(leaves, sums, strict=True):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype} {total};".encode())
-    return digest.hexdigest()
-
-
-@jax.jit
-def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
-    def total(leaf: jax.Array) -> jax.Array:
-        bits = jax.lax.bitcast_convert_type(leaf, {2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize])
-        place = jnp.zeros(leaf.shape, jnp.uint32)
-        for axis, size in enumerate(leaf.shape):
-            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-        mixed = (place + 1) * jnp.uint32(0x9E3779B1)
-        mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x85EBCA77)
-        return jnp.sum((bits.astype(jnp.uint32) + 1) * (mixed | 1), dtype=jnp.uint32)
-
-    return [total(leaf) for leaf in leaves]

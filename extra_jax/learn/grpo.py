@@ -114,11 +114,11 @@ def grpo_examples(rollouts: Rollouts, advantages: np.ndarray, chosen: Sequence[i
         focus = entropy_weights(rollouts.entropies[chosen], mask, grpo.top_entropy_quantile)
     return [
         Example(
-            context=rollouts.prompt_ids[row],
+            context=rollouts.context_ids(row),
             target=rollouts.completion_ids(row),
             weight=weight,
             advantage=advantages[row],
-            sampling_logprobs=rollouts.logprobs[row, : rollouts.lengths[row]],
+            sampling_logprobs=(rollouts.logprobs + rollouts.log_kept)[row, : rollouts.lengths[row]],
             entropy_weights=None if shares is None else shares[: rollouts.lengths[row]],
         )
         for row, weight, shares in zip(chosen, weights, focus, strict=True)

@@ -5,6 +5,8 @@ steer the program are taken from values that all processes agree on (``allgather
 everything here is the identity.
 """
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -87,6 +89,18 @@ def allgather_rows(values: np.ndarray) -> np.ndarray:
     padded[: len(values)] = values
     parts = np.split(allgather(padded), len(counts)) if counts.max() else [padded]
     return np.concatenate([part[:count] for part, count in zip(parts, counts, strict=False)])
+
+
+def gather_texts(texts: Sequence[str]) -> list[str]:
+    """The texts of all processes, in process order, on every host."""
+    if jax.process_count() == 1:
+        return list(texts)
+    raw = np.frombuffer(json.dumps(list(texts)).encode(), np.uint8)
+    sizes = allgather(np.array([len(raw)], np.int64))
+    padded = np.zeros((1, sizes.max()), np.uint8)
+    padded[0, : len(raw)] = raw
+    parts = zip(allgather(padded), sizes, strict=True)
+    return [text for part, size in parts for text in json.loads(part[:size].tobytes())]
 
 
 def process_slice(total: int) -> list[int]:

@@ -54,7 +54,7 @@ def make_plan(config: Config, topology: str, slices: int = 1, only: tuple[str, .
     """
     shape = shape_of(config)
     mesh, chip = tpu_mesh(config.mesh, topology, slices)
-    run = describe_run(config, shape, mesh)
+    run = describe_run(config, shape, mesh, chip.hbm_bytes // chip.devices)
     if only:
         run = dataclasses.replace(run, programs=[program for program in run.programs if program.name in only])
     axes = dict(mesh.shape)
