@@ -41,6 +41,10 @@ class Checkpointer:
         """Finished steps of the newest complete checkpoint."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """Finished steps of every complete checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
     def save(self, step: int, state: Any, host: dict[str, Any]) -> None:
         """Starts writing a checkpoint and returns once the arrays are copied; a step already saved is left alone."""
         if step == self.latest_step():
@@ -48,17 +52,18 @@ class Checkpointer:
         items = ocp.args.Composite(arrays=ocp.args.PyTreeSave(_flatten(state)), host=ocp.args.JsonSave(host))
         self._manager.save(step, args=items)
 
-    def restore(self, state: State, *, within: str = "") -> tuple[int, State, dict[str, Any]]:
-        """Reads the newest checkpoint into the layout of ``state``, whose own arrays are freed first.
+    def restore(self, state: State, *, within: str = "", step: int | None = None) -> tuple[int, State, dict[str, Any]]:
+        """Reads a checkpoint into the layout of ``state``, whose own arrays are freed first.
 
         Args:
             state: a tree of arrays of the right shapes, dtypes and shardings.
             within: path of ``state`` in the tree that was saved, to read only a part of it (``".params"``).
+            step: of the checkpoint; default: the newest.
 
         Raises:
             ExtraError: there is no checkpoint, or its arrays are not those of ``state``.
         """
-        step = self.latest_step()
+        step = self.latest_step() if step is None else step
         if step is None:
             raise ExtraError(f"{self.directory}: no checkpoint; train first")
         wanted = {

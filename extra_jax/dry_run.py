@@ -20,7 +20,7 @@ CONTEXT_LIMIT = 40960
 """``max_position_embeddings`` of Qwen3."""
 
 TINY_BASE = "tiny-base"
-VERBS = ("train", "sft", "eval", "sample", "import-hf", "export-hf")
+VERBS = ("train", "sft", "eval", "sample", "import-hf", "export-hf", "plan")
 _USES_PROBLEMS = ("train", "sft")
 _EVALUATES = ("train", "sft", "eval")
 
@@ -48,10 +48,12 @@ def describe(config: Config, verb: str) -> str:
         )
     train = _load(config.data, config.run.seed) if verb in _USES_PROBLEMS else None
     held_out = _held_out(config) if verb in _EVALUATES else {}
-    facts: list[Fact] = [("run directory", _run_dir(config)), *_model_facts(config), ("mesh", _mesh(config))]
+    facts: list[Fact] = [("run directory", _run_dir(config)), ("mesh", _mesh(config))]
+    if verb != "plan":  # which takes the shape of a model that is not here from its name
+        facts[1:1] = _model_facts(config)
     if verb in ("train", "sft"):
         facts.append(("problems", _problems(config.data, train)))
-    if verb == "train":
+    if verb in ("train", "plan"):
         facts += _train_facts(config, train)
     if verb == "sft":
         facts += _sft_facts(config, train)
@@ -91,11 +93,14 @@ def _train_facts(config: Config, problems: list[Problem] | None) -> list[Fact]:
     longest = t.completions_per_step * r.max_completion_length
     passes = f" x {_count(t.num_iterations, 'pass', 'passes')}" if t.num_iterations > 1 else ""
     total = t.max_steps * t.completions_per_step
+    refill = ""
+    if t.prompts_budget > t.prompts_per_step:
+        refill = f", refilled with at most {t.prompts_budget - t.prompts_per_step:,} further prompts"
     facts = [
         (
             "one step",
             f"{_count(t.prompts_per_step, 'prompt')} x {t.num_generations} generations = "
-            f"{_count(t.completions_per_step, 'completion')}",
+            f"{_count(t.completions_per_step, 'completion')}{refill}",
         ),
         (
             "updates a step",
@@ -293,7 +298,9 @@ def _loss(config: Config) -> str:
     t = config.train
     high = t.epsilon if t.epsilon_high is None else t.epsilon_high
     kl = f"beta {t.beta:g} ({t.kl_estimator}, with a reference model)" if t.beta > 0 else "no KL term"
-    return f"{t.loss_type}, advantages scaled by {t.scale_rewards}, clip [1 - {t.epsilon:g}, 1 + {high:g}], {kl}"
+    clip = f"ratio at most {high:g}" if t.loss_type == "cispo" else f"clip [1 - {t.epsilon:g}, 1 + {high:g}]"
+    level = ", ratios of sequences (GSPO)" if t.importance_sampling_level == "sequence" else ""
+    return f"{t.loss_type}, advantages scaled by {t.scale_rewards}, {clip}{level}, {kl}"
 
 
 def _schedule(config: Config, updates: int) -> str:

@@ -47,14 +47,14 @@ class Policy:
 
     @property
     def scan_rollout(self) -> bool:
-        """Whether the sampler scans its layers; a shallow model decodes faster with its layers apart."""
-        return self.model_config.num_hidden_layers > _MAX_UNROLLED
+        """Whether the sampler scans its layers."""
+        return scans_layers(self.model_config)
 
     def sampler(self, params: SamplingParams, *, stream: str, seed: int | None = None) -> Sampler:
         """A sampler with random numbers of its own: a seed (``run.seed``) gives other draws in another ``stream``."""
         settings, scan = self.config.rollout, self.scan_rollout
         chunk = settings.chunk or memory.default_chunk(params.max_completion_length)
-        capacity = settings.max_prompt_length + params.max_completion_length + chunk
+        capacity, free = settings.max_prompt_length + params.max_completion_length + chunk, memory.free_bytes(self.mesh)
         return Sampler(
             self.model_config,
             abstract_model(self.model_config, self.config.model, scan=scan)[0],
@@ -63,7 +63,7 @@ class Policy:
             stop_ids=self.tokenizer.stop_ids,
             seed=zlib.crc32(f"{self.config.run.seed if seed is None else seed}/{stream}".encode()),
             max_prompt_length=settings.max_prompt_length,
-            slots=settings.slots or memory.default_slots(self.model_config, self.mesh, capacity, settings.dtype),
+            slots=settings.slots or memory.default_slots(self.model_config, self.mesh, capacity, settings.dtype, free),
             chunk=chunk,
             dtype=settings.dtype,
             scan=scan,
@@ -90,6 +90,11 @@ class Policy:
         """``[R]`` texts of the answers, without special tokens; a prefix is the beginning of its answer."""
         rows = range(len(rollouts))
         return [self.tokenizer.decode([*rollouts.prefix_ids[row], *rollouts.completion_ids(row)]) for row in rows]
+
+
+def scans_layers(shape: Qwen3Config) -> bool:
+    """Whether a sampler scans the layers of this model; a shallow one decodes faster with its layers apart."""
+    return shape.num_hidden_layers > _MAX_UNROLLED
 
 
 def load_policy(config: Config) -> tuple[Policy, nnx.State]:

@@ -23,9 +23,11 @@ _MAY_CHANGE = (
     "distributed",
     "mesh",
     "logging",
+    "plan",
     "checkpoint",
     "model.remat",
     "train.micro_batch_rows",
+    "train.dump_steps",
     "rollout.slots",
     "rollout.chunk",
 )

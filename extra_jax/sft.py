@@ -18,7 +18,7 @@ from extra_jax.learn.batch import Example, TokenBatch, micro_batches
 from extra_jax.learn.loss import Mean, sequence_weights
 from extra_jax.learn.optimizer import make_optimizer
 from extra_jax.learn.score import token_logprobs
-from extra_jax.learn.update import LossFn, init_state, make_update
+from extra_jax.learn.update import LossFn, Update, init_state
 from extra_jax.model.hf_convert import export_policy
 from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.policy import Policy, load_policy
@@ -44,7 +44,7 @@ def sft(config: Config) -> None:
     share = (jax.process_index(), jax.process_count())
     loader = ProblemLoader(problems, settings.batch_size, config.run.seed, *share)
     optimizer = make_optimizer(config.optim, settings.max_steps)
-    update = make_update(solution_loss(policy), optimizer, policy.mesh)
+    update = Update(solution_loss(policy), optimizer, policy.mesh)
     state, first = init_state(params, optimizer, policy.mesh), 0
 
     with ExitStack() as stack:

@@ -15,17 +15,21 @@ import numpy as np
 
 from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config
-from extra_jax.data.loader import ProblemLoader
+from extra_jax.data.loader import ProblemLoader, share
 from extra_jax.data.problem import Problem
+from extra_jax.dynamic_sampling import Graded, GroupPool
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator, load_problems_of
 from extra_jax.learn.advantage import group_advantages
+from extra_jax.learn.bundle import write_bundle
 from extra_jax.learn.grpo import Learner
+from extra_jax.model.fingerprint import fingerprint
 from extra_jax.model.hf_convert import export_policy
-from extra_jax.parallel.processes import allgather
+from extra_jax.parallel.processes import allgather, allgather_rows
 from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.policy import load_policy
 from extra_jax.reward.graders import make_grader, rewards_of
+from extra_jax.reward.shaping import soft_overlong_punishment
 from extra_jax.rollout.types import Request, SamplingParams
 from extra_jax.run_dir import check_length, open_run
 from extra_jax.telemetry.journal import Journal
@@ -45,8 +49,8 @@ def train(config: Config) -> None:
     settings, group = config.train, config.train.num_generations
     problems = load_problems_of(config.data, config.run.seed)
     prompts = policy.encode_prompts(problems)
-    share = (jax.process_index(), jax.process_count())
-    loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed, *share)
+    process = (jax.process_index(), jax.process_count())
+    loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed, *process)
     sampler = policy.sampler(sampling_params(config), stream="rollout")
     learner = Learner(policy.graphdef, config, policy.mesh)
     reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
@@ -69,17 +73,26 @@ def train(config: Config) -> None:
             if evaluator and is_due(step, config.eval.every):
                 journal.step(step, evaluator(state.params, step, journal.rollouts))
             timer = PhaseTimer()
-            problems = loader.next()
-
-            with timer.phase("generate"):
-                weights = policy.rollout_weights(state.params)
-                requests = make_requests(problems, prompts, group)
-                rollouts = sampler.generate(weights, requests, step, journal.rollouts)
-            with timer.phase("grade"):
-                texts = policy.decode(rollouts)
-                grades = grader.grade([problems[i] for i in rollouts.prompt_index], texts)
-                rewards, valid = rewards_of(grades, config.reward)
-                advantages = advantages_of(rewards, valid, config)
+            pool = GroupPool(settings.prompts_per_step, settings.prompts_budget, group, config.reward.exclude)
+            weights = policy.rollout_weights(state.params)
+            while count := pool.more():
+                problems = loader.next(count)
+                with timer.phase("generate"):
+                    requests = make_requests(problems, prompts, group, pool.generated + share(count, *process).start)
+                    rollouts = sampler.generate(weights, requests, step, journal.rollouts)
+                with timer.phase("grade"):
+                    texts = policy.decode(rollouts)
+                    grades = grader.grade([problems[i] for i in rollouts.prompt_index], texts)
+                pool.add(Graded(problems, rollouts, texts, grades), count)
+            del weights  # the update needs the room
+            chosen = pool.chosen()
+            problems, rollouts, texts, grades = chosen.problems, chosen.rollouts, chosen.texts, chosen.grades
+            rewards, valid = rewards_of(grades, config.reward)
+            cap, cache = config.rollout.max_completion_length, config.reward.soft_punish_cache
+            rewards = rewards + soft_overlong_punishment(rollouts.lengths, cap, cache)
+            advantages = advantages_of(rewards, valid, config)
+            dumped = step + 1 in settings.dump_steps
+            before = fingerprint(state.params, policy.mesh) if dumped else ""
             with timer.phase("update"):
                 batches = learner.batches(state.params, reference, rollouts, advantages)
                 learned = []
@@ -89,11 +102,13 @@ def train(config: Config) -> None:
                 jax.block_until_ready(learned)
 
             metrics = rollout_metrics(rollouts, grades, rewards, advantages, group)
-            metrics |= learner.summary(state, learned)
+            metrics |= pool.metrics() | learner.summary(state, learned)
             num_tokens += int(metrics["num_tokens"])
             completion_tokens = settings.completions_per_step * metrics["completions/mean_length"]
             metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics(completion_tokens)}
             done = step + 1
+            if dumped:
+                write_bundle(run_dir, done, config, before, rollouts, rewards, valid, advantages, learned)
             check_gradient(done, metrics["grad_norm"], checkpoints.latest_step())
             journal.records(done, problems, rollouts, texts, grades, rewards, advantages)
             journal.step(done, metrics)
@@ -121,18 +136,17 @@ def sampling_params(config: Config) -> SamplingParams:
     return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length, r.stop_strings)
 
 
-def make_requests(problems: Sequence[Problem], prompts: dict[str, list[int]], group: int) -> list[Request]:
-    """One request a problem; ids count through the whole step, whatever the number of processes."""
-    offset = jax.process_index() * len(problems)
-    return [Request(prompts[p.uid], group, (offset + i) * group) for i, p in enumerate(problems)]
+def make_requests(problems: Sequence[Problem], prompts: dict[str, list[int]], group: int, first: int) -> list[Request]:
+    """One request a problem; problem ``first`` of the step comes first, and ids count through the whole step."""
+    return [Request(prompts[p.uid], group, (first + i) * group) for i, p in enumerate(problems)]
 
 
 def advantages_of(rewards: np.ndarray, valid: np.ndarray, config: Config) -> np.ndarray:
     """``[R]`` advantages of this process's completions; ``scale_rewards: batch`` looks at all processes."""
-    groups = [allgather(x).reshape(-1, config.train.num_generations) for x in (rewards, valid)]
+    groups = [allgather_rows(x).reshape(-1, config.train.num_generations) for x in (rewards, valid)]
     everywhere = group_advantages(*groups, config.train.scale_rewards).ravel()
-    mine = jax.process_index() * len(rewards)
-    return everywhere[mine : mine + len(rewards)]
+    before = int(allgather(np.array([len(rewards)]))[: jax.process_index()].sum())
+    return everywhere[before : before + len(rewards)]
 
 
 def check_gradient(step: int, norm: float, last_checkpoint: int | None) -> None:

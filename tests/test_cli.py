@@ -28,7 +28,7 @@ TREE = {
         "row_length": 4096,
     },
 }
-VERBS = ("train", "sft", "eval", "sample", "import-hf", "export-hf")
+VERBS = ("train", "sft", "eval", "sample", "import-hf", "export-hf", "plan")
 RESULTS = {
     "evaluate": [
         {
@@ -49,7 +49,7 @@ RESULTS = {
         for i in range(3)
     ],
 }
-EXTRA = {"sample": ["--prompt", "hi"], "export-hf": ["--out", "o"]}
+EXTRA = {"sample": ["--prompt", "hi"], "export-hf": ["--out", "o"], "plan": ["--topology", "v5e:4x4"]}
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def called(monkeypatch):
     calls = []
     for module, names in {
         "train": ["train"], "sft": ["sft"], "evaluate": ["evaluate"], "sample": ["sample"],
-        "model.hf_convert": ["import_hf", "export_hf"],
+        "model.hf_convert": ["import_hf", "export_hf"], "plan.main": ["plan"], "replay": ["replay"],
     }.items():  # fmt: skip
         fake = types.ModuleType(module)
         for name in names:
@@ -161,6 +161,18 @@ def test_verbs_call_their_function_with_the_resolved_configuration(file, called)
     assert called[1][1][0].sft.max_steps == 4
     assert called[3][1][1:] == (["a", "b"], 3)
     assert called[5][1][1] == "out"
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_verbs_that_judge_return_what_they_found(file, called, monkeypatch, status):
+    monkeypatch.setitem(RESULTS, "plan", status)
+    monkeypatch.setitem(RESULTS, "replay", status)
+    assert cli.main(["plan", file, "--topology", "v5e:4x4", "--slices", "2", "--search", "train.max_steps=3"]) == status
+    assert cli.main(["replay", "step.npz", "--advantages-only"]) == status
+    (_, (config, *rest)), replayed = called
+    assert config.train.max_steps == 3
+    assert rest == ["v5e:4x4", 2, True, False]
+    assert replayed == ("replay", ("step.npz", True))
 
 
 def test_eval_prints_its_result_on_standard_output(file, called, capsys):

@@ -54,7 +54,7 @@ def test_every_wrong_key_is_reported_at_once(file):
         ("train.max_steps=[1", "is not valid YAML"),
         ("train.max_steps=many", r"train.max_steps: .*integer.*\(got 'many'\)"),
         ("train.num_generations=1", "greater than or equal to 2"),
-        ("train.loss_type=ppo", "'grpo', 'dr_grpo', 'dapo' or 'bnpo'"),
+        ("train.loss_type=ppo", "'grpo', 'dr_grpo', 'dapo', 'bnpo' or 'cispo'"),
         ("model.path=here", "exactly one of model.path .* and model.preset"),
         ("train.num_minibatches=3", "does not divide into num_minibatches=3"),
         ("train.row_length=100", "train.row_length=100 is shorter than"),

@@ -40,7 +40,7 @@ SFT = {
 GRPO = {
     **_CHAIN,
     # A well-formed line is worth something: learnable within a few steps. 0.3 is no float32.
-    "reward": {"values": {"wrong": 0.3}},
+    "reward": {"values": {"wrong": 0.3}, "soft_punish_cache": 2},
     # With the usual epsilon, rounding decides the direction of the smallest gradients and grows from step to step.
     "optim": {"learning_rate": 5e-4, "warmup_steps": 4, "adam_epsilon": 1e-5},
     "train": {
@@ -49,6 +49,8 @@ GRPO = {
         "num_generations": 4,
         "num_minibatches": 2,
         "num_iterations": 2,
+        "max_num_gen_batches": 3,
+        "dump_steps": [1, 2, CHECKPOINT_EVERY + 1],
         "beta": 0.01,
         "row_length": 48,
         "micro_batch_rows": 8,

@@ -40,6 +40,13 @@ class RewardConfig(Section):
         description="Verdicts that say nothing about the policy: out of the group baseline, advantage 0.",
     )
 
+    soft_punish_cache: int = Field(
+        0,
+        ge=0,
+        description="Overlong shaping (DAPO): the reward falls linearly, by at most 1, over so many last tokens before "
+        "rollout.max_completion_length. 0 is off.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _fill_values(cls, raw: Any) -> Any:

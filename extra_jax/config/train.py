@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from extra_jax.config.section import Section
 
+SamplerCorrection = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+
 
 class OptimConfig(Section):
     learning_rate: float = Field(1e-6, gt=0)
@@ -28,18 +30,49 @@ class GRPOConfig(Section):
         None, ge=1, description="Tokens of a packed row; default: the longest prompt and completion."
     )
     micro_batch_rows: int = Field(1, ge=1, description="Packed rows per forward/backward on a data-parallel shard.")
-    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo"] = "dapo"
+    max_num_gen_batches: int = Field(
+        1,
+        ge=1,
+        description="Dynamic sampling: groups that are all correct or all wrong are replaced by those of further "
+        "problems, until prompts_per_step mixed ones are there or this many times prompts_per_step were generated. "
+        "1 is off.",
+    )
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo"] = "dapo"
+    importance_sampling_level: Literal["token", "sequence"] = Field(
+        "token", description="`sequence` is GSPO: one ratio a sequence, the geometric mean of its tokens."
+    )
     scale_rewards: Literal["group", "batch", "none"] = "group"
     epsilon: float = Field(0.2, gt=0)
-    epsilon_high: float | None = Field(0.28, gt=0, description="None: the same as epsilon.")
+    epsilon_high: float | None = Field(
+        0.28, gt=0, description="None: the same as epsilon. With loss_type=cispo the cap of the ratio itself (5.0)."
+    )
     delta: float | None = Field(None, gt=1, description="Upper cap of the ratio where the advantage is negative.")
     beta: float = Field(0.0, ge=0, description="KL coefficient; the reference model exists only when it is > 0.")
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    entropy_coef: float = Field(0.0, ge=0, description="Weight of the mean token entropy as a bonus.")
+    top_entropy_quantile: float = Field(
+        1.0, gt=0, le=1, description="Share of tokens, those of highest entropy, that the policy gradient acts on."
+    )
+    importance_sampling_correction: SamplerCorrection | None = Field(
+        None,
+        description="Multiply the policy loss by the ratio learner / sampler, of tokens or of whole sequences, either "
+        "clipped to the bounds importance_sampling_clip_* or 0 outside them. None is off.",
+    )
+    importance_sampling_clip_max: float | None = Field(3.0, gt=0)
+    importance_sampling_clip_min: float | None = Field(None, gt=0)
     mask_truncated_completions: bool = False
+    dump_steps: tuple[int, ...] = Field(
+        (), description="Steps (from 1) of which everything is written to run.dir/replay/ for `extra-jax replay`."
+    )
 
     @property
     def completions_per_step(self) -> int:
         return self.prompts_per_step * self.num_generations
+
+    @property
+    def prompts_budget(self) -> int:
+        """Problems that a step may generate completions for."""
+        return self.max_num_gen_batches * self.prompts_per_step
 
     @property
     def minibatch_size(self) -> int:
@@ -47,8 +80,24 @@ class GRPOConfig(Section):
         return self.completions_per_step // self.num_minibatches
 
     @property
+    def uses_entropy(self) -> bool:
+        """Whether the loss looks at the entropy of tokens."""
+        return self.entropy_coef > 0 or self.top_entropy_quantile < 1
+
+    @property
     def updates_per_step(self) -> int:
         return self.num_minibatches * self.num_iterations
+
+    @model_validator(mode="after")
+    def _cispo_caps_the_ratio(self) -> Self:
+        if self.loss_type == "cispo" and (self.epsilon_high is None or self.epsilon_high <= 1):
+            raise ValueError(
+                f"epsilon_high={self.epsilon_high} with loss_type=cispo caps the ratio itself below 1; "
+                "use epsilon_high=5"
+            )
+        if self.loss_type == "cispo" and self.delta is not None:
+            raise ValueError("delta has no effect with loss_type=cispo; remove it")
+        return self
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from extra_jax.config.data import DataConfig, EvalConfig, benchmark_name
+from extra_jax.config.plan import PlanConfig
 from extra_jax.config.rollout import RewardConfig, RolloutConfig
 from extra_jax.config.run import (
     CheckpointConfig,
@@ -36,6 +37,7 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    plan: PlanConfig = PlanConfig()
 
     @property
     def max_sequence_length(self) -> int:
@@ -61,5 +63,14 @@ class Config(Section):
             raise ValueError(
                 f"train.row_length={self.train.row_length} is shorter than rollout.max_prompt_length + "
                 f"max_completion_length = {self.max_sequence_length}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _punishment_starts_within_a_completion(self) -> Self:
+        if self.reward.soft_punish_cache > self.rollout.max_completion_length:
+            raise ValueError(
+                f"reward.soft_punish_cache={self.reward.soft_punish_cache} exceeds "
+                f"rollout.max_completion_length={self.rollout.max_completion_length}"
             )
         return self

@@ -9,17 +9,18 @@ import grain
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 class ProblemLoader:
     """Shuffled, repeated, batched problems, on Grain.
 
     The global sequence is: epoch after epoch, each a fresh permutation of all problems, cut into global
-    batches of ``prompts_per_step``. An epoch that does not fill its last batch lends from the next one, so
-    nothing is dropped, and such a batch can hold a problem twice; one larger than the data set has to. Process
-    ``p`` of ``n`` takes the ``p``-th of ``n`` contiguous slices of each global batch: joined in process order the
-    batches do not depend on ``n``, and a state saved by one process count can be restored by another.
+    batches, of ``prompts_per_step`` unless another size is asked for. An epoch that does not fill its last batch
+    lends from the next one, so nothing is dropped, and such a batch can hold a problem twice; one larger than the
+    data set has to. Process ``p`` of ``n`` takes the ``p``-th of ``n`` contiguous slices of each global batch: joined
+    in process order the batches do not depend on ``n``, and a state saved by one process count can be restored by
+    another.
 
     Args:
         problems: The data set, in a fixed order, with unique uids.
@@ -50,31 +51,24 @@ class ProblemLoader:
             "seed": seed,
             "prompts_per_step": prompts_per_step,
         }
-        share = prompts_per_step // process_count
-        start = process_index * share
+        self._process = (process_index, process_count)
         # Grain permutes indices, and each process looks up the problems of its own slice only. `shuffle` reseeds
         # by itself in every epoch of `repeat`. The problems are in memory already, so threads would only add a queue.
         # Its permutation walks a domain of at least 2**16: microseconds a problem from a thousand problems up, but some
         # milliseconds each for a handful.
         indices = grain.MapDataset.range(len(self._problems)).shuffle(seed=_grain_seed(seed)).repeat()
-        stream = indices.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        # Batched after the stream is made: an endless dataset in batches of one has no length that fits Grain's index.
-        batches = stream.batch(prompts_per_step, batch_fn=list).map(lambda batch: batch[start : start + share])
-        self._iterator = iter(batches)
+        self._iterator = iter(indices.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
-    def next(self) -> list[Problem]:
-        """This process's slice of the next global batch: ``prompts_per_step / process_count`` problems."""
-        return [self._problems[index] for index in next(self._iterator)]
-
-    @property
-    def step(self) -> int:
-        """Number of global batches handed out."""
-        return self._iterator.get_state()["next_index"] // self._prompts_per_step
+    def next(self, count: int | None = None) -> list[Problem]:
+        """This process's slice of the next global batch: its ``share`` of ``count`` (``prompts_per_step``) problems."""
+        count = self._prompts_per_step if count is None else count
+        batch = [next(self._iterator) for _ in range(count)]
+        return [self._problems[batch[i]] for i in share(count, *self._process)]
 
     @property
     def epoch(self) -> float:
         """Passes over the data set so far: 1.5 means that every problem was seen once and half of them twice."""
-        return self.step * self._prompts_per_step / len(self._problems)
+        return self._iterator.get_state()["next_index"] / len(self._problems)
 
     def state(self) -> dict[str, Any]:
         """The position, and what it is a position in; holds only JSON types, the same on all processes."""
@@ -107,6 +101,11 @@ class ProblemLoader:
                 "settings it was made with, or start a new run."
             )
         self._iterator.set_state(state["iterator"])
+
+
+def share(count: int, process_index: int, process_count: int) -> range:
+    """Which of ``count`` items a process takes: contiguous, in process order, sizes differ by at most one."""
+    return range(process_index * count // process_count, (process_index + 1) * count // process_count)
 
 
 def _check(problems: Sequence[Problem], prompts_per_step: int, process_index: int, process_count: int) -> None:

@@ -23,6 +23,7 @@ class Example:
         weight: of each target token in the loss of the update (``loss.sequence_weights``); 0 leaves the sequence out.
         advantage: of each target token.
         sampling_logprobs: ``[n]`` f32, as the sampler reported them, or ``None``.
+        entropy_weights: ``[n]`` (``loss.entropy_weights``), where the loss needs them.
     """
 
     context: np.ndarray
@@ -30,6 +31,7 @@ class Example:
     weight: float = 0.0
     advantage: float = 0.0
     sampling_logprobs: np.ndarray | None = None
+    entropy_weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.context) + len(self.target)
@@ -49,6 +51,8 @@ class TokenBatch(NamedTuple):
         old_logprobs: f32, of the policy before the first update on these rows; ``None`` when there is only one
             update, where old and new are the same.
         ref_logprobs: f32, of the reference model; ``None`` when there is none.
+        entropy_weights: f32, weight of a token in the mean entropy, 0 also where the policy gradient leaves it out;
+            ``None`` when the loss needs neither.
     """
 
     tokens: Any
@@ -59,6 +63,7 @@ class TokenBatch(NamedTuple):
     sampling_logprobs: Any
     old_logprobs: Any = None
     ref_logprobs: Any = None
+    entropy_weights: Any = None
 
     @property
     def mask(self) -> jax.Array:
@@ -79,7 +84,13 @@ class MicroBatches(NamedTuple):
 
 
 def micro_batches(
-    examples: Sequence[Example], row_length: int, rows_per_shard: int, mesh: Mesh, *, micro_batch_mean: bool = False
+    examples: Sequence[Example],
+    row_length: int,
+    rows_per_shard: int,
+    mesh: Mesh,
+    *,
+    micro_batch_mean: bool = False,
+    entropy_weights: bool = False,
 ) -> MicroBatches:
     """Packs this process's examples; all processes call it together and get equally many micro-batches.
 
@@ -90,11 +101,12 @@ def micro_batches(
         mesh: rows of a micro-batch are split over its data axes.
         micro_batch_mean: replace the weights by those of ``bnpo``: the mean over micro-batches of the mean over
             their tokens. Only here is it known which token is in which micro-batch.
+        entropy_weights: whether the loss needs those of the examples.
     """
     layout = best_fit([len(example) for example in examples], row_length)
     rows = rows_per_shard * batch_ways(mesh) // jax.process_count()  # of a micro-batch, on this process
     count = int(allgather(np.array([-(-len(layout) // rows)])).max())
-    packed = pack_rows(examples, layout, row_length, bucket(count) * rows)
+    packed = pack_rows(examples, layout, row_length, bucket(count) * rows, entropy_weights=entropy_weights)
     stacked = TokenBatch(*(x if x is None else x.reshape(-1, rows, row_length) for x in packed))
     if micro_batch_mean:
         tokens = (stacked.weights > 0).sum(axis=(1, 2))
@@ -103,13 +115,21 @@ def micro_batches(
     return MicroBatches(to_global(mesh, stacked, row_axis=1), np.int32(count))
 
 
-def pack_rows(examples: Sequence[Example], layout: list[list[int]], row_length: int, num_rows: int) -> TokenBatch:
+def pack_rows(
+    examples: Sequence[Example],
+    layout: list[list[int]],
+    row_length: int,
+    num_rows: int,
+    *,
+    entropy_weights: bool = False,
+) -> TokenBatch:
     """``[num_rows, row_length]`` numpy rows; rows beyond the layout are empty."""
     shape = (num_rows, row_length)
     ints = [np.zeros(shape, np.int32) for _ in range(3)]
     floats = [np.zeros(shape, np.float32) for _ in range(3)]
     tokens, positions, segments = ints
     weights, advantages, logprobs = floats
+    entropy = np.zeros(shape, np.float32) if entropy_weights else None
     for row, members in enumerate(layout):
         start = 0
         for segment, index in enumerate(members, start=1):
@@ -124,5 +144,7 @@ def pack_rows(examples: Sequence[Example], layout: list[list[int]], row_length: 
             advantages[row, target] = example.advantage
             if example.sampling_logprobs is not None:
                 logprobs[row, target] = example.sampling_logprobs
+            if entropy is not None:
+                entropy[row, target] = example.entropy_weights
             start = whole.stop
-    return TokenBatch(*ints, *floats)
+    return TokenBatch(*ints, *floats, entropy_weights=entropy)

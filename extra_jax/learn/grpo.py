@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 
 from extra_jax.config import Config
 from extra_jax.learn.batch import Example, MicroBatches, TokenBatch, micro_batches
-from extra_jax.learn.loss import Mean, policy_loss, sequence_weights
+from extra_jax.learn.loss import Mean, entropy_weights, grpo_loss, sequence_weights
 from extra_jax.learn.optimizer import learning_rate, make_optimizer
 from extra_jax.learn.score import token_logprobs
-from extra_jax.learn.update import TrainState, init_state, make_update, micro_batch
+from extra_jax.learn.update import TrainState, Update, init_state, micro_batch
+from extra_jax.parallel.processes import allgather_rows
 from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
 from extra_jax.rollout.types import Rollouts
 
@@ -25,27 +26,28 @@ class Learner:
         graphdef: of the model.
         config: of the run.
         mesh: of the run.
+
+    Attributes:
+        score: (parameters, batches) -> log-probabilities ``[M, B, T]``; run it with ``mesh`` set.
+        update: an optimizer update.
+        optimizer: what the update applies.
     """
 
     def __init__(self, graphdef: nnx.GraphDef, config: Config, mesh: Mesh):
         self.config, self.mesh = config, mesh
         grpo, temperature, dtype = config.train, config.rollout.temperature, config.model.dtype
         total_updates = grpo.max_steps * grpo.updates_per_step
-        self._optimizer = make_optimizer(config.optim, total_updates)
+        self.optimizer = make_optimizer(config.optim, total_updates)
         self._learning_rate = learning_rate(config.optim, total_updates)
 
         def score(params: nnx.State, batch: TokenBatch) -> tuple[jax.Array, jax.Array]:
-            return token_logprobs(nnx.merge(graphdef, params), batch, temperature=temperature, dtype=dtype)
+            model = nnx.merge(graphdef, params)
+            return token_logprobs(
+                model, batch, temperature=temperature, dtype=dtype, entropy_gradient=grpo.entropy_coef > 0
+            )
 
         def loss_fn(params: nnx.State, batch: TokenBatch) -> tuple[jax.Array, dict[str, Mean]]:
-            logprobs, entropies = score(params, batch)
-            old = jax.lax.stop_gradient(logprobs) if batch.old_logprobs is None else batch.old_logprobs
-            losses, told = policy_loss(grpo, logprobs, old, batch.advantages, batch.ref_logprobs)
-            told["entropy"] = entropies
-            told["sampling/sampling_logp_difference/mean"] = jnp.abs(old - batch.sampling_logprobs)
-            mask = batch.mask.astype(jnp.float32)
-            means = {name: Mean(jnp.sum(value * mask), jnp.sum(mask)) for name, value in told.items()}
-            return jnp.sum(losses * batch.weights), means
+            return grpo_loss(grpo, batch, *score(params, batch))
 
         def score_all(params: nnx.State, batches: MicroBatches) -> jax.Array:
             def write(index: jax.Array, scores: jax.Array) -> jax.Array:
@@ -53,12 +55,12 @@ class Learner:
 
             return jax.lax.fori_loop(0, batches.count, write, jnp.zeros_like(batches.rows.weights))
 
-        self._score = jax.jit(score_all, compiler_options=ROUND_AS_WRITTEN)
-        self.update = make_update(loss_fn, self._optimizer, mesh)
+        self.score = jax.jit(score_all, compiler_options=ROUND_AS_WRITTEN)
+        self.update = Update(loss_fn, self.optimizer, mesh)
 
     def init(self, params: nnx.State) -> TrainState:
         """State before the first update; takes the parameters over."""
-        return init_state(params, self._optimizer, self.mesh)
+        return init_state(params, self.optimizer, self.mesh)
 
     def summary(self, state: TrainState, learned: list[dict[str, jax.Array]]) -> dict[str, float]:
         """Metrics of a step from those of its updates: their means, and the learning rate of the last one."""
@@ -79,7 +81,9 @@ class Learner:
             advantages: ``[R]``.
         """
         grpo = self.config.train
-        part = rollouts.prompt_index % grpo.num_minibatches  # whole groups: prompt i goes to mini-batch i % M
+        groups = rollouts.rollout_ids // grpo.num_generations
+        rank = np.searchsorted(np.unique(allgather_rows(groups)), groups)  # among the groups of all processes
+        part = rank % grpo.num_minibatches
         batches = []
         for index in range(grpo.num_minibatches):
             examples = grpo_examples(rollouts, advantages, np.flatnonzero(part == index), self.config)
@@ -89,19 +93,25 @@ class Learner:
                 grpo.micro_batch_rows,
                 self.mesh,
                 micro_batch_mean=grpo.loss_type == "bnpo",
+                entropy_weights=grpo.uses_entropy,
             )
             with jax.set_mesh(self.mesh):
-                old = self._score(params, packed) if grpo.updates_per_step > 1 else None
-                ref = None if reference is None else self._score(reference, packed)
+                old = self.score(params, packed) if grpo.updates_per_step > 1 else None
+                ref = None if reference is None else self.score(reference, packed)
             batches.append(packed._replace(rows=packed.rows._replace(old_logprobs=old, ref_logprobs=ref)))
         return batches
 
 
 def grpo_examples(rollouts: Rollouts, advantages: np.ndarray, chosen: Sequence[int], config: Config) -> list[Example]:
     """The rollouts ``chosen`` for one update, with the weights of ``train.loss_type``."""
-    in_loss = ~rollouts.truncated if config.train.mask_truncated_completions else np.ones(len(rollouts), bool)
+    grpo, chosen = config.train, np.asarray(chosen, int)
+    in_loss = ~rollouts.truncated if grpo.mask_truncated_completions else np.ones(len(rollouts), bool)
     lengths = np.where(in_loss, rollouts.lengths, 0)[chosen]
-    weights = sequence_weights(config.train.loss_type, lengths, config.rollout.max_completion_length)
+    weights = sequence_weights(grpo.loss_type, lengths, config.rollout.max_completion_length)
+    focus: Sequence[np.ndarray | None] = [None] * len(chosen)
+    if grpo.uses_entropy:
+        mask = (rollouts.completion_mask & in_loss[:, None])[chosen]
+        focus = entropy_weights(rollouts.entropies[chosen], mask, grpo.top_entropy_quantile)
     return [
         Example(
             context=rollouts.context_ids(row),
@@ -109,6 +119,7 @@ def grpo_examples(rollouts: Rollouts, advantages: np.ndarray, chosen: Sequence[i
             weight=weight,
             advantage=advantages[row],
             sampling_logprobs=(rollouts.logprobs + rollouts.log_kept)[row, : rollouts.lengths[row]],
+            entropy_weights=None if shares is None else shares[: rollouts.lengths[row]],
         )
-        for row, weight in zip(chosen, weights, strict=True)
+        for row, weight, shares in zip(chosen, weights, focus, strict=True)
     ]

@@ -1,62 +1,167 @@
-"""Log-probability and entropy of given tokens, without ever holding ``[B, T, V]``."""
+"""Log-probability and entropy of the tokens in the loss, without ever holding ``[B, T, V]``."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from extra_jax.learn.batch import TokenBatch
-from extra_jax.model.qwen3 import Qwen3
-from extra_jax.parallel.sharding import batch_ways, constrain
+from extra_jax.model.qwen3 import Qwen3, head_logits
+from extra_jax.parallel.sharding import batch_ways, constrain, divides
 from extra_jax.rollout.sampling import entropy
 
 _CHUNK_LOGITS = 2**25  # logits alive at once (128 MiB in f32) on a data-parallel shard
+_TILE = 128  # positions; a chunk is a multiple of the side of a matrix unit where the budget allows
+
+Scores = tuple[jax.Array, jax.Array]
+"""Log-probabilities and entropies."""
 
 
-def token_logprobs(model: Qwen3, batch: TokenBatch, *, temperature: float, dtype: str) -> tuple[jax.Array, jax.Array]:
-    """Scores every token of a batch given the tokens before it in its segment.
+def token_logprobs(
+    model: Qwen3, batch: TokenBatch, *, temperature: float, dtype: str, entropy_gradient: bool = False
+) -> Scores:
+    """Scores every token in the loss given the tokens before it in its segment.
 
-    The head is applied to a chunk of positions at a time and recomputed in the backward pass.
+    Only their positions go through the head: each shard gathers its own to the front and projects a chunk at a time,
+    as many chunks as the fullest shard needs. Nothing of a chunk is kept for the backward pass.
 
     Args:
         model: the policy.
-        batch: ``[B, T]`` rows.
+        batch: ``[B, T]`` rows; ``weights`` says which tokens are in the loss, never the first of a row.
         temperature: of the sampling distribution; log-probabilities are of the softmax of ``logits / temperature``.
             0 (greedy) scores at temperature 1.
         dtype: of activations.
+        entropy_gradient: whether the gradient goes through the entropies; else they are constants to it.
 
     Returns:
-        Log-probabilities ``[B, T]`` and entropies ``[B, T]`` (nats, at temperature 1) in f32, zero where a token
-        starts its segment or is padding.
+        Log-probabilities ``[B, T]`` and entropies ``[B, T]`` (nats, at temperature 1) in f32, zero for tokens that
+        are not in the loss.
     """
     rows, length = batch.tokens.shape
     hidden, _ = model(batch.tokens, batch.positions, segment_ids=batch.segment_ids, dtype=dtype)
-    targets = jnp.roll(batch.tokens, -1, axis=1)  # the token that hidden state t predicts
-    chunk = _chunk_length(rows, length, model.config.vocab_size)
-    pad = -length % chunk
-    hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0)))
-    targets = jnp.pad(targets, ((0, 0), (0, pad)))
+    mesh = jax.sharding.get_abstract_mesh()
+    shards = 1 if mesh.empty else batch_ways(mesh)
+    positions = rows // shards * length
+    chunk = chunk_length(positions, model.config.vocab_size)
+    # Where the vocabulary divides, each shard of a replica projects the positions of all onto its part of it: then
+    # positions travel and not the head, and the gradient of the head is whole where it is made.
+    wide = divides(mesh, model.config.vocab_size, "wide_vocab")
+    replicas = mesh.shape["data"] if wide and not mesh.empty else shards
+    rows_axis, vocab_axis = ("replica", "wide_vocab") if wide else ("batch", "vocab")
 
-    @jax.checkpoint
-    def score(hidden: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = constrain(model.logits(constrain(hidden, "batch", None, None)), "batch", None, "vocab")
-        scaled = jax.nn.log_softmax(logits / (temperature or 1.0), axis=-1)
-        chosen = jnp.take_along_axis(scaled, targets[..., None], axis=-1)[..., 0]
-        return chosen, jax.lax.stop_gradient(entropy(logits))
+    @jax.custom_vjp
+    def together(x: jax.Array) -> jax.Array:
+        """``[S, c, D]`` -> the positions of a replica side by side, where every shard sees them."""
+        return constrain(x.reshape(replicas, -1, x.shape[-1]), rows_axis, None, None)
 
-    def chunks(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x.reshape(rows, -1, chunk, *x.shape[2:]), 1, 0)
+    def apart(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+        # straight to the shards: the transpose of ``constrain`` would first add it up on all of them
+        return (constrain(gradient.reshape(shards, -1, gradient.shape[-1]), "batch", None, None),)
 
-    _, (logprobs, entropies) = jax.lax.scan(lambda _, x: (None, score(*x)), None, (chunks(hidden), chunks(targets)))
-    follows = (batch.segment_ids > 0) & (batch.positions > 0)
+    together.defvjp(lambda x: (together(x), None), apart)
+
+    def score(head: jax.Array, hidden: jax.Array, targets: jax.Array) -> Scores:
+        """``hidden [S, c, D]``, ``targets [S, c]`` -> scores ``[S, c]``."""
+        logits = constrain(head_logits(model.config, together(hidden), head), rows_axis, None, vocab_axis)
+        scaled = logits / (temperature or 1.0)
+        below = scaled - jax.lax.stop_gradient(jnp.max(scaled, axis=-1, keepdims=True))
+        here = jnp.arange(logits.shape[-1]) == targets.reshape(replicas, -1)[..., None]  # no gather over a split axis
+        logprobs = jnp.sum(jnp.where(here, below, 0.0), axis=-1) - jnp.log(jnp.sum(jnp.exp(below), axis=-1))
+        entropies = entropy(logits) if entropy_gradient else jax.lax.stop_gradient(entropy(logits))
+        return tuple(constrain(x.reshape(targets.shape), "batch", None) for x in (logprobs, entropies))
+
+    def place(head: jax.Array) -> jax.Array:
+        return constrain(head, *((vocab_axis, None) if model.config.tie_word_embeddings else (None, vocab_axis)))
+
+    def by_shard(x: jax.Array) -> jax.Array:
+        return constrain(x.reshape(shards, -1, *x.shape[2:]), "batch", *[None] * (x.ndim - 1))
+
+    in_loss = jnp.asarray(batch.mask).at[:, 0].set(False)
+    scored = by_shard(jnp.roll(in_loss, -1, axis=1))  # hidden state t predicts token t + 1
+    order = jnp.argsort(~scored, axis=1, stable=True)
+    back = jnp.argsort(order, axis=1)
+    targets = jnp.take_along_axis(by_shard(jnp.roll(batch.tokens, -1, axis=1)), order, axis=1)
+    front = _permute(by_shard(hidden), order, back)
+    padding = -positions % chunk
+    told = _chunked(score, place, chunk, dtype)(
+        model.head,
+        jnp.pad(front, ((0, 0), (0, padding), (0, 0))),
+        jnp.pad(targets, ((0, 0), (0, padding))),
+        -(-jnp.max(jnp.sum(scored, axis=1)) // chunk),
+    )
 
     def align(x: jax.Array) -> jax.Array:
-        flat = jnp.moveaxis(x, 0, 1).reshape(rows, -1)[:, :length]
-        return jnp.where(follows, jnp.roll(flat, 1, axis=1), 0.0)
+        flat = jnp.where(scored, _permute(x[:, :positions], back, order), 0.0)
+        return jnp.roll(constrain(flat.reshape(rows, length), "batch", None), 1, axis=1)
 
-    return align(logprobs), align(entropies)
+    return align(told[0]), align(told[1])
 
 
-def _chunk_length(rows: int, length: int, vocab_size: int) -> int:
-    """Positions a chunk: as many as keep the logits of a shard's rows within the budget."""
-    mesh = jax.sharding.get_abstract_mesh()
-    shard_rows = -(-rows // (1 if mesh.empty else batch_ways(mesh)))
-    return max(1, min(length, _CHUNK_LOGITS // (shard_rows * vocab_size)))
+def _chunked(
+    score: Callable[[jax.Array, jax.Array, jax.Array], Scores],
+    place: Callable[[jax.Array], jax.Array],
+    chunk: int,
+    dtype: str,
+) -> Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Scores]:
+    """``score`` over the first ``count`` chunks of ``hidden [S, n, D]`` and ``targets [S, n]``; zeros after them.
+
+    The backward pass computes each chunk again; the gradient of the head is added up in f32. ``place`` lays out the
+    head and its gradient. (``jax.lax.scan`` under remat would run every chunk, and add to the gradient of the stored
+    head in each of them.)
+    """
+
+    def part(x: jax.Array, index: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, index * chunk, chunk, axis=1)
+
+    def put(x: jax.Array, new: jax.Array, index: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(x, new, index * chunk, axis=1)
+
+    @jax.custom_vjp
+    def project(head: jax.Array, hidden: jax.Array, targets: jax.Array, count: jax.Array) -> Scores:
+        ready = place(head.astype(dtype))
+
+        def step(index: jax.Array, told: Scores) -> Scores:
+            new = score(ready, part(hidden, index), part(targets, index))
+            return put(told[0], new[0], index), put(told[1], new[1], index)
+
+        blank = constrain(jnp.zeros(targets.shape, jnp.float32), "batch", None)
+        return jax.lax.fori_loop(0, count, step, (blank, blank))
+
+    def forward(head: jax.Array, hidden: jax.Array, targets: jax.Array, count: jax.Array) -> tuple[Scores, tuple]:
+        return project(head, hidden, targets, count), (head, hidden, targets, count)
+
+    def backward(saved: tuple, told: Scores) -> tuple:
+        head, hidden, targets, count = saved
+        ready = place(head.astype(dtype))
+
+        def step(index: jax.Array, gradients: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            _, pull = jax.vjp(lambda head, x: score(head, x, part(targets, index)), ready, part(hidden, index))
+            of_head, of_hidden = pull((part(told[0], index), part(told[1], index)))
+            return gradients[0] + of_head.astype(jnp.float32), put(gradients[1], of_hidden, index)
+
+        blank = place(jnp.zeros(head.shape, jnp.float32)), jnp.zeros_like(hidden)
+        of_head, of_hidden = jax.lax.fori_loop(0, count, step, blank)
+        return of_head.astype(head.dtype), of_hidden, None, None
+
+    project.defvjp(forward, backward)
+    return project
+
+
+@jax.custom_vjp
+def _permute(x: jax.Array, order: jax.Array, back: jax.Array) -> jax.Array:
+    """``x [S, n, ...]`` in the order ``order [S, n]``, whose inverse is ``back``: the gradient is a gather, too."""
+    return jnp.take_along_axis(x, order.reshape(*order.shape, *[1] * (x.ndim - 2)), axis=1)
+
+
+_permute.defvjp(
+    lambda x, order, back: (_permute(x, order, back), (order, back)),
+    lambda saved, gradient: (_permute(gradient, saved[1], saved[0]), None, None),
+)
+
+
+def chunk_length(positions: int, vocab_size: int) -> int:
+    """Positions of a shard a chunk: as many as keep their logits within the budget."""
+    fitting = _CHUNK_LOGITS // vocab_size
+    if fitting >= _TILE:
+        fitting -= fitting % _TILE
+    return max(1, min(positions, fitting))

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from extra_jax.learn.batch import MicroBatches, TokenBatch
 from extra_jax.learn.loss import Mean
-from extra_jax.parallel.sharding import replicated
+from extra_jax.parallel.sharding import TRAIN, param_shardings, replicated
 from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
 
 
@@ -26,54 +26,80 @@ class TrainState(NamedTuple):
 LossFn = Callable[[nnx.State, TokenBatch], tuple[jax.Array, dict[str, Mean]]]
 """(params, micro-batch) -> (weighted sum of token losses, metrics). The sums add up to the metric ``loss``."""
 
-Update = Callable[[TrainState, MicroBatches], tuple[TrainState, dict[str, jax.Array]]]
-
 
 def init_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Before the first update; optimizer state is laid out like the parameters it belongs to."""
-
-    def layout(_: Any, param: jax.Array) -> NamedSharding:
-        return param.sharding
-
+    """Before the first update; takes the parameters over."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(params, optimizer, mesh).opt_state)
     with jax.set_mesh(mesh):
-        abstract = jax.eval_shape(optimizer.init, params)
-        shardings = optax.tree_map_params(
-            optimizer, layout, abstract, params, transform_non_params=lambda _: replicated(mesh)
-        )
         opt_state = jax.jit(optimizer.init, out_shardings=shardings)(params)
         return TrainState(params, opt_state, jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh)))
 
 
-def make_update(loss_fn: LossFn, optimizer: optax.GradientTransformation, mesh: Mesh) -> Update:
-    """A jitted update; it consumes the state it is given.
+def abstract_state(params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of a state, of those of parameters; nothing is computed.
 
-    The program is compiled for the shape of the micro-batches; how many of them there are is data.
+    Optimizer state is laid out like the parameters it belongs to.
     """
 
-    def add(state: TrainState, batches: MicroBatches) -> tuple[tuple[jax.Array, dict[str, Mean]], nnx.State]:
-        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    def like(param: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(param.shape, param.dtype, sharding=sharding)
 
-        def accumulate(index: jax.Array, total: Any) -> Any:
-            return jax.tree.map(jnp.add, total, gradient(state.params, micro_batch(batches, index)))
+    opt_state = optax.tree_map_params(
+        optimizer,
+        lambda leaf, param: like(leaf, param.sharding),
+        jax.eval_shape(optimizer.init, params),
+        params,
+        transform_non_params=lambda leaf: like(leaf, replicated(mesh)),
+    )
+    params = jax.tree.map(lambda leaf: like(leaf, leaf.sharding), params)
+    return TrainState(params, opt_state, like(jnp.zeros((), jnp.int32), replicated(mesh)))
 
-        shapes = jax.eval_shape(gradient, state.params, micro_batch(batches, 0))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return jax.lax.fori_loop(0, batches.count, accumulate, zeros)
 
-    def update(state: TrainState, batches: MicroBatches) -> tuple[TrainState, dict[str, jax.Array]]:
-        (loss, told), gradients = add(state, batches)
-        steps, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        metrics = {name: mean.total / jnp.maximum(mean.weight, 1e-30) for name, mean in told.items()}
-        metrics |= {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
-        return TrainState(optax.apply_updates(state.params, steps), opt_state, state.updates + 1), metrics
+class Update:
+    """A jitted update; a call consumes the state it is given.
 
-    program = jax.jit(update, donate_argnums=0, compiler_options=ROUND_AS_WRITTEN)
+    The program is compiled for the shape of the micro-batches; how many of them there are is data.
 
-    def run(state: TrainState, batches: MicroBatches) -> tuple[TrainState, dict[str, jax.Array]]:
-        with jax.set_mesh(mesh):
-            return program(state, batches)
+    Args:
+        loss_fn: of a micro-batch.
+        optimizer: what is done with the gradient.
+        mesh: of the run.
 
-    return run
+    Attributes:
+        program: the jitted function; run and lower it with ``mesh`` set.
+    """
+
+    def __init__(self, loss_fn: LossFn, optimizer: optax.GradientTransformation, mesh: Mesh):
+        self.mesh = mesh
+
+        def update(state: TrainState, batches: MicroBatches) -> tuple[TrainState, dict[str, jax.Array]]:
+            (loss, told), gradients = _add_up(loss_fn, state.params, batches, mesh)
+            steps, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            metrics = {name: mean.total / jnp.maximum(mean.weight, 1e-30) for name, mean in told.items()}
+            metrics |= {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
+            return TrainState(optax.apply_updates(state.params, steps), opt_state, state.updates + 1), metrics
+
+        self.program = jax.jit(update, donate_argnums=0, compiler_options=ROUND_AS_WRITTEN)
+
+    def __call__(self, state: TrainState, batches: MicroBatches) -> tuple[TrainState, dict[str, jax.Array]]:
+        with jax.set_mesh(self.mesh):
+            return self.program(state, batches)
+
+
+def _add_up(loss_fn: LossFn, params: nnx.State, batches: MicroBatches, mesh: Mesh) -> tuple[Any, nnx.State]:
+    """Loss, metrics and gradients over all micro-batches. Gradients lie where their parameters do."""
+    layout = param_shardings(params, mesh, TRAIN)
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def pinned(result: tuple[Any, nnx.State]) -> tuple[Any, nnx.State]:
+        return result[0], jax.tree.map(jax.lax.with_sharding_constraint, result[1], layout)
+
+    def accumulate(index: jax.Array, total: Any) -> Any:
+        return jax.tree.map(jnp.add, total, pinned(value_and_grad(params, micro_batch(batches, index))))
+
+    shapes = jax.eval_shape(value_and_grad, params, micro_batch(batches, 0))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, batches.count, accumulate, pinned(zeros))
 
 
 def micro_batch(batches: MicroBatches, index: jax.Array | int) -> TokenBatch:

@@ -191,7 +191,10 @@ class Qwen3(nnx.Module):
             Hidden states ``[B, T, D]`` after the final norm, and the keys and values of these tokens, which the
             compiler drops where they are not used.
         """
-        x = constrain(self.embed[...].astype(dtype)[tokens], "batch", None, None)
+        table = self.embed[...].astype(dtype)
+        if segment_ids is not None:  # training, where parameters are split over fsdp: tokens travel, not the table
+            table = constrain(table, "vocab", "embed")
+        x = constrain(table[tokens], "batch", None, None)
         rope = _rope(positions, self.config.head_dim, self.config.rope_theta)
         mask = AttentionMask(positions, segment_ids)
         valid = [cache.valid for cache in past]
@@ -211,11 +214,20 @@ class Qwen3(nnx.Module):
             new.append(kv)
         return self.final_norm(x), KeysValues(tuple(kv.k for kv in new), tuple(kv.v for kv in new))
 
+    @property
+    def head(self) -> jax.Array:
+        """What ``head_logits`` applies: ``[V, D]`` where it is tied to the embedding, else ``[D, V]``."""
+        return self.embed[...] if self.lm_head is None else self.lm_head[...]
+
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Hidden states ``[..., D]`` -> f32 logits ``[..., V]``; the matmul accumulates in f32."""
-        head = self.embed[...] if self.lm_head is None else self.lm_head[...]
-        equation = "...d,vd->...v" if self.lm_head is None else "...d,dv->...v"
-        return jnp.einsum(equation, hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        """Hidden states ``[..., D]`` -> f32 logits ``[..., V]``."""
+        return head_logits(self.config, hidden, self.head)
+
+
+def head_logits(config: Qwen3Config, hidden: jax.Array, head: jax.Array) -> jax.Array:
+    """Hidden states ``[..., D]`` -> f32 logits ``[..., V]``; the matmul accumulates in f32."""
+    equation = "...d,vd->...v" if config.tie_word_embeddings else "...d,dv->...v"
+    return jnp.einsum(equation, hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
 
 def _rope(positions: jax.Array, head_dim: int, theta: float) -> jax.Array:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from extra_jax.config import MeshConfig
@@ -34,9 +35,23 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Mesh over all devices (or those given), neighbours of the interconnect side by side."""
+    """Mesh over all devices (or those given), neighbours of the interconnect side by side.
+
+    Several slices are laid out along ``data``, so that only gradients cross the network between them.
+
+    Raises:
+        ExtraError: the sizes do not multiply to the number of devices, or ``data`` is no multiple of the slices.
+    """
     devices = jax.devices() if devices is None else list(devices)
     shape = mesh_shape(config, len(devices))
-    if len(devices) == len(jax.devices()):
-        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if shape[0] % slices:
+        raise ExtraError(f"mesh.data={shape[0]} is not a multiple of the {slices} slices: set mesh.data={slices}")
+    if slices > 1:
+        inner = (shape[0] // slices, *shape[1:])
+        grid = mesh_utils.create_hybrid_device_mesh(inner, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    elif devices[0].platform == "tpu":
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        grid = np.asarray(devices).reshape(shape)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)

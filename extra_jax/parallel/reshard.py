@@ -35,9 +35,21 @@ def reshard(
     Raises:
         ExtraError: an axis that the mesh does not divide.
     """
+    return reshard_program(params, mesh, rules, dtype, unstack=unstack)(params)
+
+
+def reshard_program(
+    params: nnx.State,
+    mesh: Mesh,
+    rules: ShardingRules = ROLLOUT,
+    dtype: str | jnp.dtype = "bfloat16",
+    *,
+    unstack: bool = False,
+) -> Any:
+    """The jitted function that ``reshard`` calls, for parameters of these shapes (arrays, or only their shapes)."""
     leaves, treedef = jax.tree.flatten(params)
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
-    return _program(treedef, shapes, mesh, rules, jnp.dtype(dtype), unstack)(params)
+    return _program(treedef, shapes, mesh, rules, jnp.dtype(dtype), unstack)
 
 
 @functools.lru_cache(maxsize=16)

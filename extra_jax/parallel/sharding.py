@@ -24,6 +24,9 @@ class ShardingRules:
 
     # activations
     batch: MeshAxes = ("data", "fsdp")
+    # inside the head, where the positions of all shards of a replica meet a vocabulary that is split over them
+    replica: MeshAxes = ("data",)
+    wide_vocab: MeshAxes = ("fsdp", "tensor")
     # parameters and activations: the axes that tensor parallelism splits
     vocab: MeshAxes = ("tensor",)
     heads: MeshAxes = ("tensor",)
@@ -59,6 +62,11 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     if mesh.empty:
         return x
     return jax.lax.with_sharding_constraint(x, TRAIN.spec(*logical))
+
+
+def divides(mesh: Mesh | AbstractMesh, size: int, logical: str) -> bool:
+    """Whether an axis of this meaning and size can be split over the mesh; an empty mesh splits nothing."""
+    return mesh.empty or size % _ways(mesh, getattr(TRAIN, logical)) == 0
 
 
 def param_shardings(abstract: nnx.State, mesh: Mesh, rules: ShardingRules) -> nnx.State:

@@ -3,6 +3,7 @@
 import math
 import os
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -19,12 +20,12 @@ def cache_bytes(config: Qwen3Config, slots: int, capacity: int, dtype: str) -> i
     return 2 * config.num_hidden_layers * slots * capacity * heads * jnp.dtype(dtype).itemsize
 
 
-def default_slots(config: Qwen3Config, mesh: Mesh, capacity: int, dtype: str) -> int:
-    """Slots, all devices together: 128 a shard, where weights are read once for many rows, or what a third of the free
-    memory holds; the rest is for what is not there yet (optimizer state, activations)."""
+def default_slots(config: Qwen3Config, mesh: Mesh, capacity: int, dtype: str, free: float) -> int:
+    """Slots, all devices together: 128 a shard, where weights are read once for many rows, or what a third of the
+    ``free`` bytes of a device holds; the rest is for what is not there yet (optimizer state, activations)."""
     per_slot = cache_bytes(config, 1, capacity, dtype) / min(mesh.shape["tensor"], config.num_key_value_heads)
-    fits = max(1, int(free_bytes(mesh) / 3 / per_slot)) if free_bytes(mesh) < float("inf") else _MOST
-    return batch_ways(mesh) * min(_MOST, 2 ** (fits.bit_length() - 1))
+    fits = max(1, int(min(free / 3 / per_slot, _MOST)))
+    return batch_ways(mesh) * 2 ** (fits.bit_length() - 1)
 
 
 def default_chunk(max_completion_length: int) -> int:
@@ -56,10 +57,10 @@ def check_slots(config: Qwen3Config, mesh: Mesh, slots: int, capacity: int, dtyp
 
 def free_bytes(mesh: Mesh) -> float:
     """Bytes that a device of this process has left; emulated CPU devices share the memory of the host."""
-    device = mesh.local_devices[0]
-    stats = device.memory_stats()
+    here = set(mesh.devices.flat) & set(jax.local_devices())
+    if not here:
+        return float("inf")  # devices that are only described, for compiling ahead of time
+    stats = next(iter(here)).memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    if device.platform != "cpu":
-        return float("inf")  # a device that is only described, for compiling ahead of time
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(mesh.local_devices)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(here)

@@ -30,7 +30,7 @@ Progress = Callable[[int, int, int], None]
 Finished = Callable[[int, np.ndarray], None]
 """Called with the row of a completion in the result and its token ids."""
 
-_PREFILL_ROWS = 4  # contexts a shard prefills at once
+PREFILL_ROWS = 4  # contexts a shard prefills at once
 
 
 class Session:
@@ -90,8 +90,8 @@ class _Call:
             self._make_room(agreed)
             if agreed["copies"]:
                 self._copy(plans, agreed)  # before a prefill overwrites what is copied
-            for start in range(0, agreed["prefills"], _PREFILL_ROWS):
-                self._prefill([list(plan.prefills.items())[start : start + _PREFILL_ROWS] for plan in plans], agreed)
+            for start in range(0, agreed["prefills"], PREFILL_ROWS):
+                self._prefill([list(plan.prefills.items())[start : start + PREFILL_ROWS] for plan in plans], agreed)
             self._count(plans)
             chunk = self._decode(plans)
             self._write(drawn)
@@ -152,9 +152,9 @@ class _Call:
                 self._set_rows(rows)
 
     def _prefill(self, batches: list[list[tuple[int, list[int]]]], agreed: dict[str, int]) -> None:
-        """Prefills up to ``_PREFILL_ROWS`` contexts in each shard and hands them to the slots that wait."""
+        """Prefills up to ``PREFILL_ROWS`` contexts in each shard and hands them to the slots that wait."""
         width = self.sampler.capacity_for(agreed["context"])
-        rows = 1 if agreed["prefills"] == 1 else _PREFILL_ROWS
+        rows = 1 if agreed["prefills"] == 1 else PREFILL_ROWS
         contexts = np.zeros((len(self.local), rows, width), np.int32)
         source = np.full((len(self.local), self.session.rows), cache.KEEP, np.int32)
         for shard, batch in enumerate(batches):

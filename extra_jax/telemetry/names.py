@@ -66,6 +66,22 @@ _METRICS = (
     Metric("clip_ratio/region_mean", "PPO clipping", "share", "Tokens whose ratio was clipped; 0 on the first pass."),
     Metric("clip_ratio/low_mean", "PPO clipping, low", "share", "Tokens clipped at 1 - epsilon."),
     Metric("clip_ratio/high_mean", "PPO clipping, high", "share", "Tokens clipped at 1 + epsilon_high."),
+    Metric("cispo_clip_ratio", "CISPO cap", "share", "Tokens of positive advantage whose ratio exceeds epsilon_high."),
+    Metric(
+        "dynamic_sampling/generated_prompts",
+        "Problems generated",
+        "prompts",
+        "Problems of the step, those included that were not learned from.",
+    ),
+    Metric(
+        "dynamic_sampling/frac_mixed", "Mixed, of generated", "share", "Generated problems that some completions solve."
+    ),
+    Metric(
+        "sampling/importance_sampling_ratio/mean",
+        "Sampler correction",
+        "",
+        "Mean factor on the policy loss, after its bounds.",
+    ),
     Metric(
         "sampling/sampling_logp_difference/mean",
         "Sampler mismatch, mean",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from extra_jax.parallel.processes import allgather
+from extra_jax.parallel.processes import allgather_rows
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.rollout.types import Rollouts
 from extra_jax.telemetry.names import VERDICT_PREFIX
@@ -27,7 +27,7 @@ def rollout_metrics(
     codes = np.array([_VERDICTS.index(grade.verdict) for grade in grades])
     prompt_tokens = np.array([len(ids) for ids in rollouts.prompt_ids])
     columns = (rewards, advantages, codes, rollouts.lengths, rollouts.truncated, prompt_tokens)
-    rewards, advantages, codes, lengths, truncated, prompt_tokens = allgather(np.stack(columns, axis=1)).T
+    rewards, advantages, codes, lengths, truncated, prompt_tokens = allgather_rows(np.stack(columns, axis=1)).T
     correct = (codes == _VERDICTS.index(Verdict.CORRECT)).reshape(-1, group_size).mean(axis=1)
     spread = rewards.reshape(-1, group_size).std(axis=1, ddof=1)
     finished = lengths[truncated == 0]

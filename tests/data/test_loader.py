@@ -103,7 +103,7 @@ def test_a_state_of_another_data_set_is_refused_and_the_difference_named(other, 
         loader.restore(other.state())
     assert all(part in str(caught.value) for part in named)
     assert not any(part in str(caught.value) for part in unnamed)
-    assert loader.step == 0
+    assert loader.epoch == 0
 
 
 def test_something_else_than_a_state_is_refused():
@@ -116,7 +116,22 @@ def test_epoch_counts_passes_over_the_data():
     assert loader.epoch == 0.0
     uids(loader, 6)
     assert loader.epoch == 1.5
-    assert loader.step == 6
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_batch_of_another_size_takes_as_many_of_the_sequence_and_is_shared_out_whole(count):
+    sequence = [uid for step in uids(ProblemLoader(problems(7), 1, seed=3), 40) for uid in step]
+    loaders = [ProblemLoader(problems(7), 6, 3, index, count) for index in range(count)]
+    at = 0
+    for size in (6, 1, 5, 2, 6, 13):
+        shares = [[problem.uid for problem in loader.next(size)] for loader in loaders]
+        assert [uid for part in shares for uid in part] == sequence[at : at + size]
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        at += size
+    assert len({json.dumps(loader.state()) for loader in loaders}) == 1
+    again = ProblemLoader(problems(7), 6, 3)
+    again.restore(loaders[0].state())
+    assert [problem.uid for problem in again.next()] == sequence[at : at + 6]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import math
 
 import numpy as np
 
-LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo")
+from extra_jax.config import GRPOConfig
+
+LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo")
 
 
 def advantages(rewards: np.ndarray, valid: np.ndarray, scale_rewards: str) -> np.ndarray:
@@ -43,38 +45,86 @@ def aggregate(loss_type: str, losses: np.ndarray, mask: np.ndarray, max_completi
             "dr_grpo": 1 / (rows * max_completion_length),
             "dapo": 1 / mask.sum(),
             "bnpo": 1 / mask.sum(),
+            "cispo": 1 / mask.sum(),
         }[loss_type]
         total += share * losses[row, column]
     return total
 
 
-def token_loss(
-    new: float,
-    old: float,
-    advantage: float,
-    ref: float | None,
-    *,
-    epsilon: float,
-    epsilon_high: float | None,
-    delta: float | None,
-    beta: float,
-    kl_estimator: str,
-) -> float:
-    """Clipped surrogate of one token, with KL."""
-    high = epsilon if epsilon_high is None else epsilon_high
-    ratio = math.exp(new - old)
-    free = ratio if delta is None or ratio < delta else delta
-    clipped = 1 - epsilon if ratio < 1 - epsilon else 1 + high if ratio > 1 + high else ratio
-    loss = -min(free * advantage, clipped * advantage)
-    if ref is None:
-        return loss
-    r = math.exp(ref - new)  # reference over policy
-    return loss + beta * {"k1": -math.log(r), "k2": math.log(r) ** 2 / 2, "k3": r - 1 - math.log(r)}[kl_estimator]
+def kl(new: float, ref: float, estimator: str) -> float:
+    """Of one token, from its log-probabilities under policy and reference."""
+    r = math.exp(ref - new)
+    return {"k1": -math.log(r), "k2": math.log(r) ** 2 / 2, "k3": r - 1 - math.log(r)}[estimator]
 
 
-def policy_loss(new, old, advantage, ref, **settings) -> np.ndarray:
-    """``token_loss`` of arrays."""
-    out = np.zeros(new.shape)
-    for at in np.ndindex(*new.shape):
-        out[at] = token_loss(new[at], old[at], advantage[at], None if ref is None else ref[at], **settings)
+def correction(
+    learner: np.ndarray, sampler: np.ndarray, how: str, low: float | None, high: float | None
+) -> list[float]:
+    """Bounded ratio between learner and sampler of each token of one sequence."""
+    gaps = [float(a - b) for a, b in zip(learner, sampler, strict=True)]
+    if how.startswith("sequence"):
+        gaps = [math.fsum(gaps)] * len(gaps)
+    out = []
+    for ratio in map(math.exp, gaps):
+        below, above = low is not None and ratio < low, high is not None and ratio > high
+        if how.endswith("mask"):
+            out.append(0.0 if below or above else ratio)
+        else:
+            out.append(low if below else high if above else ratio)
     return out
+
+
+def chosen_by_entropy(entropies: np.ndarray, mask: np.ndarray, share: float) -> np.ndarray:
+    """1 marks the tokens at or above the ``1 - share`` quantile (linear between ranks) of those in the loss."""
+    ranked = sorted(entropies[mask].tolist())
+    at = (1 - share) * (len(ranked) - 1)
+    lower = math.floor(at)
+    upper = min(lower + 1, len(ranked) - 1)
+    threshold = ranked[lower] + (at - lower) * (ranked[upper] - ranked[lower])
+    return mask & (entropies >= threshold)
+
+
+def update_loss(config: GRPOConfig, cap: int, data: dict[str, np.ndarray], frozen: np.ndarray) -> float:
+    """Loss of a whole update, one sequence after the other.
+
+    Args:
+        config: of the loss.
+        cap: ``max_completion_length``.
+        data: ``[R, C]`` float64 ``new, old, advantage, sampler, entropy, policy_entropy`` and, with KL, ``ref``;
+            ``mask`` is 1 for tokens in the loss.
+        frozen: ``new`` where the gradient does not look at it (CISPO).
+    """
+    mask = data["mask"]
+    kept = chosen_by_entropy(data["entropy"], mask, config.top_entropy_quantile)
+    losses = np.zeros(mask.shape)
+    for row in range(len(mask)):
+        tokens = np.flatnonzero(mask[row])
+        gaps = {name: [float(x[row, t] - data["old"][row, t]) for t in tokens] for name, x in
+                (("new", data["new"]), ("frozen", frozen))}  # fmt: skip
+        if config.importance_sampling_level == "sequence" and len(tokens):
+            gaps = {name: [math.fsum(values) / len(values)] * len(values) for name, values in gaps.items()}
+        trust = [1.0] * len(tokens)
+        if config.importance_sampling_correction:
+            trust = correction(
+                data["old"][row, tokens], data["sampler"][row, tokens], config.importance_sampling_correction,
+                config.importance_sampling_clip_min, config.importance_sampling_clip_max,
+            )  # fmt: skip
+        for t, gap, frozen_gap, factor in zip(tokens, gaps["new"], gaps["frozen"], trust, strict=True):
+            advantage, new = data["advantage"][row, t], data["new"][row, t]
+            if config.loss_type == "cispo":
+                loss = -min(math.exp(frozen_gap), config.epsilon_high) * advantage * new
+            else:
+                loss = surrogate(math.exp(gap), advantage, config)
+            losses[row, t] = loss * factor * kept[row, t]
+            if config.beta:
+                losses[row, t] += config.beta * kl(new, data["ref"][row, t], config.kl_estimator)
+    bonus = sum(data["policy_entropy"][kept]) / max(kept.sum(), 1)
+    return aggregate(config.loss_type, losses, mask, cap) - config.entropy_coef * bonus
+
+
+def surrogate(ratio: float, advantage: float, config: GRPOConfig) -> float:
+    """Clipped surrogate of one ratio."""
+    low, high = 1 - config.epsilon, 1 + (config.epsilon if config.epsilon_high is None else config.epsilon_high)
+    free = ratio if config.delta is None or ratio < config.delta else config.delta
+    clipped = low if ratio < low else high if ratio > high else ratio
+    return -min(free * advantage, clipped * advantage)

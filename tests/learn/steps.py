@@ -33,6 +33,12 @@ TRAIN = {
     "beta": 0.05,
 }
 ONE_MICRO_BATCH = {"row_length": 64, "micro_batch_rows": 6}  # instead of many of one row of 20 tokens
+EVERY_OPTION = {  # what looks beyond a token: at its sequence, at the tokens of the update, at the sampler
+    "importance_sampling_level": "sequence",
+    "importance_sampling_correction": "sequence_truncate",
+    "entropy_coef": 0.05,
+    "top_entropy_quantile": 0.5,
+}
 PLAIN = {"beta": 0.0, "num_iterations": 1}
 
 
@@ -83,6 +89,12 @@ def reordered(rollouts: Rollouts, order: np.ndarray) -> Rollouts:
 def learner(mesh_name: str = "1") -> Learner:
     """Two iterations with a reference; compiled once a mesh."""
     return Learner(graphdef(), config(), mesh(mesh_name))
+
+
+@functools.cache
+def full_learner(mesh_name: str = "1", remat: str = "full") -> Learner:
+    """The same with ``EVERY_OPTION``."""
+    return Learner(graphdef(remat), config(**EVERY_OPTION), mesh(mesh_name))
 
 
 @functools.cache

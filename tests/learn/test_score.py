@@ -1,5 +1,6 @@
 """Scoring tokens: packing, chunks and temperature change nothing but what they say; ``[B, T, V]`` never exists."""
 
+import dataclasses
 import re
 
 import jax
@@ -7,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from rollout.tiny import CONFIG, graphdef, params, sequences
+from rollout.tiny import CONFIG, graphdef, mesh, params, sequences
 
+from extra_jax.config import MeshConfig
 from extra_jax.learn import score
 from extra_jax.learn.batch import Example, TokenBatch, pack_rows
 from extra_jax.learn.packing import best_fit
+from extra_jax.model.qwen3 import Qwen3
+from extra_jax.parallel.mesh import make_mesh
+from extra_jax.parallel.sharding import TRAIN, batch_sharding, divides, param_shardings
 from learn.steps import frozen_rollouts
 
 LENGTH = 41  # a prime, and a length that no other axis has
@@ -50,7 +55,8 @@ def graded(batch: TokenBatch):
 def whole():
     """One chunk: compiled program, value and gradient."""
     batch, _ = packed()
-    assert score._chunk_length(*batch.tokens.shape, VOCAB) == LENGTH
+    positions = batch.tokens.size
+    assert score.chunk_length(positions, VOCAB) == positions
     program = graded(batch).lower(params()).compile()
     return program, jax.device_get(program(params()))
 
@@ -59,7 +65,7 @@ def whole():
 def chunked():
     batch, _ = packed()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score, "_CHUNK_LOGITS", CHUNK * batch.tokens.shape[0] * VOCAB)
+        patch.setattr(score, "_CHUNK_LOGITS", CHUNK * VOCAB)
         program = graded(batch).lower(params()).compile()
     return program, jax.device_get(program(params()))
 
@@ -81,7 +87,7 @@ def buffers_with_the_vocabulary(program: jax.stages.Compiled) -> set[tuple[int, 
 
 def test_no_buffer_has_both_length_and_vocabulary_when_chunked(whole, chunked):
     rows = packed()[0].tokens.shape[0]
-    full, limit = rows * LENGTH * VOCAB, rows * CHUNK * VOCAB
+    full, limit = rows * LENGTH * VOCAB, CHUNK * VOCAB
     assert max(np.prod(shape) for shape in buffers_with_the_vocabulary(whole[0])) >= full  # the search finds it
     seen = buffers_with_the_vocabulary(chunked[0])
     assert seen
@@ -101,6 +107,37 @@ def test_scores_do_not_depend_on_the_company_in_a_row(whole):
             here, size = batch.segment_ids[row] == segment, len(examples[index])
             np.testing.assert_allclose(logprobs[row, here], one[index, :size], atol=1e-5)
             np.testing.assert_allclose(entropies[row, here], entropy[index, :size], atol=1e-5)
+
+
+@pytest.mark.parametrize(("axes", "tied"), [((1, 4, 2), True), ((2, 2, 2), False)])
+def test_a_vocabulary_split_over_the_data_shards_changes_neither_scores_nor_gradient(axes, tied, monkeypatch):
+    """72 tokens divide over ``fsdp`` x ``tensor``; the vocabulary of the other tests does not, and goes another way."""
+    config = dataclasses.replace(CONFIG, vocab_size=72, num_hidden_layers=1, tie_word_embeddings=tied)
+    monkeypatch.setattr(score, "_CHUNK_LOGITS", CHUNK * config.vocab_size)
+    _, layout = packed()
+    batch = pack_rows([Example(s[:1], s[1:], 1.0) for s in sequences(frozen_rollouts())], layout, LENGTH, 8)
+    structure, shapes = nnx.split(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0), remat="none")))
+    random = np.random.default_rng(0)
+    start = jax.tree.map(lambda x: 0.3 * random.standard_normal(x.shape, np.float32), shapes)
+    importance = random.standard_normal(batch.tokens.shape, np.float32)
+
+    def loss(weights: nnx.State, rows: TokenBatch) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        how = {"temperature": 0.7, "dtype": "float32", "entropy_gradient": True}
+        told = score.token_logprobs(nnx.merge(structure, weights), rows, **how)
+        return jnp.sum(told[0] * importance) + jnp.sum(told[1]), told
+
+    def run(on: jax.sharding.Mesh) -> list[np.ndarray]:
+        weights = jax.tree.map(jax.device_put, start, param_shardings(shapes, on, TRAIN))
+        with jax.set_mesh(on):
+            rows = jax.tree.map(lambda x: jax.device_put(x, batch_sharding(on)), batch)
+            (_, scores), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(weights, rows)
+        return jax.device_get([*scores, *jax.tree.leaves(gradient)])
+
+    split = make_mesh(MeshConfig(data=axes[0], fsdp=axes[1], tensor=axes[2]))
+    assert divides(split, config.vocab_size, "wide_vocab")
+    assert not divides(mesh("4x2"), VOCAB, "wide_vocab")
+    for one, other in zip(run(split), run(mesh()), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4 * max(1, np.abs(other).max()))
 
 
 def test_first_tokens_and_padding_score_zero(whole):
@@ -135,8 +172,35 @@ def test_temperature_scales_log_probabilities_and_not_entropies(whole, temperatu
     np.testing.assert_allclose(told_entropies, entropies, atol=1e-5)
 
 
-@pytest.mark.parametrize(("rows", "length"), [(1, 10), (8, 4096), (256, 16_384), (4096, 512)])
-def test_chunks_are_at_least_one_position_and_within_the_budget(rows, length):
-    chunk = score._chunk_length(rows, length, 151_936)
-    assert 1 <= chunk <= length
-    assert chunk == 1 or chunk * rows * 151_936 <= score._CHUNK_LOGITS
+@pytest.mark.parametrize("positions", [1, 10, 129, 8 * 4096, 256 * 16_384])
+@pytest.mark.parametrize("vocab", [64, 151_936, 10**8])
+def test_chunks_are_at_least_one_position_and_within_the_budget(positions, vocab):
+    chunk = score.chunk_length(positions, vocab)
+    assert 1 <= chunk <= positions
+    assert chunk == 1 or chunk * vocab <= score._CHUNK_LOGITS
+    assert chunk % 128 == 0 or chunk in (1, positions)
+
+
+def test_only_positions_in_the_loss_go_through_the_head(monkeypatch):
+    """Counted while the program runs: chunks of the forward pass and the same again, each once, of the backward."""
+    projected = []
+
+    def head_logits(config, hidden, head):
+        jax.debug.callback(lambda: projected.append(hidden.shape[-2]))
+        return real(config, hidden, head)
+
+    real = score.head_logits
+    monkeypatch.setattr(score, "head_logits", head_logits)
+    monkeypatch.setattr(score, "_CHUNK_LOGITS", CHUNK * VOCAB)
+    batch, _ = packed()
+    few = np.zeros_like(batch.weights)
+    few[1, 5:14] = few[2, 20:29] = 1.0
+    few *= batch.weights
+    count = int((few > 0).sum())
+    told = jax.block_until_ready(graded(batch._replace(weights=few))(params()))
+    jax.effects_barrier()
+    assert projected == [CHUNK] * (2 * -(-count // CHUNK))
+    assert count < batch.tokens.size / 4
+    ((_, (logprobs, _)), gradient) = told
+    assert ((np.asarray(logprobs) != 0) == (few > 0)).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -1,18 +1,26 @@
 """One GRPO step on a frozen batch: what it may depend on, and what it may not."""
 
+import math
+import re
+
 import jax
 import numpy as np
 import pytest
-from rollout.tiny import MESHES
+from rollout.tiny import CONFIG, MESHES, graphdef
 
+from extra_jax.learn import score
 from extra_jax.learn.batch import MicroBatches
+from extra_jax.learn.grpo import Learner
 from learn.steps import (
+    EVERY_OPTION,
     GROUP,
     ONE_MICRO_BATCH,
+    PLAIN,
     PROMPTS,
     ROWS,
     frozen_advantages,
     frozen_rollouts,
+    full_learner,
     largest_difference,
     learner,
     params,
@@ -32,6 +40,12 @@ def frozen():
     return run_step(learner())
 
 
+@pytest.fixture(scope="module")
+def frozen_full():
+    """The same with GSPO, correction for the sampler, entropy bonus and entropy quantile."""
+    return run_step(full_learner())
+
+
 def assert_same_step(frozen, other):
     (params_, told), (other_params, other_told) = frozen, other
     assert largest_difference(params_, other_params) <= SAME
@@ -43,25 +57,36 @@ def test_the_step_moves_the_parameters_by_far_more_than_the_tolerance(frozen):
     assert largest_difference(frozen[0], jax.tree.map(np.asarray, params())) > 100 * SAME
 
 
-def test_the_update_does_not_depend_on_rows_and_micro_batches(frozen):
+def test_the_options_that_look_beyond_a_token_change_the_step(frozen, frozen_full):
+    assert largest_difference(frozen[0], frozen_full[0]) > 100 * SAME
+
+
+def test_the_update_does_not_depend_on_rows_and_micro_batches(frozen, frozen_full):
     assert_same_step(frozen, run_step(with_train(learner(), **ONE_MICRO_BATCH)))
+    assert_same_step(frozen_full, run_step(with_train(full_learner(), **EVERY_OPTION, **ONE_MICRO_BATCH)))
 
 
-def test_the_update_does_not_depend_on_the_order_of_rollouts(frozen):
+def test_the_update_does_not_depend_on_the_order_of_rollouts(frozen, frozen_full):
     order = np.random.default_rng(0).permutation(ROWS)
-    told = run_step(learner(), reordered(frozen_rollouts(), order), frozen_advantages()[order])
-    assert_same_step(frozen, told)
+    rollouts, advantages = reordered(frozen_rollouts(), order), frozen_advantages()[order]
+    assert_same_step(frozen, run_step(learner(), rollouts, advantages))
+    assert_same_step(frozen_full, run_step(full_learner(), rollouts, advantages))
 
 
 @pytest.mark.parametrize("name", [name for name in MESHES if name != "1"])
-def test_the_update_does_not_depend_on_the_mesh(frozen, name):
-    assert_same_step(frozen, run_step(learner(name), mesh_name=name))
+def test_the_update_does_not_depend_on_the_mesh(frozen, frozen_full, name):
+    if name == "8x1":
+        assert_same_step(frozen, run_step(learner(name), mesh_name=name))
+    else:
+        assert_same_step(frozen_full, run_step(full_learner(name), mesh_name=name))
 
 
 @pytest.mark.parametrize("remat", ["none", "dots"])
-def test_the_update_does_not_depend_on_what_is_recomputed(remat):
-    expected = run_step(plain_learner())
-    assert_same_step(expected, run_step(plain_learner(remat)))
+def test_the_update_does_not_depend_on_what_is_recomputed(frozen_full, remat):
+    if remat == "none":
+        assert_same_step(frozen_full, run_step(full_learner(remat=remat)))
+    else:
+        assert_same_step(run_step(plain_learner()), run_step(plain_learner(remat)))
 
 
 def test_the_same_step_twice_is_bit_identical(frozen):
@@ -115,6 +140,23 @@ def test_prompt_tokens_get_no_gradient_of_their_own():
     other, other_told = of.update(of.init(params()), spoiled)
     assert largest_difference(*(jax.tree.map(np.asarray, state.params) for state in (one, other))) == 0
     assert jax.device_get(told) == jax.device_get(other_told)
+
+
+def test_no_buffer_of_the_update_has_both_the_row_and_the_vocabulary(monkeypatch):
+    """In the optimized program, forward and backward, whatever a reshape may have made of the axes."""
+    length, chunk, vocab = 41, 7, CONFIG.vocab_size  # no other axis and no product of axes has these sizes
+    monkeypatch.setattr(score, "_CHUNK_LOGITS", chunk * vocab)
+    of = with_train(plain_learner(), row_length=length, **PLAIN)
+    (batches,) = of.batches(params(), None, frozen_rollouts(), frozen_advantages())
+    fresh = Learner(graphdef(), of.config, of.mesh)
+    with jax.set_mesh(fresh.mesh):
+        text = fresh.update.program.lower(fresh.init(params()), batches).compile().as_text()
+    shapes = {tuple(map(int, shape.split(","))) for shape in re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", text)}
+    assert any(length in shape for shape in shapes)
+    with_vocabulary = [shape for shape in shapes if any(size % vocab == 0 for size in shape)]
+    assert with_vocabulary
+    allowed = max(chunk, CONFIG.hidden_size) * vocab
+    assert max(math.prod(shape) for shape in with_vocabulary) <= allowed
 
 
 def test_zero_advantages_without_kl_leave_the_parameters_as_they_are():

@@ -1,0 +1,16 @@
+"""What ``extra-jax plan`` holds a run against."""
+
+from pydantic import Field
+
+from extra_jax.config.section import Section
+
+
+class PlanConfig(Section):
+    hbm_fraction: float = Field(0.95, gt=0, le=1, description="Share of a chip's memory that the run may use.")
+    mean_prompt_length: int | None = Field(
+        None, ge=1, description="Tokens, for the estimate of time; default: half of rollout.max_prompt_length."
+    )
+    mean_completion_length: int | None = Field(
+        None, ge=1, description="Tokens, for the estimate of time; default: half of rollout.max_completion_length."
+    )
+    max_step_seconds: float | None = Field(None, gt=0, description="Budget of the estimated time of a step.")

@@ -1,0 +1,137 @@
+"""One training step in a file: everything that went into its update, and what came out.
+
+A bundle is an ``.npz``: arrays of all processes, and one JSON text ``about`` with the configuration, the fingerprint of
+the parameters before the update and the metrics of each update. ``extra_jax/replay.py`` computes it again.
+"""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from extra_jax.config import Config, config_from_dict
+from extra_jax.errors import ExtraError
+from extra_jax.parallel.processes import allgather_rows, is_main
+from extra_jax.rollout.types import Rollouts, StopReason
+
+REPLAY_FOLDER = "replay"
+_FORMAT = 1
+_ARRAYS = ("tokens", "lengths", "logprobs", "full_logprobs", "log_kept", "entropies")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """One step; ``R`` completions of all processes, groups adjacent.
+
+    Attributes:
+        step: finished steps after it.
+        config: of the run.
+        fingerprint: of the parameters before the first update.
+        rollouts: what was learned from.
+        rewards: ``[R]`` f64.
+        valid: ``[R]`` bool; 1 marks a reward that says something about the policy.
+        advantages: ``[R]`` f64.
+        updates: metrics of each optimizer update.
+        devices: of the run.
+    """
+
+    step: int
+    config: Config
+    fingerprint: str
+    rollouts: Rollouts
+    rewards: np.ndarray
+    valid: np.ndarray
+    advantages: np.ndarray
+    updates: list[dict[str, float]]
+    devices: int
+
+
+def write_bundle(
+    run_dir: Path,
+    step: int,
+    config: Config,
+    fingerprint: str,
+    rollouts: Rollouts,
+    rewards: np.ndarray,
+    valid: np.ndarray,
+    advantages: np.ndarray,
+    updates: list[dict[str, jax.Array]],
+) -> Path:
+    """Writes ``run_dir/replay/step_N.npz``; all processes call it with their own rows, process 0 writes.
+
+    Arguments are the fields of ``Bundle``.
+    """
+    columns = {
+        "rollout_ids": rollouts.rollout_ids,
+        **_flat("prompts", rollouts.prompt_ids),
+        **_flat("prefixes", rollouts.prefix_ids),
+        **{name: getattr(rollouts, name) for name in _ARRAYS},
+        "stop_reasons": np.array([list(StopReason).index(reason) for reason in rollouts.stop_reasons], np.int32),
+        "rewards": rewards,
+        "valid": valid,
+        "advantages": advantages,
+    }
+    gathered = {name: allgather_rows(np.asarray(column)) for name, column in columns.items()}
+    about = {
+        "format": _FORMAT,
+        "step": step,
+        "config": config.model_dump(mode="json"),
+        "fingerprint": fingerprint,
+        "devices": jax.device_count(),
+        "updates": [{name: float(value) for name, value in update.items()} for update in jax.device_get(updates)],
+    }
+    path = run_dir / REPLAY_FOLDER / f"step_{step:06d}.npz"
+    if is_main():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".tmp")
+        with beside.open("wb") as file:
+            np.savez_compressed(file, about=np.array(json.dumps(about)), **gathered)
+        beside.replace(path)
+    return path
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Reads what ``write_bundle`` wrote.
+
+    Raises:
+        ExtraError: no such file, damaged, or of another format.
+    """
+    try:
+        content = path.read_bytes()
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            columns = {name: file[name] for name in file.files}
+        about: dict[str, Any] = json.loads(str(columns.pop("about")))
+    except FileNotFoundError as error:
+        raise ExtraError(f"{path}: no such file; train.dump_steps=[N] writes run.dir/{REPLAY_FOLDER}/step_N") from error
+    except Exception as error:  # numpy, zipfile and zlib each have their own for a damaged file
+        raise ExtraError(f"{path}: not a replay bundle, or damaged: {error}") from error
+    if about.get("format") != _FORMAT:
+        raise ExtraError(f"{path}: format {about.get('format')!r}; this version reads {_FORMAT}")
+    config = config_from_dict(about["config"], str(path))
+    ids, group = columns["rollout_ids"], config.train.num_generations
+    _, prompt_index = np.unique(ids // group, return_inverse=True)
+    rollouts = Rollouts(
+        rollout_ids=ids,
+        prompt_index=prompt_index.astype(np.int32),
+        prompt_ids=_split("prompts", columns),
+        stop_reasons=[list(StopReason)[index] for index in columns["stop_reasons"]],
+        prefix_ids=_split("prefixes", columns),
+        **{name: columns[name] for name in _ARRAYS},
+    )
+    outcome = {name: columns[name] for name in ("rewards", "valid", "advantages")}
+    told = {name: about[name] for name in ("step", "fingerprint", "updates", "devices")}
+    return Bundle(config=config, rollouts=rollouts, **told, **outcome)
+
+
+def _flat(name: str, rows: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of different lengths as one array and their lengths."""
+    lengths = np.array([len(ids) for ids in rows], np.int32)
+    return {f"{name}_lengths": lengths, name: np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32)}
+
+
+def _split(name: str, columns: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return np.split(columns[name], np.cumsum(columns[f"{name}_lengths"])[:-1])

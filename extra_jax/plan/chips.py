@@ -1,0 +1,65 @@
+"""What a TPU chip can do, as its vendor states it."""
+
+from dataclasses import dataclass
+
+from extra_jax.errors import ExtraError
+
+_GIB = 2**30
+_DOCS = "Cloud TPU documentation, page {}"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Peak numbers of one chip.
+
+    Attributes:
+        name: as topologies spell it (``v5e:4x4``).
+        hbm_bytes: capacity.
+        flops: bf16 FLOP/s.
+        hbm_bandwidth: bytes/s.
+        ici_bandwidth: bytes/s out of the chip over all links to its neighbours, one way.
+        dcn_bandwidth: bytes/s of the data centre network, a chip's share of its host, one way.
+        devices: that JAX sees on a chip.
+        source: of these numbers.
+    """
+
+    name: str
+    hbm_bytes: int
+    flops: float
+    hbm_bandwidth: float
+    ici_bandwidth: float
+    dcn_bandwidth: float
+    devices: int
+    source: str
+
+
+# Interconnect: half of the bidirectional bandwidth of the documentation (v4: all-reduce bandwidth of a pod over its
+# chips). Data centre network: network cards of a host over its chips.
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", 32 * _GIB, 275e12, 1200e9, 270e9, 6.25e9, 1, _DOCS.format("TPU v4")),
+        Chip("v5e", 16 * _GIB, 197e12, 819e9, 200e9, 3.125e9, 1, _DOCS.format("TPU v5e")),
+        Chip("v5p", 95 * _GIB, 459e12, 2765e9, 600e9, 6.25e9, 1, _DOCS.format("TPU v5p")),
+        Chip("v6e", 32 * _GIB, 918e12, 1638e9, 400e9, 12.5e9, 1, _DOCS.format("TPU v6e")),
+        Chip("tpu7x", 192 * _GIB, 2307e12, 7380e9, 600e9, 12.5e9, 2, _DOCS.format("TPU7x (Ironwood)")),
+    )
+}
+
+
+def chip_of(topology: str) -> Chip:
+    """The chip of a topology such as ``v5e:4x4``.
+
+    Raises:
+        ExtraError: not of the form NAME:AxB, or a name that is not known; the known ones are listed.
+    """
+    name, separator, shape = topology.partition(":")
+    if name not in CHIPS or not separator or not all(part.isdecimal() for part in shape.split("x")):
+        raise ExtraError(
+            f"topology {topology!r}: give CHIP:AxB, or CHIP:AxBxC for {', '.join(n for n in CHIPS if n in _THREE)}; "
+            f"chips: {', '.join(CHIPS)}; for example v5e:4x4 or v5p:2x2x1"
+        )
+    return CHIPS[name]
+
+
+_THREE = ("v4", "v5p", "tpu7x")

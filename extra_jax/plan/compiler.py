@@ -1,0 +1,110 @@
+"""The TPU compiler, without a TPU."""
+
+import os
+import re
+import time
+from dataclasses import dataclass
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from extra_jax.config import MeshConfig
+from extra_jax.errors import ExtraError
+from extra_jax.parallel.mesh import make_mesh
+from extra_jax.plan.chips import Chip, chip_of
+from extra_jax.plan.hlo import Collective, collectives
+from extra_jax.plan.programs import Program
+
+# One TensorCore pair is one device of JAX on a v4 TPU VM; the description of a topology must be told.
+_MEGACORE = {"v4": {"chip_config_name": "megacore"}}
+_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+_UNIT = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of one program, on one device.
+
+    Attributes:
+        lower_seconds: tracing and lowering.
+        compile_seconds: wall time of the compiler.
+        stablehlo_bytes: size of the program before it.
+        arguments: bytes.
+        others: bytes of everything else at once: temporaries, results not written in place, machine code.
+        refused: whether the compiler stopped because the program does not fit.
+        flops: as the compiler counts them, each loop body once.
+        collectives: with how often they run.
+    """
+
+    lower_seconds: float
+    compile_seconds: float
+    stablehlo_bytes: int
+    arguments: int
+    others: int
+    refused: bool
+    flops: float
+    collectives: list[Collective]
+
+
+def prepare() -> None:
+    """Settings of this process before JAX looks for devices: no TPU is used, and several plans may run at once."""
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    # Without a TPU its library complains at length about the host that it does not run on.
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    jax.config.update("jax_platforms", "cpu")
+
+
+def tpu_mesh(config: MeshConfig, topology: str, slices: int) -> tuple[Mesh, Chip]:
+    """A mesh over the devices of a topology that need not exist, and its chip.
+
+    Raises:
+        ExtraError: the name is unknown, the library is not installed, or the mesh does not fit.
+    """
+    chip = chip_of(topology)
+    options = _MEGACORE.get(chip.name, {}) | ({"num_slices": slices} if slices > 1 else {})
+    try:
+        description = topologies.get_topology_desc(topology, platform="tpu", **options)
+    except ModuleNotFoundError as error:
+        raise ExtraError("the TPU compiler is not installed: pip install 'extra-jax[tpu]'") from error
+    except Exception as error:  # of the plugin: its own types, for a missing library as for a wrong name
+        hint = "" if _installed() else "; the TPU compiler is not installed: pip install 'extra-jax[tpu]'"
+        raise ExtraError(f"topology {topology}: {str(error).splitlines()[0]}{hint}") from error
+    return make_mesh(config, description.devices), chip
+
+
+def compile_program(program: Program, mesh: Mesh, slices: int) -> Compiled:
+    """Lowers and compiles; a program that is too large is a result, not an error."""
+    with jax.set_mesh(mesh):
+        began = time.perf_counter()
+        lowered = program.lower()
+        lowered_after = time.perf_counter() - began
+        size = len(lowered.as_text())
+        began = time.perf_counter()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if not (used := _USED.search(str(error))):
+                raise
+            total = int(float(used[1]) * _UNIT[used[2]])
+            return Compiled(lowered_after, time.perf_counter() - began, size, 0, total, True, 0.0, [])
+    seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    others = (
+        memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+    found = collectives(compiled.as_text(), program.trips, mesh.size, slices)
+    flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
+    return Compiled(lowered_after, seconds, size, memory.argument_size_in_bytes, others, False, flops, found)
+
+
+def _installed() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("libtpu") is not None

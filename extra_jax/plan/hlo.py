@@ -1,0 +1,199 @@
+"""Counts the collectives of a compiled program from its text.
+
+XLA's own cost analysis counts the body of a loop once. Here a body counts as often as it runs: as many times as the
+constant that its condition compares with, and where the condition compares with data (micro-batches, chunks of the
+head, tokens of a decode chunk), as many times as the caller says.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.$-]+) \(.*\{\s*$")
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
+_SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.$-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_WHILE = re.compile(r" while\(.*condition=%?([\w.$-]+), body=%?([\w.$-]+)")
+_CONSTANT = re.compile(r"%?([\w.$-]+) = [su]\d+\[\]\S* constant\((\d+)\)")
+_LESS = re.compile(r"compare\(%?([\w.$-]+), %?([\w.$-]+)\), direction=LT")
+_KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_INDEX = re.compile(r"%?([\w.$-]+) = .* get-tuple-element\(.*index=(\d+)")
+_ADD = re.compile(r"%?([\w.$-]+) = .* add\(%?([\w.$-]+), %?([\w.$-]+)\)")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective operation.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        shape: of its result, e.g. ``bf16[2048,6144]``.
+        bytes: that a device sends in one run of it, by a ring.
+        runs: how often it runs in one call of the program.
+        loops: how many loops over data it is inside of.
+        crosses_slices: whether it goes over the data centre network.
+    """
+
+    kind: str
+    shape: str
+    bytes: float
+    runs: int
+    loops: int
+    crosses_slices: bool
+
+
+def collectives(text: str, dynamic_trips: Sequence[int] = (), devices: int = 1, slices: int = 1) -> list[Collective]:
+    """Every collective of a program.
+
+    Args:
+        text: ``compiled.as_text()``.
+        dynamic_trips: how often loops over data run, from the outermost inwards; deeper ones count once.
+        devices: partitions of the program; device ``i`` is in slice ``i // (devices / slices)``.
+        slices: of the topology.
+    """
+    computations, entry = _computations(text)
+    found: dict[str, Collective] = {}
+    for name, runs, depth in _visits(computations, entry, dynamic_trips):
+        lines = computations[name]
+        asynchronous = any('"AsyncCollectiveStart"' in line for line in lines)
+        if not asynchronous and (
+            name.startswith("async_collective_fusion") or any('"AsyncCollectiveDone"' in line for line in lines)
+        ):
+            continue  # the middle and the end of a collective whose start is counted
+        for number, line in enumerate(lines):
+            match = _COLLECTIVE.search(line)
+            if match:
+                shapes, group = _SHAPE.findall(match[1]), _group(line, devices)
+                sent = _sent(match[2], shapes, len(group), started="-start(" in line)
+                kind = match[2]
+                if name.startswith("all-reduce-scatter"):  # fused with the slice that makes one half of it needless
+                    kind, sent = "reduce-scatter", sent / 2
+                per_slice = max(devices // slices, 1)
+                crosses = len({device // per_slice for device in group}) > 1
+                key = f"{name}/{number}"
+                before = found[key].runs if key in found else 0
+                shape = max(shapes, key=_size, default=("", ""))
+                shape = f"{shape[0]}[{shape[1]}]"
+                found[key] = Collective(kind, shape, sent, before + runs, depth, crosses)
+    return list(found.values())
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """Lines of each computation by name, and the name of the entry."""
+    computations: dict[str, list[str]] = {}
+    entry, lines = "", []
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            lines = computations.setdefault(match[2], [])
+            entry = match[2] if match[1] else entry
+        elif line.startswith("}"):
+            lines = []
+        else:
+            lines.append(line)
+    return computations, entry
+
+
+def _visits(
+    computations: dict[str, list[str]], name: str, trips: Sequence[int], runs: int = 1, depth: int = 0
+) -> Iterator[tuple[str, int, int]]:
+    """(computation, how often it runs, loops over data around it) for everything that is called from ``name``."""
+    yield name, runs, depth
+    for line in computations.get(name, ()):
+        if "async-done(" in line or "async-update(" in line:
+            continue  # names the computation that its start has called
+        called = _CALLED.findall(line)
+        for branches in _BRANCHES.findall(line):
+            called += [branch.strip().lstrip("%") for branch in branches.split(",")]
+        for callee in called:
+            yield from _visits(computations, callee, trips, runs, depth)
+        if loop := _WHILE.search(line):
+            known = _KNOWN.search(line)
+            count = int(known[1]) if known else _trip_count(computations[loop[1]], computations[loop[2]])
+            if count is None:
+                count = trips[depth] if depth < len(trips) else 1
+                yield from _visits(computations, loop[2], trips, runs * count, depth + 1)
+            else:
+                yield from _visits(computations, loop[2], trips, runs * count, depth)
+
+
+def _trip_count(condition: Sequence[str], body: Sequence[str]) -> int | None:
+    """Trips of a loop that counts from 0 to a constant; ``None`` where its condition looks at data."""
+    constants = dict(match.groups() for line in (*condition, *body) if (match := _CONSTANT.search(line)))
+    places = dict(match.groups() for line in condition if (match := _INDEX.search(line)))
+    root = next((line for line in condition if line.lstrip().startswith("ROOT")), "")
+    less = _LESS.search(root)
+    if not less or less[1] not in places or less[2] not in constants:
+        return None
+    result = next(line for line in body if line.lstrip().startswith("ROOT"))
+    operands = re.findall(r"%([\w.$-]+)", result.rpartition(" tuple(")[2].partition(")")[0])
+    counter = operands[int(places[less[1]])]
+    sums = {match[1]: match[3] for line in body if (match := _ADD.search(line))}
+    step = int(constants.get(sums.get(counter, ""), 1))  # XLA runs several parts of a collective matmul in one trip
+    return -(-int(constants[less[2]]) // step)
+
+
+def _size(shape: tuple[str, str]) -> float:
+    dtype, dimensions = shape
+    return _BYTES.get(dtype, 4) * math.prod(int(size) for size in dimensions.split(",") if size)
+
+
+def _sent(kind: str, shapes: list[tuple[str, str]], group: int, *, started: bool) -> float:
+    """Bytes that a device sends: a ring over ``group`` devices. ``shapes`` are those of the result."""
+    if started and kind == "collective-permute":  # (operand, result, two contexts)
+        shapes = shapes[:1]
+    elif started and kind == "all-gather":  # (operands..., results...)
+        shapes = shapes[len(shapes) // 2 :]
+    share = (group - 1) / group
+    factor = {"all-reduce": 2 * share, "collective-permute": 1.0, "reduce-scatter": group - 1.0}.get(kind, share)
+    return factor * sum(map(_size, shapes))
+
+
+def _group(line: str, devices: int) -> list[int]:
+    """Devices of the first group."""
+    if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line):
+        pairs_found = re.findall(r"\{(\d+),(\d+)\}", line[pairs.start() :])
+        far = max(pairs_found, key=lambda pair: abs(int(pair[0]) - int(pair[1])))
+        return [int(far[0]), int(far[1])]
+    if explicit := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+        return [int(device) for device in explicit[1].split(",")]
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line):
+        sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        used = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", named[2])
+        return _along_axes(sizes, used)
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
+        return _iota(*(iota[i] for i in range(1, 5)))
+    return list(range(devices))
+
+
+def _along_axes(sizes: dict[str, int], used: list[tuple[str, str, str]]) -> list[int]:
+    """Device 0 and those that differ from it along ``used``: axes, or parts ``name:(size before)size`` of axes."""
+    strides, stride = {}, 1
+    for axis in reversed(sizes):
+        strides[axis] = stride
+        stride *= sizes[axis]
+    group = [0]
+    for axis, before, size in used:
+        length = int(size) if size else sizes[axis]
+        step = strides[axis] * (sizes[axis] // (int(before) * length) if before else 1)
+        group = [device + step * i for device in group for i in range(length)]
+    return group
+
+
+def _iota(groups: str, size: str, dims: str, order: str | None) -> list[int]:
+    """First group of ``[groups,size]<=[dims]T(order)``."""
+    shape = [int(dim) for dim in dims.split(",")]
+    axes = [int(axis) for axis in order.split(",")] if order else list(range(len(shape)))
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    members = []
+    for index in range(int(size)):
+        device = 0
+        for axis in reversed(axes):
+            index, place = divmod(index, shape[axis])
+            device += place * strides[axis]
+        members.append(device)
+    return members

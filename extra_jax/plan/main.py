@@ -1,0 +1,89 @@
+"""``extra-jax plan``."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from jax.sharding import Mesh
+from rich.console import Console
+
+from extra_jax.config import Config
+from extra_jax.model.config import PRESETS, Qwen3Config, preset
+from extra_jax.model.load import model_folder
+from extra_jax.parallel.sharding import batch_ways
+from extra_jax.plan.compiler import compile_program, prepare, tpu_mesh
+from extra_jax.plan.programs import describe_run
+from extra_jax.plan.roofline import phase, step_work
+from extra_jax.plan.search import largest_settings
+from extra_jax.plan.table import show, to_json
+from extra_jax.plan.verdict import Plan, memory_of
+from extra_jax.rollout import memory
+
+_WIDTH = 180  # of output that is not a terminal
+
+
+def plan(config: Config, topology: str, slices: int = 1, search: bool = False, as_json: bool = False) -> int:
+    """Compiles every program of the run and prints what it needs; returns the exit status.
+
+    Args:
+        config: of the run.
+        topology: ``CHIP:AxB``, of one slice.
+        slices: how many of them.
+        search: first find the largest ``train.micro_batch_rows`` and ``rollout.slots`` that fit.
+        as_json: print JSON instead of the table.
+    """
+    prepare()
+    console = Console(width=None if Console().is_terminal else _WIDTH)
+    told = Console(stderr=True)
+    if search:
+        shards = batch_ways(tpu_mesh(config.mesh, topology, slices)[0])
+        config = largest_settings(
+            config, shards, lambda changed, only: make_plan(changed, topology, slices, only), told.print
+        )
+    made = make_plan(config, topology, slices)
+    if as_json:
+        print(json.dumps(to_json(made), indent=2))
+    else:
+        show(made, console)
+    return made.status
+
+
+def make_plan(config: Config, topology: str, slices: int = 1, only: tuple[str, ...] = ()) -> Plan:
+    """A plan of the programs named, or of all.
+
+    Raises:
+        ExtraError: the topology or the mesh is impossible, or the shape of the model is not known.
+    """
+    shape = shape_of(config)
+    mesh, chip = tpu_mesh(config.mesh, topology, slices)
+    config = with_sampler_defaults(config, shape, mesh, chip.hbm_bytes)
+    run = describe_run(config, shape, mesh)
+    if only:
+        run = dataclasses.replace(run, programs=[program for program in run.programs if program.name in only])
+    axes = dict(mesh.shape)
+    work = step_work(config, shape, run.workload, axes)
+    compiled = {program.name: compile_program(program, mesh, slices) for program in run.programs}
+    needed = {program.name: memory_of(program, compiled[program.name], run) for program in run.programs}
+    phases = {
+        program.name: phase(work[program.name], chip, compiled[program.name].collectives, program.runs)
+        for program in run.programs
+    }
+    return Plan(config, topology, slices, mesh.size // chip.devices, chip, axes, run, compiled, needed, phases)
+
+
+def with_sampler_defaults(config: Config, shape: Qwen3Config, mesh: Mesh, hbm_bytes: float) -> Config:
+    """The slots and the chunk that a run chooses where the configuration leaves them open, on empty chips."""
+    r = config.rollout
+    chunk = r.chunk or memory.default_chunk(r.max_completion_length)
+    slots = r.slots or memory.default_slots(shape, mesh, config.max_sequence_length + chunk, r.dtype, hbm_bytes)
+    return config.model_copy(update={"rollout": r.model_copy(update={"slots": slots, "chunk": chunk})})
+
+
+def shape_of(config: Config) -> Qwen3Config:
+    """Shape of the model; a folder that is not here but is called like a preset (``Qwen3-1.7B``) has that shape."""
+    if config.model.preset is not None:
+        return preset(config.model.preset)
+    name = Path(config.model.path).name.removeprefix("Qwen3-")
+    if not Path(config.model.path).expanduser().is_dir() and name in PRESETS:
+        return preset(name)
+    return Qwen3Config.from_folder(model_folder(config.model.path))

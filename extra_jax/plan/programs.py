@@ -1,0 +1,151 @@
+"""The programs of a run, described by shapes alone: the functions that training jits, for devices that need not be
+there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from extra_jax.config import Config
+from extra_jax.learn.batch import MicroBatches, TokenBatch
+from extra_jax.learn.grpo import Learner
+from extra_jax.learn.packing import bucket
+from extra_jax.learn.update import abstract_state
+from extra_jax.model.config import Qwen3Config
+from extra_jax.model.load import abstract_model
+from extra_jax.parallel.reshard import reshard_program
+from extra_jax.parallel.sharding import ROLLOUT, TRAIN, batch_sharding, batch_ways, param_shardings, replicated
+from extra_jax.plan.sampler import sampler_programs
+from extra_jax.plan.workload import Workload, workload_of
+from extra_jax.policy import scans_layers
+from extra_jax.rollout.session import PREFILL_ROWS
+
+KINDS = ("parameters", "optimizer", "reference", "sampler", "cache", "batches")
+
+
+@dataclass(frozen=True)
+class Program:
+    """One jitted function of the run.
+
+    Attributes:
+        name: of the program.
+        lower: traces and lowers it for the devices of the mesh.
+        runs: calls a step.
+        trips: how often its loops over data run in a call, from the outermost inwards.
+        arguments: kinds of memory that it is given.
+        alive: kinds of memory that exist while it runs.
+        results: kinds of memory that it makes anew.
+    """
+
+    name: str
+    lower: Callable[[], jax.stages.Lowered]
+    runs: int
+    trips: tuple[int, ...]
+    arguments: tuple[str, ...]
+    alive: tuple[str, ...]
+    results: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a plan compiles and adds up.
+
+    Attributes:
+        programs: in the order of a step.
+        memory: bytes of each of ``KINDS`` on a device.
+        workload: counts of a step.
+    """
+
+    programs: list[Program]
+    memory: dict[str, int]
+    workload: Workload
+
+
+def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
+    """The programs of a training step on a mesh over any devices, and what stays in memory between them.
+
+    Raises:
+        ExtraError: an axis that the mesh does not divide.
+    """
+    work = workload_of(config, shape, batch_ways(mesh))
+    graphdef, abstract = abstract_model(shape, config.model)
+    params = jax.tree.map(_placed, abstract, param_shardings(abstract, mesh, TRAIN))
+    learner = Learner(graphdef, config, mesh)
+    state = abstract_state(params, learner.optimizer, mesh)
+    batches = _batches(config, work, mesh)
+    unscored = batches._replace(rows=batches.rows._replace(old_logprobs=None, ref_logprobs=None))
+
+    scan = scans_layers(shape)
+    sync = reshard_program(params, mesh, ROLLOUT, config.rollout.dtype, unstack=not scan)
+    weights = jax.eval_shape(sync, params)
+    weights = jax.tree.map(_placed, weights, param_shardings(weights, mesh, ROLLOUT))
+    sampler = sampler_programs(config, shape, mesh, weights, work.slots, scan=scan)
+
+    training = ("parameters", "optimizer", "reference")
+    rollout = (*training, "sampler", "cache")
+    prompts_a_call = PREFILL_ROWS * batch_ways(mesh)
+    programs = [
+        Program(
+            "weight sync", lambda: sync.lower(params), 1, (), ("parameters",), (*training, "sampler"), ("sampler",)
+        ),
+        Program("prefill", sampler.prefill, -(-work.prompts // prompts_a_call), (), ("sampler",), rollout),
+        Program("decode", sampler.decode, work.decode_calls, (config.rollout.chunk,), ("sampler", "cache"), rollout),
+        Program(
+            "score",
+            lambda: learner.score.lower(params, unscored),
+            work.scorings,
+            (work.micro_batches, work.head_chunks),
+            ("parameters", "batches"),
+            (*training, "batches"),
+        ),
+        Program(
+            "update",
+            lambda: learner.update.program.lower(state, batches),
+            work.updates,
+            (work.micro_batches, work.head_chunks),
+            ("parameters", "optimizer", "batches"),
+            (*training, "batches"),
+        ),
+    ]
+    memory = {
+        "parameters": device_bytes(params),
+        "optimizer": device_bytes(state.opt_state),
+        "reference": device_bytes(params) if config.train.beta > 0 else 0,
+        "sampler": device_bytes(weights),
+        "cache": device_bytes(sampler.slots),
+        "batches": device_bytes(batches) * work.mini_batches,
+    }
+    return Run([program for program in programs if program.runs], memory, work)
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes of abstract values on one device."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _batches(config: Config, work: Workload, mesh: Mesh) -> MicroBatches:
+    """Micro-batches of one update, as ``Learner.batches`` makes them."""
+    t = config.train
+    size = (bucket(work.micro_batches), t.micro_batch_rows * batch_ways(mesh), work.row_length)
+
+    def column(dtype: type) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(size, dtype, sharding=batch_sharding(mesh, 1))
+
+    rows = TokenBatch(
+        *(column(np.int32) for _ in range(3)),
+        *(column(np.float32) for _ in range(3)),
+        old_logprobs=column(np.float32) if t.updates_per_step > 1 else None,
+        ref_logprobs=column(np.float32) if t.beta > 0 else None,
+        entropy_weights=column(np.float32) if t.uses_entropy else None,
+    )
+    return MicroBatches(rows, jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)))
+
+
+def _placed(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

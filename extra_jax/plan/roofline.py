@@ -1,0 +1,131 @@
+"""How long a step takes at best: work and traffic counted from the configuration, over the peaks of a chip.
+
+FLOPs and bytes of memory are counted here, by formula, because the compiler counts the body of a loop once. Bytes
+between chips are those of the compiled programs (``hlo.py``). A phase takes the longest of the three, as if all of it
+overlapped and every matmul ran at its peak: no step is faster, most are slower.
+"""
+
+from dataclasses import dataclass
+
+from extra_jax.config import Config
+from extra_jax.model.config import Qwen3Config
+from extra_jax.plan.chips import Chip
+from extra_jax.plan.hlo import Collective
+from extra_jax.plan.workload import Workload
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one device does in all calls of a program in a step."""
+
+    flops: float
+    hbm_bytes: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One program in a step, on one device.
+
+    Attributes:
+        flops: counted by formula.
+        hbm_bytes: counted by formula.
+        ici_bytes: sent within the slice, counted in the compiled program.
+        dcn_bytes: sent to other slices, likewise.
+        seconds: at best.
+        bound: what takes that long: ``compute``, ``memory``, ``links`` or ``network``.
+    """
+
+    flops: float
+    hbm_bytes: float
+    ici_bytes: float
+    dcn_bytes: float
+    seconds: float
+    bound: str
+
+
+def phase(work: Work, chip: Chip, found: list[Collective], runs: int) -> Phase:
+    """At best, on one device of a chip; the devices of a chip share its peaks."""
+    ici = runs * sum(one.bytes * one.runs for one in found if not one.crosses_slices)
+    dcn = runs * sum(one.bytes * one.runs for one in found if one.crosses_slices)
+    seconds = {
+        "compute": work.flops / chip.flops,
+        "memory": work.hbm_bytes / chip.hbm_bandwidth,
+        "links": ici / chip.ici_bandwidth,
+        "network": dcn / chip.dcn_bandwidth,
+    }
+    bound = max(seconds, key=seconds.__getitem__)
+    return Phase(work.flops, work.hbm_bytes, ici, dcn, chip.devices * seconds[bound], bound)
+
+
+def step_work(config: Config, shape: Qwen3Config, work: Workload, mesh: dict[str, int]) -> dict[str, Work]:
+    """Work of each program by name, on one device.
+
+    Attention is counted as a kernel does it: the causal half, no scores in memory. Padding of rows is work like any.
+
+    Args:
+        config: of the run.
+        shape: of the model.
+        work: counts of a step.
+        mesh: sizes of the axes by name.
+    """
+    tensor, shards = mesh["tensor"], mesh["data"] * mesh["fsdp"]
+    devices = tensor * shards
+    layers, heads = shape.num_hidden_layers, shape.num_attention_heads * shape.head_dim
+    matrices = body_parameters(shape)  # of all layers
+    head = shape.vocab_size * shape.hidden_size
+    trained = _BYTES[config.model.dtype]
+    served = _BYTES[config.rollout.dtype]
+
+    # one pass over the rows of an update, forwards
+    tokens = work.micro_batches * config.train.micro_batch_rows * shards * work.row_length
+    scored = work.rows * work.row_length * work.completion_length / (work.prompt_length + work.completion_length)
+    attention = 2 * layers * heads * work.row_length * tokens
+    forward = (2 * matrices * tokens + attention) / devices
+    project = 2 * head * scored / devices
+    traffic = _layer_traffic(shape, trained) * layers * tokens / devices
+    gathered = trained * (matrices + head) / tensor * work.micro_batches  # each device reads every weight of its part
+    again = {"full": 1.0, "dots": attention / (2 * matrices * tokens + attention), "none": 0.0}[config.model.remat]
+    optimizer = 7 * _BYTES[config.model.param_dtype] * shape.num_parameters / devices  # gradient, value, two moments
+
+    context = work.prompt_length + work.completion_length / 2
+    sampled = work.completions * work.completion_length
+    keys = 2 * layers * shape.num_key_value_heads * shape.head_dim * served  # bytes a token
+    decoded = work.decode_calls * config.rollout.chunk
+    prompt_tokens = work.prompts * work.prompt_length
+    return {
+        "weight sync": Work(
+            0.0, _BYTES[config.model.param_dtype] * shape.num_parameters / devices
+            + served * shape.num_parameters / tensor,
+        ),
+        "prefill": Work(
+            (2 * matrices + 2 * layers * heads * work.prompt_length) * prompt_tokens / devices,
+            -(-work.prompts // (4 * shards)) * served * matrices / tensor
+            + (_layer_traffic(shape, served) * layers + keys) * prompt_tokens / devices,
+        ),
+        "decode": Work(
+            (2 * (matrices + head) + 4 * layers * heads * context) * sampled / devices,
+            decoded * served * (matrices + head) / tensor + keys * context * sampled / devices,
+        ),
+        "score": Work(
+            work.scorings * (forward + project), work.scorings * (traffic + gathered)
+        ),
+        "update": Work(
+            work.updates * (forward * (3 + again) + project * 4),
+            work.updates * (traffic + gathered) * (3 + again) + work.updates * optimizer,
+        ),
+    }  # fmt: skip
+
+
+def body_parameters(shape: Qwen3Config) -> int:
+    """Parameters of the matrices of all layers: what every token is multiplied with."""
+    attention = 2 * shape.hidden_size * shape.head_dim * (shape.num_attention_heads + shape.num_key_value_heads)
+    return shape.num_hidden_layers * (attention + 3 * shape.hidden_size * shape.intermediate_size)
+
+
+def _layer_traffic(shape: Qwen3Config, width: int) -> float:
+    """Bytes a token that the matmuls of one layer read and write, forwards."""
+    d, f = shape.hidden_size, shape.intermediate_size
+    q, k = shape.num_attention_heads * shape.head_dim, shape.num_key_value_heads * shape.head_dim
+    return width * ((d + q) + 2 * (d + k) + (q + d) + 3 * (d + f))

@@ -1,0 +1,80 @@
+"""The programs of the sampler, described by shapes: all that the plan knows of its inside."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from extra_jax.config import Config
+from extra_jax.model.config import Qwen3Config
+from extra_jax.model.load import abstract_model
+from extra_jax.parallel.sharding import TRAIN, batch_sharding, replicated
+from extra_jax.rollout import cache, decode
+from extra_jax.rollout.engine import Sampler
+from extra_jax.rollout.session import PREFILL_ROWS
+from extra_jax.train import sampling_params
+
+_STOPS = (0, 1)  # any two tokens: their values are constants of the program, their number its shape
+
+
+class SamplerPrograms(NamedTuple):
+    """``prefill`` and ``decode`` lower themselves; ``slots`` are abstract, caches included."""
+
+    slots: Any
+    prefill: Callable[[], jax.stages.Lowered]
+    decode: Callable[[], jax.stages.Lowered]
+
+
+def sampler_programs(
+    config: Config, shape: Qwen3Config, mesh: Mesh, weights: nnx.State, slots: int, *, scan: bool
+) -> SamplerPrograms:
+    """Prefill of the longest prompts and a decode chunk at full capacity.
+
+    Args:
+        config: of the run.
+        shape: of the model.
+        mesh: of the run.
+        weights: abstract, in the rollout layout.
+        slots: rows that decode at once, all devices together.
+        scan: whether the layers of the sampler are stacked.
+    """
+    settings = config.rollout
+    sampler = Sampler(
+        shape,
+        abstract_model(shape, config.model, scan=scan)[0],
+        mesh,
+        params=sampling_params(config),
+        stop_ids=_STOPS,
+        seed=0,
+        max_prompt_length=settings.max_prompt_length,
+        slots=slots,
+        chunk=settings.chunk,
+        dtype=settings.dtype,
+        scan=scan,
+    )
+    capacity = config.max_sequence_length + settings.chunk
+    shapes = jax.eval_shape(lambda: cache.empty_slots(shape, slots, capacity, settings.dtype, scan))
+
+    def layout(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        if leaf.ndim < 4:
+            return batch_sharding(mesh)
+        stack = [None] * (leaf.ndim - 4)
+        return NamedSharding(mesh, TRAIN.spec(*stack, "batch", "kv_heads", None, None))
+
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout(x)), shapes)
+
+    def row(dtype: type, *tail: int, rows: int = slots) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *tail), dtype, sharding=batch_sharding(mesh))
+
+    prompts = row(np.int32, settings.max_prompt_length, rows=PREFILL_ROWS * sampler.shards)
+    resets = decode.Resets(row(np.bool_), row(np.bool_), row(np.int32), row(np.int32), row(np.int32), row(np.uint32))
+    step = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
+    return SamplerPrograms(
+        state,
+        lambda: sampler._prefill.lower(weights, prompts),
+        lambda: sampler._decode.lower(weights, state, resets, step),
+    )

@@ -1,0 +1,83 @@
+"""How much work a step is, in numbers, from the configuration alone."""
+
+import math
+from dataclasses import dataclass
+
+from extra_jax.config import Config
+from extra_jax.learn.score import chunk_length
+from extra_jax.model.config import Qwen3Config
+
+_PACKED = 0.95
+"""Share of a row that holds tokens; heavy-tailed lengths pack better (``tests/learn/test_batch.py``)."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Counts of one step over all devices.
+
+    Attributes:
+        prompts: problems.
+        completions: samples of all of them.
+        prompt_length: mean tokens.
+        completion_length: mean tokens.
+        longest: tokens of the longest prompt and completion.
+        row_length: tokens of a packed row.
+        rows: packed rows of one optimizer update.
+        micro_batches: of one optimizer update.
+        head_chunks: of one micro-batch, on each shard.
+        updates: optimizer updates.
+        scorings: passes over all rows of a mini-batch that only score them.
+        mini_batches: parts of the completions with an update of their own.
+        slots: completions that decode side by side.
+        decode_calls: decode chunks when finished slots are filled at once.
+    """
+
+    prompts: int
+    completions: int
+    prompt_length: int
+    completion_length: int
+    longest: int
+    row_length: int
+    rows: int
+    micro_batches: int
+    head_chunks: int
+    updates: int
+    scorings: int
+    mini_batches: int
+    slots: int
+    decode_calls: int
+
+
+def workload_of(config: Config, shape: Qwen3Config, shards: int) -> Workload:
+    """Counts of a step.
+
+    Args:
+        config: of the run; ``plan.mean_*_length`` are half of the longest where they are not set.
+        shape: of the model.
+        shards: ways that rows are split into.
+    """
+    t, r, p = config.train, config.rollout, config.plan
+    prompt = p.mean_prompt_length or -(-r.max_prompt_length // 2)
+    completion = p.mean_completion_length or -(-r.max_completion_length // 2)
+    row_length = t.row_length or config.max_sequence_length
+    rows = math.ceil(t.minibatch_size * (prompt + completion) / (row_length * _PACKED))
+    positions = t.micro_batch_rows * row_length
+    in_loss = positions * _PACKED * completion / (prompt + completion)
+    slots = shards * math.ceil(min(r.slots, t.completions_per_step) / shards)
+    scored = (t.updates_per_step > 1) + (t.beta > 0)
+    return Workload(
+        prompts=t.prompts_per_step,
+        completions=t.completions_per_step,
+        prompt_length=prompt,
+        completion_length=completion,
+        longest=config.max_sequence_length,
+        row_length=row_length,
+        rows=rows,
+        micro_batches=math.ceil(rows / (t.micro_batch_rows * shards)),
+        head_chunks=math.ceil(in_loss / chunk_length(positions, shape.vocab_size)),
+        updates=t.updates_per_step,
+        scorings=scored * t.num_minibatches,
+        mini_batches=t.num_minibatches,
+        slots=slots,
+        decode_calls=math.ceil(t.completions_per_step * completion / (slots * r.chunk)),
+    )

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# What every worker of a pod runs: `extra-jax "$@"` as one of several processes, found by jax.distributed itself.
+#
+# SIGTERM (preemption) is passed on, so that the run saves and ends. The exit status is then 75, "try again", unless the
+# run is finished: that is how a JobSet knows that it has to start the same command once more.
+set -uo pipefail
+
+run_dir=runs/default
+for argument in "$@"; do
+  case $argument in run.dir=*) run_dir=${argument#run.dir=} ;; esac
+done
+
+extra-jax "$@" distributed.enabled=true &
+worker=$!
+trap 'kill -TERM "$worker"' TERM INT
+wait "$worker"
+status=$?
+while kill -0 "$worker" 2>/dev/null; do # a signal has ended the first wait; the run is saving
+  wait "$worker"
+  status=$?
+done
+if [ "$status" -eq 0 ] && [ ! -d "$run_dir/export" ]; then
+  echo "stopped before the end of $run_dir: exit status 75, start the same command again" >&2
+  exit 75
+fi
+exit "$status"

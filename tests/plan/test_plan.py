@@ -1,0 +1,172 @@
+"""A small run planned with the real TPU compiler; skipped where it is not installed."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import pytest
+from rich.console import Console
+
+from extra_jax.config import Config, config_from_dict
+from extra_jax.errors import ExtraError
+from extra_jax.model.config import preset
+from extra_jax.plan import main
+from extra_jax.plan.compiler import Compiled
+from extra_jax.plan.main import make_plan, plan, shape_of
+from extra_jax.plan.table import show, to_json
+from extra_jax.plan.verdict import Plan, memory_of
+
+pytest.importorskip("libtpu", reason="the TPU compiler is not installed (pip install 'extra-jax[tpu]')")
+
+TOPOLOGY = "v5e:2x2"
+PARAMETERS = preset("tiny").num_parameters
+
+
+def config(**train: object) -> Config:
+    return config_from_dict(
+        {
+            "model": {"preset": "tiny"},
+            "mesh": {"fsdp": 2, "tensor": 2},
+            "rollout": {"max_prompt_length": 64, "max_completion_length": 192, "slots": 8, "chunk": 8},
+            "train": {"prompts_per_step": 8, "num_generations": 4, "beta": 0.01, **train},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def planned() -> Plan:
+    main.prepare()
+    return make_plan(config(), TOPOLOGY)
+
+
+def test_all_programs_of_a_step_are_compiled_and_fit(planned: Plan) -> None:
+    assert [program.name for program in planned.run.programs] == ["weight sync", "prefill", "decode", "score", "update"]
+    assert planned.fits
+    assert planned.status == 0
+    assert planned.chips == 4
+    assert all(compiled.compile_seconds > 0 for compiled in planned.compiled.values())
+    assert planned.seconds == pytest.approx(sum(phase.seconds for phase in planned.phases.values()))
+
+
+def test_memory_by_kind_is_what_the_arrays_take(planned: Plan) -> None:
+    kinds = planned.run.memory
+    share = 4 * PARAMETERS / 4  # norms are on every device
+    assert share <= kinds["parameters"] <= 1.1 * share
+    assert 2 * kinds["parameters"] <= kinds["optimizer"] <= 2 * kinds["parameters"] + 64
+    assert kinds["reference"] == kinds["parameters"]
+    assert kinds["sampler"] == pytest.approx(2 * PARAMETERS / 2, rel=0.05)
+    slots, positions = 8 / 2, 64 + 192 + 8
+    assert kinds["cache"] == pytest.approx(2 * 4 * (2 / 2) * 32 * 2 * slots * positions, rel=0.01)
+    for program in planned.run.programs:
+        known = sum(kinds[kind] for kind in program.arguments)
+        least = 0.5 * known if program.name == "prefill" else known  # which needs no more of the last layer than its keys
+        assert least <= planned.compiled[program.name].arguments <= known + 2_000_000  # padded to tiles
+
+
+def test_the_loop_over_tokens_gathers_no_weight(planned: Plan) -> None:
+    """The smallest matrix of a layer is 128 x 64; what is left are activations of 4 rows and numbers of the sampler."""
+    inside = [one for one in planned.compiled["decode"].collectives if one.loops]
+    assert inside
+    assert all(one.bytes < 2 * 128 * 64 / 2 for one in inside if one.kind == "all-gather")
+    assert {one.runs % 8 for one in inside} == {0}, "each runs for all 8 tokens of a chunk"
+
+
+def test_weights_are_gathered_once_and_gradients_scattered(planned: Plan) -> None:
+    sync = sum(one.bytes * one.runs for one in planned.compiled["weight sync"].collectives)
+    assert 0 < sync <= 1.05 * 2 * PARAMETERS / 2
+    kinds = {one.kind for one in planned.compiled["update"].collectives if one.loops}
+    assert kinds & {"reduce-scatter", "all-reduce", "all-to-all"}
+
+
+def test_json_holds_what_the_table_shows(planned: Plan) -> None:
+    told = json.loads(json.dumps(to_json(planned)))
+    console = Console(width=200, record=True)
+    show(planned, console)
+    text = console.export_text()
+    assert planned.sentence() in text
+    assert told["verdict"].startswith("Fits on 4 v5e chips: ")
+    assert told["chip"]["source"] in text
+    for name, program in told["programs"].items():
+        assert name in text
+        assert (
+            sum(value for kind, value in program["hbm_bytes"].items() if kind != "total")
+            == (program["hbm_bytes"]["total"])
+        )
+        assert program["compiler_flops_loops_once"] >= 0
+        assert all(group["count"] > 0 for group in program["collectives"])
+
+
+def test_a_run_that_does_not_fit_says_which_setting_mends_it(planned: Plan) -> None:
+    need = {name: memory.total for name, memory in planned.memory.items()}
+    chip = dataclasses.replace(planned.chip, hbm_bytes=int(max(need.values()) * 0.97))
+    small = dataclasses.replace(planned, chip=chip, config=config(micro_batch_rows=4))
+    assert not small.fits
+    assert small.status == 1
+    assert small.fullest == "update"
+    assert "lower train.micro_batch_rows from 4 to about " in small.sentence()
+    one = dataclasses.replace(small, config=config())
+    assert "times as many chips" in one.sentence()
+    room = need["decode"] - planned.run.memory["cache"] // 4  # a quarter of the slots is too much
+    chip = dataclasses.replace(chip, hbm_bytes=int(room / config().plan.hbm_fraction))
+    served = dataclasses.replace(small, chip=chip, memory={"decode": planned.memory["decode"]})
+    assert "lower rollout.slots from 8 to about 5" in served.sentence()
+
+
+def test_a_budget_of_time_is_kept_or_the_status_is_1(planned: Plan) -> None:
+    def with_budget(seconds: float) -> Plan:
+        changed = planned.config.plan.model_copy(update={"max_step_seconds": seconds})
+        return dataclasses.replace(planned, config=planned.config.model_copy(update={"plan": changed}))
+
+    assert with_budget(planned.seconds * 1.01).status == 0
+    late = with_budget(planned.seconds * 0.99)
+    assert late.status == 1
+    assert "more than plan.max_step_seconds" in late.sentence()
+
+
+def test_a_program_that_the_compiler_refuses_is_a_verdict(planned: Plan) -> None:
+    update = next(program for program in planned.run.programs if program.name == "update")
+    refused = Compiled(0.1, 1.0, 1000, 0, 20 * 2**30, True, 0.0, [])
+    memory = memory_of(update, refused, planned.run)
+    assert memory.total >= 20 * 2**30
+    plan = dataclasses.replace(
+        planned, compiled=planned.compiled | {"update": refused}, memory=planned.memory | {"update": memory}
+    )
+    assert (plan.fits, plan.status) == (False, 1)
+    assert "update needs 20.0 GiB of the 15.2 GiB" in plan.sentence()
+
+
+def test_the_verb_prints_json_and_returns_the_status(planned: Plan, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(main, "make_plan", lambda config, topology, slices: planned)
+    assert plan(config(), TOPOLOGY, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["topology"] == TOPOLOGY
+    assert plan(config(), TOPOLOGY) == 0
+    assert "Fits on 4 v5e chips" in capsys.readouterr().out
+
+
+def test_a_second_plan_does_not_fight_over_the_library(planned: Plan) -> None:
+    program = (
+        "from extra_jax.config import MeshConfig\nfrom extra_jax.plan.compiler import prepare, tpu_mesh\nprepare()\n"
+        "mesh, chip = tpu_mesh(MeshConfig(data=2), 'v5e:2x2', 2)\nprint(dict(mesh.shape))\n"
+        "assert [device.slice_index for device in mesh.devices.flat] == [0] * 4 + [1] * 4"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "{'data': 2, 'fsdp': 4, 'tensor': 1}" in done.stdout
+
+
+def test_a_mesh_that_cannot_be_laid_out_over_slices_is_refused() -> None:
+    wide = config().model_copy(update={"mesh": config().mesh.model_copy(update={"fsdp": 4})})
+    with pytest.raises(ExtraError, match=r"mesh.data=1 is not a multiple of the 2 slices: set mesh.data=2"):
+        make_plan(wide, TOPOLOGY, slices=2)
+    with pytest.raises(ExtraError, match=r"needs 8 devices; 4 here"):
+        make_plan(config().model_copy(update={"mesh": config().mesh.model_copy(update={"data": 2})}), TOPOLOGY)
+
+
+def test_a_folder_that_is_not_here_has_the_shape_of_its_name() -> None:
+    tree = {"model": {"path": "models/Qwen3-1.7B"}}
+    assert shape_of(config_from_dict(tree)).hidden_size == 2048
+    with pytest.raises(ExtraError, match=r"model.path=models/Other"):
+        shape_of(config_from_dict({"model": {"path": "models/Other"}}))
+    assert jax.devices()[0].platform == "cpu"

@@ -1,0 +1,122 @@
+"""Work counted by formula against XLA's own count where it has no loops, and against sums by hand."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from extra_jax.config import config_from_dict
+from extra_jax.errors import ExtraError
+from extra_jax.model.config import Qwen3Config, preset
+from extra_jax.model.qwen3 import Qwen3
+from extra_jax.plan.chips import CHIPS, chip_of
+from extra_jax.plan.hlo import Collective
+from extra_jax.plan.roofline import Work, body_parameters, phase, step_work
+from extra_jax.plan.workload import workload_of
+
+SHAPE = Qwen3Config(512, 256, 768, 3, 8, 4, head_dim=32)
+ROWS, LENGTH = 2, 384
+
+
+def config(**train: object):
+    return config_from_dict(
+        {
+            "model": {"preset": "tiny", "remat": "full"},
+            "rollout": {"max_prompt_length": 64, "max_completion_length": 320, "slots": 8, "chunk": 16},
+            "plan": {"mean_prompt_length": 32, "mean_completion_length": 160},
+            "train": {"prompts_per_step": 4, "num_generations": 4, "micro_batch_rows": 2, **train},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def counted() -> float:
+    """XLA's FLOPs of a forward pass over ``ROWS`` rows, layers apart and head applied everywhere."""
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: Qwen3(SHAPE, rngs=nnx.Rngs(0), scan=False)))
+
+    def forward(params: nnx.State, tokens: jax.Array) -> jax.Array:
+        model = nnx.merge(graphdef, params)
+        return model.logits(model(tokens, tokens)[0])
+
+    tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), np.int32)
+    return jax.jit(forward).lower(params, tokens).cost_analysis()["flops"]
+
+
+def test_matrices_of_the_body_are_all_kernels_of_the_model() -> None:
+    for name in ("tiny", "1.7B", "8B"):
+        shape = preset(name)
+        params = nnx.state(nnx.eval_shape(lambda shape=shape: Qwen3(shape, rngs=nnx.Rngs(0))))
+        kernels = sum(leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(params) if "kernel" in str(path))
+        assert body_parameters(shape) == kernels
+
+
+def test_flops_of_a_scoring_pass_are_those_that_xla_counts(counted: float) -> None:
+    """XLA computes both halves of the causal scores; here the kernel's half is counted, so the other is added."""
+    settings = config(num_iterations=2)
+    work = dataclasses.replace(
+        workload_of(settings, SHAPE, 1), rows=ROWS, micro_batches=1, prompt_length=0, row_length=LENGTH, scorings=1
+    )
+    told = step_work(settings, SHAPE, work, {"data": 1, "fsdp": 1, "tensor": 1})["score"].flops
+    other_half = 2 * SHAPE.num_hidden_layers * SHAPE.num_attention_heads * SHAPE.head_dim * LENGTH * ROWS * LENGTH
+    assert told + other_half == pytest.approx(counted, rel=0.03)
+
+
+def test_an_update_is_three_passes_and_one_more_where_layers_are_recomputed() -> None:
+    axes = {"data": 1, "fsdp": 1, "tensor": 1}
+    flops = {}
+    for remat in ("none", "dots", "full"):
+        settings = config(num_iterations=2)
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"remat": remat})})
+        work = workload_of(settings, SHAPE, 1)
+        told = step_work(settings, SHAPE, work, axes)
+        head = 2 * SHAPE.vocab_size * SHAPE.hidden_size * work.rows * work.row_length * 160 / 192
+        forward = told["score"].flops / work.scorings - head
+        flops[remat] = (told["update"].flops / work.updates - 4 * head) / forward
+    assert flops["none"] == pytest.approx(3)
+    assert flops["full"] == pytest.approx(4)
+    assert 3 < flops["dots"] < 3.5
+
+
+def test_work_is_shared_by_devices_but_weights_are_read_by_all() -> None:
+    settings = config(num_iterations=2)
+    work = workload_of(settings, SHAPE, 4)
+    one = step_work(settings, SHAPE, work, {"data": 1, "fsdp": 4, "tensor": 1})
+    other = step_work(settings, SHAPE, work, {"data": 1, "fsdp": 4, "tensor": 2})
+    for name in ("prefill", "decode", "score", "update"):
+        assert other[name].flops == pytest.approx(one[name].flops / 2)
+        assert one[name].hbm_bytes / 2 <= other[name].hbm_bytes * 1.001
+    weights = 2 * (body_parameters(SHAPE) + SHAPE.vocab_size * SHAPE.hidden_size)
+    assert one["decode"].hbm_bytes > work.decode_calls * 16 * weights
+
+
+def test_a_workload_by_hand() -> None:
+    """16 completions of 160 tokens after prompts of 32: 3,072 tokens in rows of 384, of which 95 % are filled."""
+    work = workload_of(config(num_iterations=2, num_minibatches=2, beta=0.1), SHAPE, 2)
+    assert (work.prompts, work.completions, work.row_length) == (4, 16, 384)
+    assert work.rows == 5  # 8 completions of 192 tokens over 364.8
+    assert work.micro_batches == 2  # of 2 rows on 2 shards
+    assert (work.updates, work.scorings, work.mini_batches) == (4, 4, 2)
+    assert work.slots == 8
+    assert work.decode_calls == 20  # 16 x 160 tokens over 8 slots and 16 tokens
+    assert work.head_chunks == 1
+    assert workload_of(config(), SHAPE, 2).scorings == 0
+
+
+def test_a_phase_takes_as_long_as_its_slowest_part() -> None:
+    chip = CHIPS["v5e"]
+    inside = Collective("all-gather", "", 4e9, 5, 1, False)
+    between = Collective("all-reduce", "", 1e9, 1, 0, True)
+    assert phase(Work(197e12 * 3, 819e9), chip, [], 1).seconds == pytest.approx(3)
+    assert phase(Work(197e12, 819e9 * 2), chip, [], 1).bound == "memory"
+    linked = phase(Work(197e12, 819e9), chip, [inside], 100)
+    assert (linked.bound, linked.seconds, linked.ici_bytes) == ("links", pytest.approx(10), 2e12)
+    far = phase(Work(197e12, 819e9), chip, [inside, between], 100)
+    assert (far.bound, far.seconds, far.dcn_bytes) == ("network", pytest.approx(32), 1e11)
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v9:2x2", "v5e:2xx4", "v5litepod:4x4", ""])
+def test_an_impossible_topology_is_refused_with_the_chips_there_are(topology: str) -> None:
+    with pytest.raises(ExtraError, match=r"chips: v4, v5e, v5p, v6e, tpu7x; for example v5e:4x4"):
+        chip_of(topology)

