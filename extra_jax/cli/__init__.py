@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from extra_jax.cli import models, sampling, training
+from extra_jax.cli import judging, models, sampling, training
 from extra_jax.cli.verb import Verb
 from extra_jax.errors import ExtraError
 
@@ -18,7 +18,7 @@ USER_ERROR = 2
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 
-VERBS = (*training.VERBS, *sampling.VERBS, *models.VERBS)
+VERBS = (*training.VERBS, *sampling.VERBS, *judging.VERBS, *models.VERBS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

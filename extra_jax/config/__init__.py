@@ -6,7 +6,15 @@ Nothing else in the package reads YAML or the environment. A configuration is a 
 """
 
 from extra_jax.config.data import DataConfig, EvalConfig
-from extra_jax.config.loading import config_differences, config_from_dict, load_config, save_config
+from extra_jax.config.exprl import SegmentConfig
+from extra_jax.config.judge import JudgeConfig
+from extra_jax.config.loading import (
+    config_differences,
+    config_from_dict,
+    load_config,
+    save_config,
+    section_from_overrides,
+)
 from extra_jax.config.rollout import RewardConfig, RolloutConfig
 from extra_jax.config.run import (
     CheckpointConfig,
@@ -30,6 +38,7 @@ __all__ = [
     "DistributedConfig",
     "EvalConfig",
     "GRPOConfig",
+    "JudgeConfig",
     "LoggingConfig",
     "MeshConfig",
     "ModelConfig",
@@ -39,9 +48,11 @@ __all__ = [
     "RolloutConfig",
     "RunConfig",
     "SFTConfig",
+    "SegmentConfig",
     "TokenizerConfig",
     "config_differences",
     "config_from_dict",
     "load_config",
     "save_config",
+    "section_from_overrides",
 ]

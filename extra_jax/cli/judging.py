@@ -1,0 +1,32 @@
+"""Verbs around the judge: ``judge``, ``calibrate``. They need no jax."""
+
+import argparse
+
+from extra_jax.cli.verb import Verb, call
+
+
+def _judge(_: None, args: argparse.Namespace) -> None:
+    from extra_jax.config import JudgeConfig, section_from_overrides
+
+    config = section_from_overrides(JudgeConfig, args.settings, "extra-jax judge")
+    print(call("judge.run", "judge", args.dir, config))
+
+
+def _judge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dir", metavar="DIR", help="folder with rollouts/, local or gs://; scores/ is written there")
+    parser.add_argument("settings", metavar="key=value", nargs="*", help="a setting of the judge, e.g. concurrency=128")
+
+
+VERBS = (
+    Verb(
+        "judge",
+        "score rollouts with a judge behind an OpenAI-compatible endpoint",
+        "Needs no jax: run it where the judge runs. Every reply is kept at once; after a kill the same command goes on\n"
+        "and asks nothing twice. Units that got no answer at all are asked again by the next run. Settings are those\n"
+        "of the section `judge` of a configuration (extra_jax/config/judge.py).",
+        "extra-jax judge runs/store endpoint=http://localhost:8000/v1 model=Qwen3-4B-Instruct-2507",
+        _judge,
+        _judge_arguments,
+        takes_config=False,
+    ),
+)
