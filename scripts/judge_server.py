@@ -16,6 +16,7 @@ import math
 import random
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,7 +25,7 @@ from extra_jax.data.problem import Problem
 from extra_jax.reward.chain import count_established_steps
 
 MODEL = "chain-judge"
-_SECTION = re.compile(r"^# (Problem|Reference solution|[^\n]*trace[^\n]*)\n", re.MULTILINE)
+_SECTION = re.compile(r"^# (Problem|Reference solution|[^\n]*[Tt]race[^\n]*)\n", re.MULTILINE)
 _STEP = re.compile(r"(-?\d+)([-+*])(\d+)=(-?\d+)")
 
 
@@ -82,7 +83,10 @@ class Judge:
             level = noise.randint(1, 5)
         text, finish, outcome = f"Reasoning: counted the steps of the reference.\nScore: {level}", "stop", "ok"
         if self.fate.random() < s.malformed:
-            text, outcome = self.fate.choice(("I cannot say.", "Score: high", "Score: 11", "", "Score: 1-5")), "malformed"
+            text, outcome = (
+                self.fate.choice(("I cannot say.", "Score: high", "Score: 11", "", "Score: 1-5")),
+                "malformed",
+            )
         elif self.fate.random() < s.truncated:
             text, finish, outcome = "Reasoning: let us look at the first step again, and", "length", "truncated"
         return 200, _completion(request, question, text, finish), outcome
@@ -110,6 +114,11 @@ def grade(user: str) -> int:
         return 1 + math.floor(4 * sum(line in steps for line in lines) / len(lines)) if lines else 1
     problem = Problem("", "", "", "\n".join(steps))
     return 1 + math.floor(4 * count_established_steps(problem, trace.rstrip("\n")) / len(steps))
+
+
+def request_key(messages: list[dict[str, str]], seed: int | None) -> str:
+    """What the log calls a question."""
+    return hashlib.sha256(json.dumps([messages, seed]).encode()).hexdigest()
 
 
 def _is_sound(line: str) -> bool:
@@ -155,13 +164,11 @@ async def serve(settings: Settings, port: int, host: str = "127.0.0.1") -> async
     judge = Judge(settings)
 
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        # Errors of this kind only say that the client has gone or that the server stops.
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while await _one_request(judge, reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client has gone, or the server stops
-        finally:
-            writer.close()
+                continue
+        writer.close()
 
     return await asyncio.start_server(connection, host, port, limit=2**20)
 
@@ -172,9 +179,9 @@ async def _one_request(judge: Judge, reader: asyncio.StreamReader, writer: async
     method, path, _ = head.split("\r\n", 1)[0].split(" ")
     length = re.search(r"(?i)^content-length:\s*(\d+)", head, re.MULTILINE)
     content = await reader.readexactly(int(length[1])) if length else b""
-    if method == "GET" and path.rstrip("/").endswith("/models"):
+    if (method, path) == ("GET", "/v1/models"):
         return await _send(writer, 200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
-    if method != "POST" or not path.endswith("/chat/completions"):
+    if (method, path) != ("POST", "/v1/chat/completions"):
         return await _send(writer, 404, _error(f"{method} {path}: no such route"))
     request = json.loads(content)
     settings = judge.settings
@@ -183,7 +190,7 @@ async def _one_request(judge: Judge, reader: asyncio.StreamReader, writer: async
     dropped = judge.fate.random() < settings.drops
     status, body, outcome = (0, {}, "drop") if dropped else judge.answer(request)
     if settings.log is not None:
-        key = hashlib.sha256(json.dumps([request["messages"], request.get("seed")]).encode()).hexdigest()
+        key = request_key(request["messages"], request.get("seed"))
         settings.log.write(json.dumps({"time": time.time(), "key": key, "outcome": outcome}) + "\n")
         settings.log.flush()
     if dropped:
@@ -218,10 +225,8 @@ def main() -> None:
         print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
         await server.serve_forever()
 
-    try:
+    with suppress(KeyboardInterrupt):
         asyncio.run(run())
-    except KeyboardInterrupt:
-        pass
 
 
 if __name__ == "__main__":

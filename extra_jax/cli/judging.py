@@ -17,16 +17,35 @@ def _judge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", metavar="key=value", nargs="*", help="a setting of the judge, e.g. concurrency=128")
 
 
+def _calibrate(_: None, args: argparse.Namespace) -> None:
+    print(call("judge.calibrate", "calibrate", args.dir))
+
+
+def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dir", metavar="DIR", help="folder with rollouts/ and scores/")
+
+
 VERBS = (
     Verb(
         "judge",
         "score rollouts with a judge behind an OpenAI-compatible endpoint",
-        "Needs no jax: run it where the judge runs. Every reply is kept at once; after a kill the same command goes on\n"
-        "and asks nothing twice. Units that got no answer at all are asked again by the next run. Settings are those\n"
-        "of the section `judge` of a configuration (extra_jax/config/judge.py).",
+        "Needs no jax: run it where the judge runs. Every reply is kept at once; after a kill the same command goes\n"
+        "on and asks nothing twice. Units that got no answer at all are asked again by the next run. Settings are\n"
+        "those of the section `judge` of a configuration (extra_jax/config/judge.py).",
         "extra-jax judge runs/store endpoint=http://localhost:8000/v1 model=Qwen3-4B-Instruct-2507",
         _judge,
         _judge_arguments,
+        takes_config=False,
+    ),
+    Verb(
+        "calibrate",
+        "compare judge scores with verified verdicts",
+        "Writes calibration.html and calibration.json: misplacement, AUROC, reliability, score shares, length bias,\n"
+        "with bootstrap intervals. Judge the same rollouts also with condition=noref and condition=wrongref to see\n"
+        "whether the judge uses the reference.",
+        "extra-jax calibrate runs/store",
+        _calibrate,
+        _calibrate_arguments,
         takes_config=False,
     ),
 )

@@ -1,10 +1,10 @@
 """Judge scores -> advantages, on the host, in float64.
 
-Arrays are padded: ``[B, S]`` holds the scores of ``B`` rollouts with at most ``S`` segments. Whether a rollout says something
-is a mask of its own (``valid``), never a special number: one unparsed segment makes its rollout invalid.
+Arrays are padded: ``[B, S]`` holds the scores of ``B`` rollouts with at most ``S`` segments. Whether a rollout says
+something is a mask of its own (``valid``), never a special number: one unparsed segment makes its rollout invalid.
 
-Three readings of the method can be chosen by ``faithful``: ``paper`` (its formulas), ``code`` (what the released code does, its
-faults included, to reproduce its runs) and ``recommended``. Source: ``method/exprl.md`` 2.4, 3.3, 3.5, A.
+Three readings of the method can be chosen by ``faithful``: ``paper`` (its formulas), ``code`` (what the released code
+does, its faults included, to reproduce its runs) and ``recommended``. Source: ``method/exprl.md`` 2.4, 3.3, 3.5, A.
 """
 
 from typing import Literal
@@ -18,8 +18,8 @@ SingleSegment = Literal["zero", "grpo", "raw"]
 _EPS = 1e-6
 _UNPARSED = -100.0  # the released code's mark on the tokens of a segment without a score
 SINGLE_SEGMENT: dict[Faithful, SingleSegment] = {"paper": "zero", "code": "raw", "recommended": "grpo"}
-"""What ``delta`` gives a rollout of one segment, by default: its formula says 0, the released code +s, and 0 would reward a
-policy that stops writing delimiters for being judged badly."""
+"""What ``delta`` gives a rollout of one segment, by default. The formula says 0 and the released code +s, which both
+pay a policy for not writing delimiters any more; its group-relative advantage does not."""
 
 
 def outcome_advantages(
@@ -68,12 +68,12 @@ def process_advantages(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One advantage for each segment, to be given to all its tokens.
 
-    - ``delta``: ``s_t - s_{t-1}``. The first segment is compared with ``s_T`` (paper, code) or with the mean of the other
-      valid rollouts' first scores in the group (recommended; its own with none), so that a good opening is not punished
-      for the progress that follows;
+    - ``delta``: ``s_t - s_{t-1}``. The first segment is compared with ``s_T`` (paper, code) or with the mean of the
+      other valid rollouts' first scores in the group (recommended; its own with none), so that a good opening is not
+      punished for the progress that follows;
     - ``end``: ``s_t - s_T``; the last segment ``s_T`` (code: 0);
-    - ``group``: minus the mean over the group of each rollout's mean score (code: token-weighted, invalid rollouts counted as 0,
-      and divided by the padded length once more);
+    - ``group``: minus the mean over the group of each rollout's mean score (code: token-weighted, invalid rollouts
+      counted as 0, and divided by the padded length once more);
     - ``batch``: the same over all rollouts (code: token-weighted, invalid ones counted as 0);
     - ``raw``: ``s_t``.
 
@@ -84,16 +84,16 @@ def process_advantages(
         valid: ``[B]`` bool; a rollout with an unscored segment is invalid whatever this says.
         estimator: See above.
         faithful: Which reading.
-        single_segment: What ``delta`` gives a rollout of one segment: 0, the group-relative advantage of its score, or the
-            score; default by ``faithful``.
+        single_segment: What ``delta`` gives a rollout of one segment: 0, the group-relative advantage of its score, or
+            the score; default by ``faithful``.
         outcome_mix: Adds this times the group-relative advantage of the last score to every segment.
         tokens: ``[B, S]`` int, tokens of each segment; needed for ``group`` and ``batch`` under ``code``.
         max_length: Padded length of a completion; needed for ``group`` under ``code``.
 
     Returns:
         Advantages ``[B, S]``, 0 where invalid or behind the last segment, and ``[B]`` bool: which rollouts are learnt
-        from. These are the valid ones; only ``delta`` under ``code`` adds those whose lost first segment the released code
-        fails to notice, with an advantage of about -100.
+        from. These are the valid ones; only ``delta`` under ``code`` adds those whose lost first segment the released
+        code fails to notice, with an advantage of about -100.
     """
     scores, counts, group = np.asarray(scores, np.float64), np.asarray(counts), np.asarray(group)
     inside = np.arange(scores.shape[1])[None, :] < counts[:, None]
@@ -153,8 +153,8 @@ def _baseline(
 def _add_leaks(a: np.ndarray, scores: np.ndarray, counts: np.ndarray, lost: np.ndarray) -> np.ndarray:
     """Fills in what the released ``delta`` gives rollouts that it should drop; returns which those are.
 
-    Its mark for a lost segment is overwritten when the last score is subtracted from the first segment, and the test for
-    the mark then misses (``method/exprl.md`` 7, no. 5).
+    Its mark for a lost segment is overwritten when the last score is subtracted from the first segment, and the test
+    for the mark then misses (``method/exprl.md`` 7, no. 5).
     """
     rows = np.arange(len(scores))
     final = np.nan_to_num(scores[rows, counts - 1])

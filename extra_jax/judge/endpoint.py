@@ -78,8 +78,8 @@ class Endpoint:
             except openai.APIConnectionError as error:
                 if tries == _HELLO_TRIES:
                     raise ExtraError(
-                        f"endpoint={self.config.endpoint}: nobody answers ({_cause(error)}). Start a server there, e.g. "
-                        f"`vllm serve {self.config.model} --port 8000`, and give its URL with the /v1"
+                        f"endpoint={self.config.endpoint}: nobody answers ({_cause(error)}). Start a server there, "
+                        f"e.g. `vllm serve {self.config.model} --port 8000`, and give its URL with the /v1"
                     ) from error
                 await asyncio.sleep(min(self.config.backoff, 1.0))
         if self.config.model not in names:

@@ -23,7 +23,8 @@ class Joined:
     """The scores of each rollout.
 
     Attributes:
-        scores: For each rollout ``[T]`` float64, 1..5; NaN where there is none. ``T`` is 1 for a judge of whole rollouts.
+        scores: For each rollout ``[T]`` float64, 1..5; NaN where there is none. ``T`` is 1 for a judge of whole
+            rollouts.
         counts: ``units`` asked for, then how many of them are ``ok``, and ``missing`` (no row at all), ``duplicate``
             (further scores of a unit that has one), ``stale`` (a score of another text), ``foreign`` (rows for rollouts
             that are not here) and those that ended in each status other than ``ok``.

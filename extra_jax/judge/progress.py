@@ -88,7 +88,9 @@ class JudgeProgress:
             self._bar.update(self._task, completed=self.tally.before + self._ended, note=self._note(now))
         elif now - self._last >= _PLAIN_SECONDS:
             self._last = now
-            self._console.print(Text(f"  judged {self.tally.before + self._ended:,}/{self._total:,}, {self._note(now)}"))
+            self._console.print(
+                Text(f"  judged {self.tally.before + self._ended:,}/{self._total:,}, {self._note(now)}")
+            )
 
     def _note(self, now: float) -> str:
         rate = self._ended / max(now - self._began, 1e-9)

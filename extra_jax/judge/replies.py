@@ -27,7 +27,7 @@ class Reply:
         completion_tokens: Likewise.
         latency: Seconds from sending to the whole answer, of the request that succeeded.
         requests: How many requests it took, failed ones included.
-        expected: Expected score under the judge's log-probabilities, where they were asked for and the text has a score.
+        expected: Expected score under the judge's log-probabilities, where they were asked for and there is a score.
     """
 
     text: str
@@ -114,7 +114,9 @@ class ReplyCache:
         self.close()
 
 
-def question_key(model: str, rubric_sha: str, sampling: Mapping[str, Any], messages: Sequence[Mapping[str, str]]) -> str:
+def question_key(
+    model: str, rubric_sha: str, sampling: Mapping[str, Any], messages: Sequence[Mapping[str, str]]
+) -> str:
     """64 hex digits over everything that the reply depends on: template, judge, sampling, text."""
     content = json.dumps([model, rubric_sha, sampling, messages], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -5,8 +5,8 @@ A rubric is a TOML file in ``rubrics/`` (or one of the user's own):
 - ``unit``: what one question is about: ``rollout``, ``prefix`` (the trace up to the end of a segment) or ``segment``;
 - ``reference``: whether the judge sees the reference solution;
 - ``no_reference``: name of the rubric that asks the same without a reference (optional);
-- ``user``: text with ``{problem}``, ``{reference}``, ``{trace}``, ``{number}``, ``{count}``. Problem and reference come first,
-  so that all questions about one problem share a prefix, which an endpoint computes once;
+- ``user``: text with ``{problem}``, ``{reference}``, ``{trace}``, ``{number}``, ``{count}``. Problem and reference come
+  first, so that all questions about one problem share a prefix, which an endpoint computes once;
 - ``system.math``, ``system.science``, ``system.code``: the instructions by domain.
 
 A file that has been used is never edited; a better one gets the next version number.
@@ -131,7 +131,9 @@ def _check(raw: Mapping[str, object], path: Path) -> None:
         if not isinstance(raw.get(key), kind):
             raise ExtraError(f"rubric {path}, key {key!r}: expected {kind.__name__}, got {raw.get(key)!r}")
     if unknown := sorted(raw.keys() - {*_REQUIRED, "no_reference"}):
-        raise ExtraError(f"rubric {path}: unknown key {unknown[0]!r}; a rubric has {', '.join(_REQUIRED)}, no_reference")
+        raise ExtraError(
+            f"rubric {path}: unknown key {unknown[0]!r}; a rubric has {', '.join(_REQUIRED)}, no_reference"
+        )
     if raw["unit"] not in _UNITS:
         raise ExtraError(f"rubric {path}, key 'unit': {raw['unit']!r} is none of {', '.join(_UNITS)}")
     fields = _FIELD.findall(raw["user"])

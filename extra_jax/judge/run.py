@@ -1,7 +1,7 @@
 """The ``judge`` verb: every rollout of a store is judged once, whatever happens on the way.
 
-Units (a rollout, a prefix, a segment) are asked by a fixed number of workers. Each reply is kept at once in the
-cache of replies; the scores of a shard of rollouts are written when all its units have ended. After a kill the same command
+Units (a rollout, a prefix, a segment) are asked by a fixed number of workers. Each reply is kept at once in the cache
+of replies; the scores of a shard of rollouts are written when all its units have ended. After a kill the same command
 finds the finished shards, finds the replies of the others in the cache, and asks only what was never answered.
 """
 
@@ -113,6 +113,7 @@ def judge_card(config: JudgeConfig, rubric: Rubric) -> dict[str, Any]:
     asked = ("model", "condition", "wrongref_seed", "scoring", "samples", "temperature", "max_tokens", "extra_body")
     return {
         **{key: getattr(config, key) for key in asked},
+        "asked_for": config.rubric,
         "rubric": rubric.name,
         "rubric_sha": {domain: rubric.sha(domain) for domain in rubric.system},
         "unit": rubric.unit,

@@ -4,10 +4,10 @@
     DIR/scores/<judge>/<shard of rollouts>-<try>.parquet    one row a judged unit
     DIR/scores/<judge>/judge.json                    what that judge was asked, and how
 
-DIR is local or a bucket (``gs://``), through ``epath``. A shard appears whole or not at all: it is written beside its name
-and renamed (a bucket's objects appear when they are complete). Names and ids are functions of what is stored, so
-writing the same thing twice leaves one copy. Readers skip files without a Parquet footer, which are copies
-under way, and say how many there were.
+DIR is local or a bucket (``gs://``), through ``epath``. A shard appears whole or not at all: it is written beside its
+name and renamed (a bucket's objects appear when they are complete). Names and ids are functions of what is stored, so
+writing the same thing twice leaves one copy. Readers skip files without a Parquet footer, which are copies under way,
+and say how many there were.
 """
 
 import hashlib
@@ -168,7 +168,9 @@ class Shard:
         with self.path.open("rb") as file:
             parquet = pq.ParquetFile(file)
             if missing := [name for name in columns or () if name not in parquet.schema_arrow.names]:
-                raise ExtraError(f"{self.path}: no column {missing[0]!r}; it has {', '.join(parquet.schema_arrow.names)}")
+                raise ExtraError(
+                    f"{self.path}: no column {missing[0]!r}; it has {', '.join(parquet.schema_arrow.names)}"
+                )
             chosen = range(parquet.num_row_groups) if groups is None else groups
             return parquet.read_row_groups(list(chosen), columns and list(columns)).to_pylist()
 

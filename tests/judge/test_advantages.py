@@ -87,7 +87,9 @@ def test_group_relative_vectors():
     np.testing.assert_allclose(outcome_advantages(rewards, group, valid), expected, atol=6e-5)
     rewards, valid = np.array([1, 1, 1, NA]), np.array([1, 1, 1, 0], bool)
     np.testing.assert_array_equal(outcome_advantages(rewards, group, valid), np.zeros(4))
-    np.testing.assert_allclose(outcome_advantages(rewards, group, valid, faithful="code"), [0.5, 0.5, 0.5, 0], atol=5e-6)
+    np.testing.assert_allclose(
+        outcome_advantages(rewards, group, valid, faithful="code"), [0.5, 0.5, 0.5, 0], atol=5e-6
+    )
     np.testing.assert_allclose(outcome_advantages([0.0, 1.0], [3, 3], [True, True], scale="none"), [-0.5, 0.5])
     np.testing.assert_array_equal(outcome_advantages([0.0, 1.0], [3, 4], [True, True]), [0, 0])
 

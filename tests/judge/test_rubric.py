@@ -24,7 +24,13 @@ def test_problem_and_reference_come_before_the_trace_in_every_domain(name):
 
 
 def test_the_rubrics_that_are_promised_exist():
-    assert {"outcome_paper_v1", "outcome_strict_v1", "outcome_noref_v1", "process_prefix_v1", "process_segment_v1"} <= set(NAMES)
+    assert {
+        "outcome_paper_v1",
+        "outcome_strict_v1",
+        "outcome_noref_v1",
+        "process_prefix_v1",
+        "process_segment_v1",
+    } <= set(NAMES)
     assert set(load_rubric("outcome_strict_v1").system) == {"math", "science", "code"}
     for name in NAMES:
         rubric = load_rubric(name)
@@ -68,7 +74,7 @@ def test_a_faulty_rubric_is_refused_with_file_and_key(tmp_path, change, message)
     file = tmp_path / "mine.toml"
     source = 'unit = "rollout"\nreference = false\nuser = "{problem} {trace}"\n[system]\nmath = "a"\n'
     file.write_text(source.replace(*change))
-    with pytest.raises(ExtraError, match="mine.toml") as error:
+    with pytest.raises(ExtraError, match=r"mine\.toml") as error:
         load_rubric(str(file))
     assert message in str(error.value)
 
