@@ -122,7 +122,7 @@ def test_reliability_shares_and_length():
 
 
 def test_noise_orders_the_embedded_judge_and_the_reference_matters(tmp_path):
-    chain_store(tmp_path, prompts=60, samples=6)
+    chain_store(tmp_path, prompts=40, samples=5)
     found = {}
     for noise in ("0", "0.3", "0.9"):
         folder = tmp_path / noise
