@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from extra_jax.cli import judging, models, sampling, training
+from extra_jax.cli import exprl, models, sampling, training
 from extra_jax.cli.verb import Verb
 from extra_jax.errors import ExtraError
 
@@ -18,7 +18,7 @@ USER_ERROR = 2
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 
-VERBS = (*training.VERBS, *sampling.VERBS, *judging.VERBS, *models.VERBS)
+VERBS = (*training.VERBS, *sampling.VERBS, *exprl.VERBS, *models.VERBS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +85,7 @@ def _run(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
         return 0
     from extra_jax.config import load_config
 
-    config = load_config(args.config, [*args.overrides, *rest])
+    config = load_config(args.config, verb.overrides([*args.overrides, *rest]))
     if args.dry_run:
         from extra_jax.dry_run import describe
 

@@ -2,7 +2,7 @@
 
 import argparse
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ class Verb:
         example: A command that works.
         run: Called with the configuration (``None`` where the verb takes none) and the parsed arguments.
         add_arguments: Adds the options that only this verb has.
+        overrides: Turns short forms of ``key.sub=value`` that only this verb has into the long ones.
         takes_config: Whether ``CONFIG.yaml key.sub=value ...`` and ``--dry-run`` belong to it.
     """
 
@@ -30,6 +31,7 @@ class Verb:
     example: str
     run: Callable[["Config", argparse.Namespace], Any]
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    overrides: Callable[[Sequence[str]], Sequence[str]] = lambda given: given
     takes_config: bool = True
 
 

@@ -6,7 +6,7 @@ Nothing else in the package reads YAML or the environment. A configuration is a 
 """
 
 from extra_jax.config.data import DataConfig, EvalConfig
-from extra_jax.config.exprl import SegmentConfig
+from extra_jax.config.exprl import ExprlConfig, SegmentConfig
 from extra_jax.config.judge import JudgeConfig
 from extra_jax.config.loading import (
     config_differences,
@@ -37,6 +37,7 @@ __all__ = [
     "DataConfig",
     "DistributedConfig",
     "EvalConfig",
+    "ExprlConfig",
     "GRPOConfig",
     "JudgeConfig",
     "LoggingConfig",

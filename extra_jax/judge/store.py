@@ -1,5 +1,6 @@
 """The folder that trainer and judge share: rollouts and scores as append-only Parquet shards.
 
+    DIR/sampling.json                                how the rollouts were drawn
     DIR/rollouts/<round>-<policy>-<part>.parquet     one row a rollout, one row group a prompt
     DIR/scores/<judge>/<shard of rollouts>-<try>.parquet    one row a judged unit
     DIR/scores/<judge>/judge.json                    what that judge was asked, and how
@@ -28,7 +29,7 @@ from extra_jax.errors import ExtraError
 _logger = logging.getLogger(__name__)
 
 ROLLOUTS, SCORES = "rollouts", "scores"
-JUDGE_FILE = "judge.json"
+JUDGE_FILE, SAMPLING_FILE = "judge.json", "sampling.json"
 
 _INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
 
@@ -219,6 +220,24 @@ def describe_judge(folder: epath.PathLike, judge: str, card: Mapping[str, Any]) 
     """Writes ``judge.json``."""
     path = epath.Path(folder) / SCORES / judge / JUDGE_FILE
     write_bytes(path, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def settle(folder: epath.PathLike, name: str, facts: Mapping[str, Any]) -> None:
+    """Writes down once what everything in a store has in common.
+
+    Raises:
+        ExtraError: it says something else already; the differing keys are listed.
+    """
+    path = epath.Path(folder) / name
+    if not path.exists():
+        write_bytes(path, (json.dumps(facts, indent=2) + "\n").encode())
+        return
+    before, now = json.loads(path.read_text()), json.loads(json.dumps(facts))
+    if differing := [
+        f"{k}: {before.get(k)} -> {now.get(k)}" for k in sorted(before | now) if before.get(k) != now.get(k)
+    ]:
+        lines = "\n  ".join(differing)
+        raise ExtraError(f"{path}: the store was made with other settings:\n  {lines}\nUse them, or another folder")
 
 
 def score_rows(folder: epath.PathLike, judge: str, columns: Sequence[str] = SCORE_KEYS) -> Iterator[dict[str, Any]]:

@@ -67,7 +67,11 @@ class Learner:
         return means | {"learning_rate": float(self._learning_rate(int(state.updates) - 1))}
 
     def batches(
-        self, params: nnx.State, reference: nnx.State | None, rollouts: Rollouts, advantages: np.ndarray
+        self,
+        params: nnx.State,
+        reference: nnx.State | None,
+        rollouts: Rollouts,
+        advantages: np.ndarray | Sequence[np.ndarray],
     ) -> list[MicroBatches]:
         """What each optimizer update of a pass learns from, with the log-probabilities it compares with.
 
@@ -76,7 +80,7 @@ class Learner:
                 and new policy are the same.
             reference: parameters, or ``None`` when ``beta == 0``.
             rollouts: ``R`` completions of this process.
-            advantages: ``[R]``.
+            advantages: ``[R]``, or for each rollout one of its tokens.
         """
         grpo = self.config.train
         part = rollouts.prompt_index % grpo.num_minibatches  # whole groups: prompt i goes to mini-batch i % M
@@ -91,13 +95,18 @@ class Learner:
                 micro_batch_mean=grpo.loss_type == "bnpo",
             )
             with jax.set_mesh(self.mesh):
-                old = self._score(params, packed) if grpo.updates_per_step > 1 else None
+                if grpo.old_logprobs == "sampler":
+                    old = packed.rows.sampling_logprobs
+                else:
+                    old = self._score(params, packed) if grpo.updates_per_step > 1 else None
                 ref = None if reference is None else self._score(reference, packed)
             batches.append(packed._replace(rows=packed.rows._replace(old_logprobs=old, ref_logprobs=ref)))
         return batches
 
 
-def grpo_examples(rollouts: Rollouts, advantages: np.ndarray, chosen: Sequence[int], config: Config) -> list[Example]:
+def grpo_examples(
+    rollouts: Rollouts, advantages: np.ndarray | Sequence[np.ndarray], chosen: Sequence[int], config: Config
+) -> list[Example]:
     """The rollouts ``chosen`` for one update, with the weights of ``train.loss_type``."""
     in_loss = ~rollouts.truncated if config.train.mask_truncated_completions else np.ones(len(rollouts), bool)
     lengths = np.where(in_loss, rollouts.lengths, 0)[chosen]

@@ -1,8 +1,22 @@
-"""Verbs around the judge: ``judge``, ``calibrate``. They need no jax."""
+"""Verbs of ExpRL: ``rollout``, ``judge``, ``calibrate``, ``exprl``. The judge and its calibration need no jax."""
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from extra_jax.cli.verb import Verb, call
+
+if TYPE_CHECKING:
+    from extra_jax.config import Config
+
+
+def _rollout(config: "Config", _: argparse.Namespace) -> None:
+    print(call("exprl.collect", "rollout", config))
+
+
+def _out(overrides: Sequence[str]) -> list[str]:
+    """``out=DIR`` is short for ``exprl.store=DIR``."""
+    return [f"exprl.store={o.removeprefix('out=')}" if o.startswith("out=") else o for o in overrides]
 
 
 def _judge(_: None, args: argparse.Namespace) -> None:
@@ -26,6 +40,16 @@ def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 VERBS = (
+    Verb(
+        "rollout",
+        "sample the problems of `data` into a store for a judge",
+        "Samples train.num_generations completions of every problem from the last checkpoint in run.dir, or from the\n"
+        "initial model, into Parquet shards in out=DIR: tokens, log-probabilities, segments, verdicts. Run it again\n"
+        "and it continues.",
+        "extra-jax rollout configs/exprl_process.yaml out=runs/store",
+        _rollout,
+        overrides=_out,
+    ),
     Verb(
         "judge",
         "score rollouts with a judge behind an OpenAI-compatible endpoint",
