@@ -24,7 +24,7 @@ REPORT, NUMBERS = "calibration.html", "calibration.json"
 CONDITIONS = ("ref", "noref", "wrongref")
 
 _LABELS = {Verdict.CORRECT: True, Verdict.WRONG: False, Verdict.NO_ANSWER: False}
-_COLUMNS = ("rollout_id", "uid", "text", "segment_tokens", "verdict")
+_COLUMNS = ("rollout_id", "uid", "text_sha", "segment_tokens", "verdict")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 
 from extra_jax.errors import ExtraError
-from extra_jax.judge.store import text_sha
 
 OK = "ok"
 STATUSES = (OK, "parse", "truncated", "timeout", "transport", "too_long")
@@ -51,7 +50,7 @@ def join_scores(
     A unit that failed in one file and succeeded in another has succeeded.
 
     Args:
-        rollouts: Rows with ``rollout_id``, ``text`` and ``segment_tokens``.
+        rollouts: Rows with ``rollout_id``, ``text_sha`` and ``segment_tokens``.
         rows: Score rows with the columns ``store.SCORE_KEYS``.
         whole: The judge saw whole rollouts, so each has one unit; otherwise one a segment.
         duplicates: Which of several scores of a unit counts; ``error`` refuses them.
@@ -60,7 +59,6 @@ def join_scores(
         ExtraError: two scores of one unit under ``error``; an ``ok`` row without a score in 1..5.
     """
     place = {row["rollout_id"]: index for index, row in enumerate(rollouts)}
-    texts = [text_sha(row["text"]) for row in rollouts]
     units = [1 if whole else len(row["segment_tokens"]) for row in rollouts]
     found: dict[tuple[int, int], list[float]] = {}
     failed: dict[tuple[int, int], str] = {}
@@ -69,7 +67,7 @@ def join_scores(
         index = place.get(row["rollout_id"])
         if index is None or not 0 <= row["segment"] < units[index]:
             counts["foreign"] += 1
-        elif row["text_sha"] != texts[index]:
+        elif row["text_sha"] != rollouts[index]["text_sha"]:
             counts["stale"] += 1
         elif row["status"] != OK:
             failed[index, row["segment"]] = row["status"]

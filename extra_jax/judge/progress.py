@@ -52,14 +52,15 @@ class JudgeProgress:
     """A bar on a terminal, a line every ten seconds elsewhere; a context manager.
 
     Args:
+        quiet: Only counts.
         stream: Where to write; standard error.
     """
 
-    def __init__(self, stream: TextIO | None = None):
+    def __init__(self, quiet: bool = False, stream: TextIO | None = None):
         self.tally = Tally()
         self._total = self._ended = self._failed = 0
         self._began = self._last = time.monotonic()
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, quiet=quiet)
         self._bar: Progress | None = None
 
     def expect(self, total: int) -> None:
@@ -100,7 +101,7 @@ class JudgeProgress:
 
     def __enter__(self) -> Self:
         self._began = self._last = time.monotonic()
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.quiet:
             self._bar = Progress(
                 TextColumn("judging", style="bold"),
                 BarColumn(bar_width=30),

@@ -32,7 +32,7 @@ ASKED_AGAIN = ("timeout", "transport")
 
 _RETRY_TEMPERATURE = 0.7  # of a reply drawn because the one before held no score; greedy would repeat it
 _GIVE_UP = 32  # units in a row without an answer, at least; then the endpoint is taken for dead
-_COLUMNS = ("rollout_id", "domain", "problem", "reference", "text", "segment_chars")
+_COLUMNS = ("rollout_id", "domain", "problem", "reference", "text", "text_sha", "segment_chars")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ class Unit:
 
     Attributes:
         row: The rollout, with the columns that a judge reads.
-        text_sha: Of its whole text.
         reference: What the judge is told to be the reference solution.
         segment: Which segment, from 0; 0 for a whole rollout.
         count: Units of this rollout.
@@ -50,7 +49,6 @@ class Unit:
     """
 
     row: Mapping[str, Any]
-    text_sha: str
     reference: str | None
     segment: int
     count: int
@@ -60,7 +58,7 @@ class Unit:
     @property
     def key(self) -> tuple[str, int, str]:
         """What a score row is found by."""
-        return self.row["rollout_id"], self.segment, self.text_sha
+        return self.row["rollout_id"], self.segment, self.row["text_sha"]
 
     def messages(self, rubric: Rubric) -> Chat:
         """What the judge is asked."""
@@ -70,8 +68,14 @@ class Unit:
         )
 
 
-def judge(folder: epath.PathLike, config: JudgeConfig) -> Tally:
+def judge(folder: epath.PathLike, config: JudgeConfig, prefix: str = "", quiet: bool = False) -> Tally:
     """Judges every rollout in a store and writes the scores there.
+
+    Args:
+        folder: The store.
+        config: The judge.
+        prefix: Only the shards of rollouts whose name begins with this; they get a cache of replies of their own.
+        quiet: Shows no progress.
 
     Returns:
         How the units ended, and what it cost.
@@ -83,11 +87,11 @@ def judge(folder: epath.PathLike, config: JudgeConfig) -> Tally:
         if getattr(config, key) is None:
             raise ExtraError(f"{key} is not set: give {key}={'URL' if key == 'endpoint' else 'NAME'}")
     rubric = rubric_of(config)
-    shards = store.rollout_shards(folder)
+    shards = store.rollout_shards(folder, prefix)
     name = judge_id(config, rubric)
     store.describe_judge(folder, name, judge_card(config, rubric))
-    with ReplyCache(_cache_folder(folder, config)) as cache, JudgeProgress() as progress:
-        run = _Run(folder, name, config, rubric, shards, cache, progress)
+    with ReplyCache(_cache_folder(folder, config) / prefix) as cache, JudgeProgress(quiet) as progress:
+        run = _Run(folder, name, config, rubric, shards, cache, progress, prefix)
         asyncio.run(run.everything())
         return progress.tally
 
@@ -130,11 +134,10 @@ def judge_id(config: JudgeConfig, rubric: Rubric) -> str:
 
 def units_of(row: Mapping[str, Any], rubric: Rubric, reference: str | None) -> Iterator[Unit]:
     """The units of one rollout, in order."""
-    text, sha = row["text"], store.text_sha(row["text"])
-    ends = [len(text)] if rubric.unit == "rollout" else row["segment_chars"]
+    ends = [len(row["text"])] if rubric.unit == "rollout" else row["segment_chars"]
     for segment, end in enumerate(ends):
         start = ends[segment - 1] if rubric.unit == "segment" and segment else 0
-        yield Unit(row, sha, reference, segment, len(ends), start, end)
+        yield Unit(row, reference, segment, len(ends), start, end)
 
 
 def wrong_references(shards: list[store.Shard], seed: int) -> dict[str, str]:
@@ -177,9 +180,10 @@ class _Run:
         shards: list[store.Shard],
         cache: ReplyCache,
         progress: JudgeProgress,
+        prefix: str,
     ):
         self.folder, self.name, self.config, self.rubric, self.shards = folder, name, config, rubric, shards
-        self.cache, self.progress = cache, progress
+        self.cache, self.progress, self.prefix = cache, progress, prefix
         self.wrong = wrong_references(shards, config.wrongref_seed) if config.condition == "wrongref" else None
         self.sampling = {"max_tokens": config.max_tokens, "top_p": 1.0}
         self.under_way: dict[str, asyncio.Future[Reply]] = {}
@@ -228,7 +232,7 @@ class _Run:
     def _done(self) -> dict[str, tuple[dict[tuple[str, int, str], str], int]]:
         """For each shard of rollouts: the status of its units so far, and how many files hold them."""
         done: dict[str, tuple[dict[tuple[str, int, str], str], int]] = {}
-        for shard in store.shards(self.folder, f"{store.SCORES}/{self.name}"):
+        for shard in store.shards(self.folder, f"{store.SCORES}/{self.name}", self.prefix):
             rollouts, _, tries = shard.name.rpartition("-")
             judged = done.get(rollouts, ({}, 0))[0]
             for row in shard.read(("rollout_id", "segment", "text_sha", "status")):
@@ -272,7 +276,7 @@ class _Run:
         return {
             "rollout_id": unit.row["rollout_id"],
             "segment": unit.segment,
-            "text_sha": unit.text_sha,
+            "text_sha": unit.row["text_sha"],
             "status": _status(scores, reply, failure),
             "score": sum(scores) / len(scores) if scores else None,
             "attempts": requests,

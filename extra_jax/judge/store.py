@@ -12,11 +12,12 @@ and say how many there were.
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ ROLLOUT_SCHEMA = pa.schema(
         ("logprobs", _FLOATS),  # of the sampling distribution, one a token
         ("entropies", _FLOATS),  # nats, at temperature 1
         ("text", pa.string()),
+        ("text_sha", pa.string()),  # filled in by write_rollouts
         ("segment_tokens", _INTS),  # end of each segment in tokens
         ("segment_chars", _INTS),  # end of each segment in characters of the text
         ("stop_reason", pa.string()),
@@ -98,12 +100,13 @@ def write_rollouts(folder: epath.PathLike, name: str, groups: Iterable[Sequence[
     Args:
         folder: The store.
         name: ``shard_name(...)``; a shard of this name is replaced.
-        groups: The rows of each prompt, with the columns of ``ROLLOUT_SCHEMA``.
+        groups: The rows of each prompt, with the columns of ``ROLLOUT_SCHEMA`` but ``text_sha``.
     """
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, ROLLOUT_SCHEMA, compression="zstd") as writer:
         for rows in groups:
-            writer.write_table(pa.Table.from_pylist(list(rows), ROLLOUT_SCHEMA))
+            rows = [{**row, "text_sha": text_sha(row["text"])} for row in rows]
+            writer.write_table(pa.Table.from_pylist(rows, ROLLOUT_SCHEMA))
     return write_bytes(epath.Path(folder) / ROLLOUTS / f"{name}.parquet", sink.getvalue().to_pybytes())
 
 
@@ -175,12 +178,27 @@ class Shard:
             chosen = range(parquet.num_row_groups) if groups is None else groups
             return parquet.read_row_groups(list(chosen), columns and list(columns)).to_pylist()
 
+    def by_group(self, columns: Sequence[str]) -> list[list[dict[str, Any]]]:
+        """The rows of each row group."""
+        with self.path.open("rb") as file:
+            metadata = pq.ParquetFile(file).metadata
+            sizes = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+        rows = iter(self.read(columns))
+        return [list(itertools.islice(rows, size)) for size in sizes]
 
-def shards(folder: epath.PathLike, kind: str) -> list[Shard]:
-    """The complete shards in ``folder/kind``, by name; incomplete ones are skipped with a warning."""
+
+def shards(folder: epath.PathLike, kind: str, prefix: str = "", but: Container[str] = ()) -> list[Shard]:
+    """The complete shards in ``folder/kind``, by name; incomplete ones are skipped with a warning.
+
+    Args:
+        folder: The store.
+        kind: ``rollouts``, or ``scores/<judge>``.
+        prefix: Only those whose name begins with this.
+        but: Names that are not wanted.
+    """
     found, incomplete = [], []
-    for path in sorted((epath.Path(folder) / kind).glob("*.parquet")):
-        if path.name.startswith("."):
+    for path in sorted((epath.Path(folder) / kind).glob(f"{prefix}*.parquet")):
+        if path.name.startswith(".") or path.name.removesuffix(".parquet") in but:
             continue
         try:
             found.append(Shard(path))
@@ -191,13 +209,13 @@ def shards(folder: epath.PathLike, kind: str) -> list[Shard]:
     return found
 
 
-def rollout_shards(folder: epath.PathLike) -> list[Shard]:
-    """The shards of rollouts in a store.
+def rollout_shards(folder: epath.PathLike, prefix: str = "") -> list[Shard]:
+    """The shards of rollouts in a store whose names begin with ``prefix``.
 
     Raises:
         ExtraError: there are none.
     """
-    if found := shards(folder, ROLLOUTS):
+    if found := shards(folder, ROLLOUTS, prefix):
         return found
     raise ExtraError(f"{folder}: no rollouts in it; `extra-jax rollout CONFIG.yaml --out {folder}` writes some")
 

@@ -49,6 +49,7 @@ def rollout_row(problem: Problem, sample: int, text: str, *, round_: int = 0, po
         "logprobs": np.full(len(text), -0.5, np.float32),
         "entropies": np.full(len(text), 0.5, np.float32),
         "text": text,
+        "text_sha": store.text_sha(text),
         "segment_tokens": ends,
         "segment_chars": ends,
         "stop_reason": "stop_token",

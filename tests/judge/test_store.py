@@ -162,7 +162,8 @@ def test_a_score_outside_the_scale_is_refused(tmp_path, score):
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(STATUSES), st.integers(1, 5)), max_size=20))
 @settings(max_examples=100)
 def test_the_counts_add_up_whatever_comes(entries):
-    rows = [{"rollout_id": str(i), "text": "t", "segment_tokens": [1]} for i in range(4)]
+    sha = store.text_sha("t")
+    rows = [{"rollout_id": str(i), "text_sha": sha, "segment_tokens": [1]} for i in range(4)]
     scores = [score_row({"rollout_id": str(i), "text": "t"}, status=status, score=s) for i, status, s in entries]
     joined = join_scores(rows, scores, whole=True)
     counts = joined.counts

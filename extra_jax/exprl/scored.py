@@ -1,0 +1,229 @@
+"""Scores in: rollouts of a store joined with a judge's scores, and what that makes of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from extra_jax.config import Config, ExprlConfig
+from extra_jax.errors import ExtraError
+from extra_jax.judge import store
+from extra_jax.judge.advantages import outcome_advantages, process_advantages
+from extra_jax.judge.join import join_scores
+from extra_jax.judge.metrics import auroc, index_of, within_prompt_auroc
+from extra_jax.judge.run import judge_id, rubric_of
+from extra_jax.judge.score import normalise
+from extra_jax.judge.segment import token_segments
+from extra_jax.reward.verdict import Verdict
+from extra_jax.rollout.types import Rollouts, StopReason
+
+COLUMNS = ("rollout_id", "group", "uid", "sample", "policy", "text_sha", "segment_tokens", "stop_reason", "verdict")
+"""What scoring reads of a rollout; token columns are read when their turn comes to be learnt from."""
+
+_SAYS_NOTHING = (Verdict.GOLD_UNPARSEABLE, Verdict.TIMEOUT, Verdict.ERROR)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rollouts with what they are worth; ``R`` rows.
+
+    Attributes:
+        rows: The rollouts, with at least ``COLUMNS``.
+        reward: ``[R]`` float64 in [0, 1] (before penalties), the score of the whole trace; NaN where there is none.
+        learnt: ``[R]`` bool; the others stay out of the loss.
+        advantages: For each rollout ``[T]``, one a segment.
+        counts: How the join went (``judge.join.Joined.counts``), and ``stale_rollouts``.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    reward: np.ndarray
+    learnt: np.ndarray
+    advantages: list[np.ndarray]
+    counts: Mapping[str, int]
+
+    def token_advantages(self, row: int) -> np.ndarray:
+        """``[n]`` float64, one a token of rollout ``row``."""
+        return self.advantages[row][token_segments(np.asarray(self.rows[row]["segment_tokens"]))]
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers under ``judge/*``, and the reward under the names that it has elsewhere."""
+        known = ~np.isnan(self.reward)
+        correct = np.array([row["verdict"] == Verdict.CORRECT for row in self.rows], bool)
+        truth = known & np.array([row["verdict"] not in _SAYS_NOTHING for row in self.rows], bool)
+        group = index_of([row["group"] for row in self.rows])
+        spread = [np.std(r, ddof=1) for g in np.unique(group) if len(r := self.reward[(group == g) & known]) > 1]
+        segments = np.array([len(row["segment_tokens"]) for row in self.rows])
+        units = max(self.counts["units"], 1)
+        metrics = {
+            "reward": _mean(self.reward[known]),
+            "reward_std": _mean(spread),
+            "frac_reward_zero_std": _mean(np.isclose(spread, 0.0)),
+            "judge/scored": _mean(known),
+            "judge/learnt": _mean(self.learnt),
+            "judge/score_correct": _mean(self.reward[truth & correct]),
+            "judge/score_wrong": _mean(self.reward[truth & ~correct]),
+            "judge/auroc": auroc(self.reward[truth], correct[truth]),
+            "judge/within_prompt_auroc": within_prompt_auroc(group[truth], self.reward[truth], correct[truth]),
+            "judge/gap": _mean(self.reward[truth]) - _mean(correct[truth]),
+            "judge/segments_mean": _mean(segments),
+            "judge/frac_single_segment": _mean(segments == 1),
+            "judge/stale_rollouts": self.counts["stale_rollouts"] / max(len(self.rows), 1),
+        }
+        rates = ("parse", "truncated", "timeout", "transport", "too_long", "missing", "duplicate", "stale")
+        metrics |= {f"judge/{name}": self.counts[name] / units for name in rates}
+        return {name: float(value) for name, value in metrics.items()}
+
+
+def judge_of(folder: epath.Path, config: Config) -> tuple[str, str]:
+    """Whose scores are read, as (folder of ``scores/``, its unit).
+
+    That is ``exprl.scores``; or the judge that the section ``judge`` describes; or the only one there is.
+
+    Raises:
+        ExtraError: no scores, or several judges and none named.
+    """
+    cards = store.judges(folder)
+    name = config.exprl.scores
+    if name is None and config.judge.model is not None:
+        name = judge_id(config.judge, rubric_of(config.judge))
+    if name is None and len(cards) > 1:
+        raise ExtraError(f"{folder}: scores of several judges; choose one with exprl.scores={' | '.join(cards)}")
+    if not cards or (name is not None and name not in cards):
+        there = f"there are {', '.join(cards)}" if cards else f"`extra-jax judge {folder} ...` writes some"
+        raise ExtraError(f"{folder}: no scores{'' if name is None else f' of {name}'}; {there}")
+    name = name or next(iter(cards))
+    return name, cards[name].get("unit", "rollout")
+
+
+def score(rows: Sequence[Mapping[str, Any]], folder: epath.Path, config: Config, policy: str) -> Scored:
+    """Joins rollouts with their scores and computes rewards and advantages.
+
+    Args:
+        rows: Rollouts with at least ``COLUMNS``, whole groups.
+        folder: The store.
+        config: Of the run.
+        policy: Fingerprint of the policy that the rollouts should be of.
+
+    Raises:
+        ExtraError: too few scores, or something that the configuration says to refuse.
+    """
+    settings = config.exprl
+    name, unit = judge_of(folder, config)
+    if settings.advantage == "process" and unit == "rollout":
+        raise ExtraError(
+            f"exprl.advantage=process needs a score for each segment, but the judge {name} scored whole rollouts. "
+            "Judge with rubric=process_prefix_v1, or set exprl.advantage=outcome"
+        )
+    if settings.advantage == "outcome" and unit == "segment":
+        raise ExtraError(f"exprl.advantage=outcome needs scores of whole traces; the judge {name} saw single segments")
+    joined = join_scores(rows, store.score_rows(folder, name), whole=unit == "rollout", duplicates=settings.duplicates)
+    stale = np.array([row["policy"] != policy for row in rows], bool)
+    if stale.any() and settings.stale == "error":
+        raise ExtraError(
+            f"{folder}: {stale.sum():,} of {len(rows):,} rollouts are not by this policy ({policy}); set exprl.stale "
+            "to drop or use"
+        )
+    usable = ~stale if settings.stale == "drop" else np.ones_like(stale)
+    counts = dict(joined.counts) | {"stale_rollouts": int(stale.sum())}
+    scored = _worth(rows, joined.scores, usable, counts, config)
+    share = float((~np.isnan(scored.reward) & usable).mean()) if len(rows) else 0.0
+    if share < settings.min_scored:
+        raise ExtraError(
+            f"{folder}: only {share:.1%} of {len(rows):,} rollouts can be used with the scores of {name} ({counts}). "
+            f"Judge the rest, or lower exprl.min_scored={settings.min_scored:g}"
+        )
+    return scored
+
+
+def _worth(
+    rows: Sequence[Mapping[str, Any]],
+    raw: Sequence[np.ndarray],
+    usable: np.ndarray,
+    counts: Mapping[str, int],
+    config: Config,
+) -> Scored:
+    settings = config.exprl
+    units = np.array([len(scores) for scores in raw])
+    scores = np.full((len(rows), max(units, default=1)), np.nan)
+    for row, values in enumerate(raw):
+        scores[row, : len(values)] = normalise(values, settings.scale)
+    everyone = np.arange(len(rows))
+    final = _mixed(scores[everyone, units - 1], rows, settings)
+    scores[everyone, units - 1] = final
+    overlong = np.array([row["stop_reason"] == StopReason.LENGTH for row in rows], bool)
+    if settings.overlong == "zero":
+        scores[overlong] = np.where(np.isnan(scores[overlong]), np.nan, 0.0)
+    elif settings.overlong == "penalty":
+        scores[overlong] -= settings.overlong_penalty
+    elif settings.overlong == "mask":
+        usable = usable & ~overlong
+    group = index_of([row["group"] for row in rows])
+    segments = np.array([len(row["segment_tokens"]) for row in rows])
+    if settings.advantage == "process":
+        lengths = np.zeros(scores.shape, np.int64)
+        for row, entry in enumerate(rows):
+            lengths[row, : units[row]] = np.diff(entry["segment_tokens"], prepend=0)
+        advantages, learnt = process_advantages(
+            scores,
+            units,
+            group,
+            usable,
+            settings.estimator,
+            settings.faithful,
+            single_segment=settings.single_segment,
+            outcome_mix=settings.outcome_mix,
+            tokens=lengths,
+            max_length=config.rollout.max_completion_length,
+        )
+        parts = [advantages[row, :count] for row, count in enumerate(units)]
+    else:
+        last = scores[everyone, units - 1]
+        learnt = usable & ~np.isnan(last)
+        scale = "none" if config.train.scale_rewards == "none" else "group"
+        whole = outcome_advantages(last, group, learnt, scale=scale, faithful=settings.faithful)
+        parts = [np.full(count, value) for count, value in zip(segments, whole, strict=True)]
+    return Scored(rows, final, learnt, parts, counts)
+
+
+def _mixed(final: np.ndarray, rows: Sequence[Mapping[str, Any]], settings: ExprlConfig) -> np.ndarray:
+    """The last scores with their share of verified correctness; NaN where that is not known but needed."""
+    if settings.verified_mix == 0:
+        return final
+    truth = {Verdict.CORRECT: 1.0, Verdict.WRONG: 0.0, Verdict.NO_ANSWER: 0.0}
+    verified = np.array([truth.get(row["verdict"], np.nan) for row in rows])
+    return (1 - settings.verified_mix) * final + settings.verified_mix * verified
+
+
+def to_rollouts(rows: Sequence[Mapping[str, Any]], groups: Sequence[int], group_size: int) -> Rollouts:
+    """Stored rows as the learner wants them.
+
+    Args:
+        rows: Whole rows of a store.
+        groups: ``[R]``, number of the group of each row in this step, over all processes.
+        group_size: Rollouts of a group, to number them.
+    """
+    longest = max((len(row["token_ids"]) for row in rows), default=0)
+    shape = (len(rows), longest)
+    tokens, logprobs, entropies = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for index, row in enumerate(rows):
+        length = len(row["token_ids"])
+        tokens[index, :length] = row["token_ids"]
+        logprobs[index, :length] = row["logprobs"]
+        entropies[index, :length] = row["entropies"]
+    return Rollouts(
+        rollout_ids=np.array([g * group_size + row["sample"] for g, row in zip(groups, rows, strict=True)], np.int64),
+        prompt_index=np.asarray(groups, np.int32),
+        prompt_ids=[np.asarray(row["prompt_ids"], np.int32) for row in rows],
+        tokens=tokens,
+        lengths=np.array([len(row["token_ids"]) for row in rows], np.int32),
+        logprobs=logprobs,
+        entropies=entropies,
+        stop_reasons=[StopReason(row["stop_reason"]) for row in rows],
+    )
+
+
+def _mean(values: Any) -> float:
+    values = np.asarray(values, np.float64)
+    return float(values.mean()) if values.size else float("nan")
