@@ -19,6 +19,10 @@ def _out(overrides: Sequence[str]) -> list[str]:
     return [f"exprl.store={o.removeprefix('out=')}" if o.startswith("out=") else o for o in overrides]
 
 
+def _exprl(config: "Config", _: argparse.Namespace) -> None:
+    call("exprl.loop", "exprl", config)
+
+
 def _judge(_: None, args: argparse.Namespace) -> None:
     from extra_jax.config import JudgeConfig, section_from_overrides
 
@@ -71,5 +75,14 @@ VERBS = (
         _calibrate,
         _calibrate_arguments,
         takes_config=False,
+    ),
+    Verb(
+        "exprl",
+        "rounds of sampling, judging and training on the scores",
+        "Every round samples exprl.steps_per_round steps' worth of problems into exprl.store, has them judged by\n"
+        "judge.endpoint, or waits until somebody else has written scores there, and learns from them. Continues the\n"
+        "run in run.dir if there is one.",
+        "extra-jax exprl configs/exprl_process.yaml judge.endpoint=http://localhost:8000/v1",
+        _exprl,
     ),
 )

@@ -16,6 +16,13 @@ def _eval(config: "Config", args: argparse.Namespace) -> None:
         print(f"{name.removeprefix('eval_')} {metrics[name]:.4f} [{low:.4f}, {high:.4f}]")
 
 
+def _train(config: "Config", _: argparse.Namespace) -> None:
+    if config.reward.source == "judge":
+        call("exprl.loop", "train_on_scores", config)
+    else:
+        call("train", "train", config)
+
+
 VERBS = (
     Verb(
         "train",
@@ -23,7 +30,7 @@ VERBS = (
         "Continues the run in run.dir if there is one, from its last checkpoint, bit-identically.\n"
         "Writes metrics.jsonl, rollouts/, evals/, checkpoints/, export/ and report.html there.",
         "extra-jax train configs/quickstart.yaml run.dir=runs/first train.max_steps=50",
-        lambda config, args: call("train", "train", config),
+        _train,
     ),
     Verb(
         "sft",

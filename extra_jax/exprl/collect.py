@@ -4,6 +4,7 @@ Ids and file names follow from policy, round and problem, so a killed collection
 work done.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
@@ -21,7 +22,7 @@ from extra_jax.evaluate import load_problems_of
 from extra_jax.judge import store
 from extra_jax.judge.segment import Segmenter, TokenBytes
 from extra_jax.model.fingerprint import fingerprint
-from extra_jax.parallel.processes import allgather, is_main
+from extra_jax.parallel.processes import allgather, is_main, process_slice
 from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.graders import make_grader
 from extra_jax.rollout.engine import Progress as OnProgress
@@ -72,6 +73,7 @@ class Collector:
         """
         name = fingerprint(params, self.policy.mesh)
         n = self.policy.config.train.num_generations
+        groups = group_ids(problems, round_, name)
         size = max(1, _WAVES * self.policy.config.rollout.slots // n)
         weights: nnx.State | None = None
         for part, start in enumerate(range(0, len(problems), size)):
@@ -80,12 +82,12 @@ class Collector:
             if weights is None:
                 weights = self.policy.rollout_weights(params)
             chunk = range(start, min(start + size, len(problems)))
-            mine = chunk[jax.process_index() :: jax.process_count()]
+            mine = [chunk[i] for i in process_slice(len(chunk))]
             requests = [Request(self.prompts[problems[i].uid], n, i * n) for i in mine]
             rollouts = self.sampler.generate(weights, requests, round_, progress)
-            rows = self._rows([problems[i] for i in mine], rollouts, round_, name)
-            groups = [rows[i : i + n] for i in range(0, len(rows), n)]
-            store.write_rollouts(self.folder, _shard_name(round_, name, part, jax.process_index()), groups)
+            rows = self._rows([problems[i] for i in mine], [groups[i] for i in mine], rollouts, round_, name)
+            by_prompt = [rows[i : i + n] for i in range(0, len(rows), n)]
+            store.write_rollouts(self.folder, _shard_name(round_, name, part, jax.process_index()), by_prompt)
         return name
 
     def close(self) -> None:
@@ -97,7 +99,9 @@ class Collector:
         done = is_main() and all((self.folder / store.ROLLOUTS / f"{n}.parquet").exists() for n in names)
         return bool(allgather(np.array([done])).any())
 
-    def _rows(self, problems: Sequence[Problem], rollouts: Rollouts, round_: int, name: str) -> list[dict[str, Any]]:
+    def _rows(
+        self, problems: Sequence[Problem], groups: Sequence[str], rollouts: Rollouts, round_: int, name: str
+    ) -> list[dict[str, Any]]:
         texts = self.policy.decode(rollouts)
         grades = self.grader.grade([problems[i] for i in rollouts.prompt_index], texts)
         n, rows = self.policy.config.train.num_generations, []
@@ -111,7 +115,7 @@ class Collector:
                     f"({text[:40]!r}, {segments.text[:40]!r}), so segments cannot be mapped to tokens. Use a "
                     "byte-level tokenizer such as Qwen's"
                 )
-            group, sample = store.group_id(round_, problem.uid, name), int(rollouts.rollout_ids[row]) % n
+            group, sample = groups[rollouts.prompt_index[row]], int(rollouts.rollout_ids[row]) % n
             rows.append(
                 {
                     "rollout_id": f"{group}/{sample}",
@@ -166,6 +170,17 @@ def sampling_of(config: Config) -> dict[str, Any]:
         "num_generations": config.train.num_generations,
         "segments": config.exprl.segments.model_dump(),
     }
+
+
+def group_ids(problems: Sequence[Problem], round_: int, policy: str) -> list[str]:
+    """Identity of the rollouts of each problem; a problem that comes twice, at the seam of two epochs, has two."""
+    seen: Counter[str] = Counter()
+    names = []
+    for problem in problems:
+        seen[problem.uid] += 1
+        again = f"#{seen[problem.uid]}" if seen[problem.uid] > 1 else ""
+        names.append(store.group_id(round_, problem.uid + again, policy))
+    return names
 
 
 def problem_text(prompt: Prompt) -> str:

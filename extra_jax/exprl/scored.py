@@ -1,6 +1,6 @@
 """Scores in: rollouts of a store joined with a judge's scores, and what that makes of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +11,16 @@ from extra_jax.config import Config, ExprlConfig
 from extra_jax.errors import ExtraError
 from extra_jax.judge import store
 from extra_jax.judge.advantages import outcome_advantages, process_advantages
-from extra_jax.judge.join import join_scores
+from extra_jax.judge.join import STATUSES, join_scores
 from extra_jax.judge.metrics import auroc, index_of, within_prompt_auroc
 from extra_jax.judge.run import judge_id, rubric_of
 from extra_jax.judge.score import normalise
 from extra_jax.judge.segment import token_segments
 from extra_jax.reward.verdict import Verdict
-from extra_jax.rollout.types import Rollouts, StopReason
+from extra_jax.rollout.types import StopReason
 
-COLUMNS = ("rollout_id", "group", "uid", "sample", "policy", "text_sha", "segment_tokens", "stop_reason", "verdict")
-"""What scoring reads of a rollout; token columns are read when their turn comes to be learnt from."""
-
-_SAYS_NOTHING = (Verdict.GOLD_UNPARSEABLE, Verdict.TIMEOUT, Verdict.ERROR)
+_TRUTH = {Verdict.CORRECT: 1.0, Verdict.WRONG: 0.0, Verdict.NO_ANSWER: 0.0}
+"""Verdicts that say something about the policy."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Scored:
     """Rollouts with what they are worth; ``R`` rows.
 
     Attributes:
-        rows: The rollouts, with at least ``COLUMNS``.
+        rows: The rollouts, with the columns ``stored.INDEX``.
         reward: ``[R]`` float64 in [0, 1] (before penalties), the score of the whole trace; NaN where there is none.
         learnt: ``[R]`` bool; the others stay out of the loss.
         advantages: For each rollout ``[T]``, one a segment.
@@ -47,11 +45,16 @@ class Scored:
         """``[n]`` float64, one a token of rollout ``row``."""
         return self.advantages[row][token_segments(np.asarray(self.rows[row]["segment_tokens"]))]
 
+    def take(self, chosen: Sequence[int]) -> "Scored":
+        """Some of the rollouts; the counts stay those of all."""
+        picked = [self.rows[i] for i in chosen], [self.advantages[i] for i in chosen]
+        return Scored(picked[0], self.reward[chosen], self.learnt[chosen], picked[1], self.counts)
+
     def metrics(self) -> dict[str, float]:
         """Numbers under ``judge/*``, and the reward under the names that it has elsewhere."""
         known = ~np.isnan(self.reward)
         correct = np.array([row["verdict"] == Verdict.CORRECT for row in self.rows], bool)
-        truth = known & np.array([row["verdict"] not in _SAYS_NOTHING for row in self.rows], bool)
+        truth = known & np.array([row["verdict"] in _TRUTH for row in self.rows], bool)
         group = index_of([row["group"] for row in self.rows])
         spread = [np.std(r, ddof=1) for g in np.unique(group) if len(r := self.reward[(group == g) & known]) > 1]
         segments = np.array([len(row["segment_tokens"]) for row in self.rows])
@@ -97,44 +100,57 @@ def judge_of(folder: epath.Path, config: Config) -> tuple[str, str]:
     return name, cards[name].get("unit", "rollout")
 
 
-def score(rows: Sequence[Mapping[str, Any]], folder: epath.Path, config: Config, policy: str) -> Scored:
+def score(
+    rows: Sequence[Mapping[str, Any]], scores: Iterable[Mapping[str, Any]], unit: str, policy: str, config: Config
+) -> Scored:
     """Joins rollouts with their scores and computes rewards and advantages.
 
     Args:
-        rows: Rollouts with at least ``COLUMNS``, whole groups.
-        folder: The store.
-        config: Of the run.
+        rows: Rollouts with the columns ``stored.INDEX``, whole groups.
+        scores: Score rows of one judge.
+        unit: What that judge scored: ``rollout``, ``prefix`` or ``segment``.
         policy: Fingerprint of the policy that the rollouts should be of.
+        config: Of the run.
 
     Raises:
-        ExtraError: too few scores, or something that the configuration says to refuse.
+        ExtraError: the scores are of another kind than the advantages need, there are too few, or there is something
+            that the configuration says to refuse.
     """
     settings = config.exprl
-    name, unit = judge_of(folder, config)
     if settings.advantage == "process" and unit == "rollout":
         raise ExtraError(
-            f"exprl.advantage=process needs a score for each segment, but the judge {name} scored whole rollouts. "
-            "Judge with rubric=process_prefix_v1, or set exprl.advantage=outcome"
+            "exprl.advantage=process needs a score for each segment, but the judge scored whole rollouts. Judge with "
+            "rubric=process_prefix_v1, or set exprl.advantage=outcome"
         )
     if settings.advantage == "outcome" and unit == "segment":
-        raise ExtraError(f"exprl.advantage=outcome needs scores of whole traces; the judge {name} saw single segments")
-    joined = join_scores(rows, store.score_rows(folder, name), whole=unit == "rollout", duplicates=settings.duplicates)
+        raise ExtraError("exprl.advantage=outcome needs scores of whole traces, but the judge saw single segments")
+    if config.train.scale_rewards == "batch":
+        raise ExtraError("train.scale_rewards=batch has no meaning for judge scores; use group or none")
+    joined = join_scores(rows, scores, whole=unit == "rollout", duplicates=settings.duplicates)
     stale = np.array([row["policy"] != policy for row in rows], bool)
     if stale.any() and settings.stale == "error":
         raise ExtraError(
-            f"{folder}: {stale.sum():,} of {len(rows):,} rollouts are not by this policy ({policy}); set exprl.stale "
-            "to drop or use"
+            f"{stale.sum():,} of {len(rows):,} rollouts are not by this policy ({policy}); set exprl.stale to drop or "
+            "use"
         )
     usable = ~stale if settings.stale == "drop" else np.ones_like(stale)
     counts = dict(joined.counts) | {"stale_rollouts": int(stale.sum())}
     scored = _worth(rows, joined.scores, usable, counts, config)
-    share = float((~np.isnan(scored.reward) & usable).mean()) if len(rows) else 0.0
+    share = float((~np.isnan(scored.reward) & usable).mean()) if rows else 0.0
     if share < settings.min_scored:
         raise ExtraError(
-            f"{folder}: only {share:.1%} of {len(rows):,} rollouts can be used with the scores of {name} ({counts}). "
-            f"Judge the rest, or lower exprl.min_scored={settings.min_scored:g}"
+            f"only {share:.1%} of {len(rows):,} rollouts have a score and are by this policy ({counts}). Judge the "
+            f"rest, or lower exprl.min_scored={settings.min_scored:g}"
         )
     return scored
+
+
+def unjudged(rows: Sequence[Mapping[str, Any]]) -> Scored:
+    """Rollouts that no judge has seen: worth what the verifier says, with advantages that come from elsewhere."""
+    reward = np.array([_TRUTH.get(row["verdict"], np.nan) for row in rows])
+    nothing = [np.zeros(len(row["segment_tokens"])) for row in rows]
+    counts = dict.fromkeys(("units", "missing", "duplicate", "stale", "stale_rollouts", *STATUSES), 0)
+    return Scored(rows, reward, np.ones(len(rows), bool), nothing, counts)
 
 
 def _worth(
@@ -191,37 +207,8 @@ def _mixed(final: np.ndarray, rows: Sequence[Mapping[str, Any]], settings: Exprl
     """The last scores with their share of verified correctness; NaN where that is not known but needed."""
     if settings.verified_mix == 0:
         return final
-    truth = {Verdict.CORRECT: 1.0, Verdict.WRONG: 0.0, Verdict.NO_ANSWER: 0.0}
-    verified = np.array([truth.get(row["verdict"], np.nan) for row in rows])
+    verified = np.array([_TRUTH.get(row["verdict"], np.nan) for row in rows])
     return (1 - settings.verified_mix) * final + settings.verified_mix * verified
-
-
-def to_rollouts(rows: Sequence[Mapping[str, Any]], groups: Sequence[int], group_size: int) -> Rollouts:
-    """Stored rows as the learner wants them.
-
-    Args:
-        rows: Whole rows of a store.
-        groups: ``[R]``, number of the group of each row in this step, over all processes.
-        group_size: Rollouts of a group, to number them.
-    """
-    longest = max((len(row["token_ids"]) for row in rows), default=0)
-    shape = (len(rows), longest)
-    tokens, logprobs, entropies = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for index, row in enumerate(rows):
-        length = len(row["token_ids"])
-        tokens[index, :length] = row["token_ids"]
-        logprobs[index, :length] = row["logprobs"]
-        entropies[index, :length] = row["entropies"]
-    return Rollouts(
-        rollout_ids=np.array([g * group_size + row["sample"] for g, row in zip(groups, rows, strict=True)], np.int64),
-        prompt_index=np.asarray(groups, np.int32),
-        prompt_ids=[np.asarray(row["prompt_ids"], np.int32) for row in rows],
-        tokens=tokens,
-        lengths=np.array([len(row["token_ids"]) for row in rows], np.int32),
-        logprobs=logprobs,
-        entropies=entropies,
-        stop_reasons=[StopReason(row["stop_reason"]) for row in rows],
-    )
 
 
 def _mean(values: Any) -> float:

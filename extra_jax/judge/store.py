@@ -258,7 +258,7 @@ def settle(folder: epath.PathLike, name: str, facts: Mapping[str, Any]) -> None:
         raise ExtraError(f"{path}: the store was made with other settings:\n  {lines}\nUse them, or another folder")
 
 
-def score_rows(folder: epath.PathLike, judge: str, columns: Sequence[str] = SCORE_KEYS) -> Iterator[dict[str, Any]]:
-    """The score rows of one judge, shard after shard."""
-    for shard in shards(folder, f"{SCORES}/{judge}"):
-        yield from shard.read(columns)
+def score_rows(folder: epath.PathLike, judge: str, prefix: str = "") -> Iterator[dict[str, Any]]:
+    """The rows of one judge, with the columns ``SCORE_KEYS``, from the shards whose names begin with ``prefix``."""
+    for shard in shards(folder, f"{SCORES}/{judge}", prefix):
+        yield from shard.read(SCORE_KEYS)
