@@ -28,7 +28,7 @@ TREE = {
         "row_length": 4096,
     },
 }
-VERBS = ("train", "sft", "eval", "sample", "import-hf", "export-hf")
+VERBS = ("train", "sft", "eval", "sample", "rollout", "exprl", "import-hf", "export-hf")
 RESULTS = {
     "evaluate": {
         "eval_pass@1": 0.25,
@@ -58,7 +58,8 @@ def called(monkeypatch):
     calls = []
     for module, names in {
         "train": ["train"], "sft": ["sft"], "evaluate": ["evaluate"], "sample": ["sample"],
-        "model.hf_convert": ["import_hf", "export_hf"],
+        "model.hf_convert": ["import_hf", "export_hf"], "exprl.collect": ["rollout"],
+        "exprl.loop": ["exprl", "train_on_scores"],
     }.items():  # fmt: skip
         fake = types.ModuleType(module)
         for name in names:
@@ -144,6 +145,14 @@ def test_verbs_call_their_function_with_the_resolved_configuration(file, called)
     assert called[1][1][0].sft.max_steps == 4
     assert called[3][1][1:] == (["a", "b"], 3)
     assert called[5][1][1] == "out"
+
+
+def test_reward_judge_trains_on_stored_scores(file, called):
+    assert cli.main(["train", file, "reward=judge"]) == 0
+    assert cli.main(["exprl", file]) == 0
+    assert cli.main(["rollout", file, "out=store"]) == 0
+    assert [name for name, _ in called] == ["train_on_scores", "exprl", "rollout"]
+    assert called[2][1][0].exprl.store == "store"
 
 
 def test_eval_prints_its_result_on_standard_output(file, called, capsys):

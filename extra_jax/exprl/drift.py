@@ -1,6 +1,5 @@
 """Drift: the judge's opinion rising while verified correctness does not, which is a policy that learns to please it."""
 
-import math
 from typing import Any
 
 _WINDOW = 5  # steps that are averaged
@@ -19,17 +18,17 @@ class Drift:
         self._last: list[float] = []
         self._warned = False
 
-    def observe(self, gap: float) -> dict[str, float]:
-        """``judge/drift``: how much the gap has risen since the first steps; NaN before it can be said."""
-        if math.isfinite(gap):
+    def observe(self, gap: float | None) -> dict[str, float]:
+        """``judge/drift``: how much the gap has risen since the first steps; empty before that can be said."""
+        if gap is not None:
             if len(self._first) < _WINDOW:
                 self._first.append(gap)
             self._last = [*self._last, gap][-_WINDOW:]
-        return {"judge/drift": self._rise()}
+        return {} if self._rise() is None else {"judge/drift": self._rise()}
 
     def alarm(self) -> str | None:
         """A warning, once each time the rise goes beyond the tolerance."""
-        beyond = self._rise() > self._tolerance  # never true of NaN
+        beyond = (self._rise() or 0.0) > self._tolerance
         new, self._warned = beyond and not self._warned, beyond
         if not new:
             return None
@@ -46,7 +45,7 @@ class Drift:
         """Continues where ``state`` was taken."""
         self._first, self._last, self._warned = list(state["first"]), list(state["last"]), state["warned"]
 
-    def _rise(self) -> float:
+    def _rise(self) -> float | None:
         if len(self._first) < _WINDOW:
-            return float("nan")
+            return None
         return sum(self._last) / len(self._last) - sum(self._first) / len(self._first)

@@ -89,7 +89,7 @@ def _train(config: Config, make_source: Callable[[Policy, nnx.State], Source]) -
                 jax.block_until_ready(learned)
 
             metrics = batch_metrics(batch, settings.num_generations) | learner.summary(state, learned)
-            metrics |= drift.observe(metrics["judge/gap"])
+            metrics |= drift.observe(metrics.get("judge/gap"))
             num_tokens += int(metrics["num_tokens"])
             completion_tokens = settings.completions_per_step * metrics["completions/mean_length"]
             metrics |= {"num_tokens": num_tokens, "epoch": source.epoch, **timer.metrics(completion_tokens)}

@@ -51,7 +51,7 @@ class Scored:
         return Scored(picked[0], self.reward[chosen], self.learnt[chosen], picked[1], self.counts)
 
     def metrics(self) -> dict[str, float]:
-        """Numbers under ``judge/*``, and the reward under the names that it has elsewhere."""
+        """Numbers under ``judge/*``, and the reward under its usual names; what is undefined is left out."""
         known = ~np.isnan(self.reward)
         correct = np.array([row["verdict"] == Verdict.CORRECT for row in self.rows], bool)
         truth = known & np.array([row["verdict"] in _TRUTH for row in self.rows], bool)
@@ -76,7 +76,7 @@ class Scored:
         }
         rates = ("parse", "truncated", "timeout", "transport", "too_long", "missing", "duplicate", "stale")
         metrics |= {f"judge/{name}": self.counts[name] / units for name in rates}
-        return {name: float(value) for name, value in metrics.items()}
+        return {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
 
 
 def judge_of(folder: epath.Path, config: Config) -> tuple[str, str]:
