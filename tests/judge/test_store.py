@@ -116,6 +116,13 @@ def test_a_missing_column_is_named(tmp_path):
         store.rollout_shards(tmp_path)[0].read(("text",))
 
 
+def test_a_store_holds_rollouts_drawn_in_one_way(tmp_path):
+    for _ in range(2):
+        store.settle(tmp_path, "sampling.json", {"temperature": 1.3, "segments": {"min_tokens": 1}})
+    with pytest.raises(ExtraError, match=r"temperature: 1.3 -> 1.0\nUse them, or another folder"):
+        store.settle(tmp_path, "sampling.json", {"temperature": 1.0, "segments": {"min_tokens": 1}})
+
+
 def test_every_kind_of_misfit_is_counted_and_none_becomes_a_score(tmp_path):
     rows = chain_store(tmp_path, prompts=2, samples=4)[:7]
     scores = [
