@@ -40,7 +40,7 @@ def write_store(folder: str, requests: int) -> None:
 def _row(problem: chain.Problem, group: str, sample: int, text: str) -> dict:
     common = {"group": group, "round": 0, "uid": problem.uid, "policy": POLICY, "source": "chain", "domain": ""}
     asked = {"problem": problem.prompt, "reference": problem.solution, "answer": problem.answer, "text": text}
-    tokens = {name: [] for name in ("prompt_ids", "token_ids", "logprobs", "entropies")}
+    tokens = {name: [] for name in ("prompt_ids", "token_ids", "logprobs", "log_kept", "entropies")}
     ends = {"segment_tokens": [len(text)], "segment_chars": [len(text)]}
     end = {"stop_reason": "stop_token", "verdict": "correct"}
     return {"rollout_id": f"{group}/{sample}", "sample": sample, **common, **asked, **tokens, **ends, **end}

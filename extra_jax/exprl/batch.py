@@ -83,28 +83,32 @@ def make_batch(scored: Scored, rows: Sequence[Mapping[str, Any]], mine: Sequence
 
 
 def to_rollouts(rows: Sequence[Mapping[str, Any]], groups: Sequence[int], group_size: int) -> Rollouts:
-    """Stored rows as the learner wants them.
+    """Stored rows as the learner wants them; log-probabilities of the full distribution are not stored.
 
     Args:
         rows: Whole rows of a store.
         groups: ``[R]``, number of the group of each row in this step, over all processes.
         group_size: Rollouts of a group, to number them.
     """
-    longest = max((len(row["token_ids"]) for row in rows), default=0)
-    shape = (len(rows), longest)
-    tokens, logprobs, entropies = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    for index, row in enumerate(rows):
-        length = len(row["token_ids"])
-        tokens[index, :length] = row["token_ids"]
-        logprobs[index, :length] = row["logprobs"]
-        entropies[index, :length] = row["entropies"]
+    lengths = np.array([len(row["token_ids"]) for row in rows], np.int32)
+    shape = (len(rows), int(lengths.max(initial=0)))
+
+    def column(name: str, dtype: type = np.float32) -> np.ndarray:
+        padded = np.zeros(shape, dtype)
+        for index, row in enumerate(rows):
+            padded[index, : lengths[index]] = row[name]
+        return padded
+
     return Rollouts(
         rollout_ids=np.array([g * group_size + row["sample"] for g, row in zip(groups, rows, strict=True)], np.int64),
         prompt_index=np.asarray(groups, np.int32),
         prompt_ids=[np.asarray(row["prompt_ids"], np.int32) for row in rows],
-        tokens=tokens,
-        lengths=np.array([len(row["token_ids"]) for row in rows], np.int32),
-        logprobs=logprobs,
-        entropies=entropies,
+        tokens=column("token_ids", np.int32),
+        lengths=lengths,
+        logprobs=column("logprobs"),
+        entropies=column("entropies"),
         stop_reasons=[StopReason(row["stop_reason"]) for row in rows],
+        prefix_ids=[np.zeros(0, np.int32)] * len(rows),
+        full_logprobs=np.full(shape, np.nan, np.float32),
+        log_kept=column("log_kept"),
     )

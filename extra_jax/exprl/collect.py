@@ -31,7 +31,7 @@ from extra_jax.run_dir import open_run
 from extra_jax.telemetry.progress import Progress
 from extra_jax.train import sampling_params
 
-_WAVES = 4  # completions a slot decodes in one shard: more lose more to a kill, fewer wait more often for the longest
+_SHARD = 2048  # rollouts of a shard: more lose more to a kill, fewer wait more often for the longest
 
 
 class Collector:
@@ -74,7 +74,7 @@ class Collector:
         name = fingerprint(params, self.policy.mesh)
         n = self.policy.config.train.num_generations
         groups = group_ids(problems, round_, name)
-        size = max(1, _WAVES * self.policy.config.rollout.slots // n)
+        size = max(1, _SHARD // n)  # of nothing that may change when a collection is continued
         weights: nnx.State | None = None
         for part, start in enumerate(range(0, len(problems), size)):
             if self._is_done(round_, name, part):
@@ -132,6 +132,7 @@ class Collector:
                     "prompt_ids": rollouts.prompt_ids[row],
                     "token_ids": ids,
                     "logprobs": rollouts.logprobs[row, :length],
+                    "log_kept": rollouts.log_kept[row, :length],
                     "entropies": rollouts.entropies[row, :length],
                     "text": text,
                     "segment_tokens": segments.tokens,

@@ -60,7 +60,8 @@ class Teacher:
         with jax.set_mesh(mesh):
             scored = [to_local(self._score(self._params, batches, np.int32(i))) for i in range(int(batches.count))]
         teacher = _unpacked(examples, np.concatenate(scored), self._row_length)
-        signal = [t - np.array(row["logprobs"]) for t, row in zip(teacher, rows, strict=True)]
+        students = [np.array(row["logprobs"]) + np.array(row["log_kept"]) for row in rows]
+        signal = [t - s for t, s in zip(teacher, students, strict=True)]
         parts = np.array([[sum(x.sum() for x in signal), sum(map(len, signal))]], np.float64)
         total, count = allgather(parts).sum(axis=0)
         return signal, {"distill/reverse_kl": float(-total / count)}

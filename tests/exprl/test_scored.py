@@ -191,7 +191,7 @@ def test_rollouts_without_a_judge_are_worth_what_the_verifier_says():
 def test_a_batch_keeps_order_and_groups():
     rows = rollout_rows()
     full = [
-        row | {name: [1.0] * row["segment_tokens"][-1] for name in ("token_ids", "logprobs", "entropies")}
+        row | {name: [1.0] * row["segment_tokens"][-1] for name in ("token_ids", "logprobs", "log_kept", "entropies")}
         | {"prompt_ids": [5, row["sample"]]}
         for row in rows
     ]  # fmt: skip

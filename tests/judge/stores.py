@@ -47,6 +47,7 @@ def rollout_row(problem: Problem, sample: int, text: str, *, round_: int = 0, po
         "prompt_ids": [1, 2, 3],
         "token_ids": [ord(c) % 64 for c in text],
         "logprobs": np.full(len(text), -0.5, np.float32),
+        "log_kept": np.zeros(len(text), np.float32),
         "entropies": np.full(len(text), 0.5, np.float32),
         "text": text,
         "text_sha": store.text_sha(text),
