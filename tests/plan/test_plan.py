@@ -61,7 +61,9 @@ def test_memory_by_kind_is_what_the_arrays_take(planned: Plan) -> None:
     assert kinds["cache"] == pytest.approx(2 * 4 * (2 / 2) * 32 * 2 * slots * positions, rel=0.01)
     for program in planned.run.programs:
         known = sum(kinds[kind] for kind in program.arguments)
-        least = 0.5 * known if program.name == "prefill" else known  # which needs no more of the last layer than its keys
+        least = (
+            0.5 * known if program.name == "prefill" else known
+        )  # which needs no more of the last layer than its keys
         assert least <= planned.compiled[program.name].arguments <= known + 2_000_000  # padded to tiles
 
 
