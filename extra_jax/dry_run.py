@@ -20,9 +20,9 @@ CONTEXT_LIMIT = 40960
 """``max_position_embeddings`` of Qwen3."""
 
 TINY_BASE = "tiny-base"
-VERBS = ("train", "sft", "eval", "sample", "import-hf", "export-hf", "plan")
-_USES_PROBLEMS = ("train", "sft")
-_EVALUATES = ("train", "sft", "eval")
+VERBS = ("train", "sft", "eval", "sample", "rollout", "exprl", "import-hf", "export-hf", "plan")
+_USES_PROBLEMS = ("train", "sft", "rollout", "exprl")
+_EVALUATES = ("train", "sft", "exprl", "eval")
 
 _LONG_RUN = 50
 """Steps from which a run without an intermediate checkpoint is worth a warning."""
@@ -46,14 +46,19 @@ def describe(config: Config, verb: str) -> str:
         raise ExtraError(
             "there is nothing to evaluate on: give bench=aime24,math500, or set eval.data or eval.benchmarks"
         )
-    train = _load(config.data, config.run.seed) if verb in _USES_PROBLEMS else None
+    stored = verb == "train" and config.reward.source == "judge"
+    train = _load(config.data, config.run.seed) if verb in _USES_PROBLEMS and not stored else None
     held_out = _held_out(config) if verb in _EVALUATES else {}
     facts: list[Fact] = [("run directory", _run_dir(config)), ("mesh", _mesh(config))]
     if verb != "plan":  # which takes the shape of a model that is not here from its name
         facts[1:1] = _model_facts(config)
-    if verb in ("train", "sft"):
+    if stored:
+        facts.append(("store", _store(config)))
+    elif verb in _USES_PROBLEMS:
         facts.append(("problems", _problems(config.data, train)))
-    if verb in ("train", "plan"):
+    if verb in ("rollout", "exprl"):
+        facts += _exprl_facts(config, verb, train)
+    if verb in ("train", "exprl", "plan"):
         facts += _train_facts(config, train)
     if verb == "sft":
         facts += _sft_facts(config, train)
@@ -70,8 +75,8 @@ def warnings_of(
     config: Config, verb: str, train: list[Problem] | None = None, held_out: HeldOut | None = None
 ) -> list[str]:
     """Settings that are allowed and probably not meant, one sentence each with the remedy."""
-    found = list(_rollout_warnings(config)) if verb in ("train", "eval", "sample") else []
-    if verb == "train":
+    found = list(_rollout_warnings(config)) if verb in ("train", "exprl", "rollout", "eval", "sample") else []
+    if verb in ("train", "exprl"):
         found += _train_warnings(config)
     e = config.eval
     if verb in _EVALUATES and config.benchmarks and e.temperature == 0 and e.num_generations > 1:
@@ -126,6 +131,35 @@ def _train_facts(config: Config, problems: list[Problem] | None) -> list[Fact]:
     return [*facts, ("checkpoints", _checkpoints(config, t.max_steps))]
 
 
+def _store(config: Config) -> str:
+    """The rollouts that ``reward: judge`` trains on."""
+    from extra_jax.judge.store import judges, rollout_shards
+
+    folder = config.exprl.store or f"{config.run.dir}/store"
+    return (
+        f"{folder}: {_count(len(rollout_shards(folder)), 'shard')} of rollouts, {_count(len(judges(folder)), 'judge')}"
+    )
+
+
+def _exprl_facts(config: Config, verb: str, problems: list[Problem] | None) -> list[Fact]:
+    e, j, n = config.exprl, config.judge, config.train.num_generations
+    if problems and e.advantage == "self_distillation" and any(p.solution is None for p in problems):
+        raise ExtraError("exprl.advantage=self_distillation needs a solution for every problem")
+    facts = [("store", e.store or f"{config.run.dir}/store")]
+    if verb == "rollout":
+        amount = f"{n} of each problem" if problems is None else _count(n * len(problems), "completion")
+        return [*facts, ("samples", f"{amount}, {_sampling(config)}")]
+    if e.advantage == "self_distillation":
+        return [*facts, ("teacher", "the initial model with the reference in its prompt")]
+    asks = f"{j.model} at {j.endpoint}, {j.rubric}" if j.endpoint else "somebody else writes the scores"
+    kind = f"{e.estimator} ({e.faithful})" if e.advantage == "process" else "group-relative"
+    return [
+        *facts,
+        ("judge", asks),
+        ("advantages", f"{e.advantage}, {kind}, {_count(e.steps_per_round, 'step')} a round"),
+    ]
+
+
 def _sft_facts(config: Config, problems: list[Problem] | None) -> list[Fact]:
     s = config.sft
     return [
@@ -161,7 +195,7 @@ def _eval_facts(config: Config, verb: str, held_out: HeldOut) -> list[Fact]:
     facts.append(("eval sampling", f"at most {length:,} tokens, temperature {e.temperature:g}, top_p {e.top_p:g}"))
     if verb == "eval":
         return facts
-    steps = config.train.max_steps if verb == "train" else config.sft.max_steps
+    steps = config.sft.max_steps if verb == "sft" else config.train.max_steps
     times = 2 if e.every == 0 else math.ceil(steps / e.every) + 1
     when = (
         "before the first and after the last step"

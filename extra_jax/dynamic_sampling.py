@@ -8,14 +8,13 @@ outcome, never the shaped reward: a bonus must not turn a group without a soluti
 import dataclasses
 from collections.abc import Collection, Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
 from extra_jax.data.problem import Problem
 from extra_jax.parallel.processes import allgather_rows
 from extra_jax.reward.verdict import Grade, Verdict
-from extra_jax.rollout.types import Counters, Rollouts
+from extra_jax.rollout.types import Rollouts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,36 +96,18 @@ class GroupPool:
 
 def _join(parts: Sequence[Graded]) -> Graded:
     """One after the other."""
-    starts = np.cumsum([0, *(len(part.problems) for part in parts[:-1])])
-    columns: dict[str, Any] = {}
-    for field in dataclasses.fields(Rollouts):
-        values = [getattr(part.rollouts, field.name) for part in parts]
-        if field.name == "prompt_index":
-            values = [value + start for value, start in zip(values, starts, strict=True)]
-        if field.name == "counters":
-            columns[field.name] = Counters(*map(sum, zip(*map(dataclasses.astuple, values), strict=True)))
-        else:
-            columns[field.name] = np.concatenate(values) if isinstance(values[0], np.ndarray) else list(chain(*values))
     problems, texts, grades = (
         list(chain.from_iterable(getattr(part, name) for part in parts)) for name in ("problems", "texts", "grades")
     )
-    return Graded(problems, Rollouts(**columns), texts, grades)
+    return Graded(problems, Rollouts.join([part.rollouts for part in parts]), texts, grades)
 
 
 def _select(graded: Graded, numbers: set[int], group_size: int) -> Graded:
     """Only the groups with these numbers."""
-    rollouts = graded.rollouts
-    rows = np.flatnonzero(np.isin(rollouts.rollout_ids // group_size, list(numbers)))
-    kept, index = np.unique(rollouts.prompt_index[rows], return_inverse=True)
-    columns: dict[str, Any] = {}
-    for field in dataclasses.fields(rollouts):
-        value = getattr(rollouts, field.name)
-        columns[field.name] = value[rows] if isinstance(value, np.ndarray) else value
-        if isinstance(value, list):
-            columns[field.name] = [value[row] for row in rows]
+    rows = np.flatnonzero(np.isin(graded.rollouts.rollout_ids // group_size, list(numbers)))
     return Graded(
-        [graded.problems[i] for i in kept],
-        Rollouts(**columns | {"prompt_index": index.astype(np.int32)}),
+        [graded.problems[i] for i in dict.fromkeys(graded.rollouts.prompt_index[rows].tolist())],
+        graded.rollouts.take(rows),
         [graded.texts[row] for row in rows],
         [graded.grades[row] for row in rows],
     )

@@ -54,7 +54,7 @@ class Policy:
         """A sampler with random numbers of its own: a seed (``run.seed``) gives other draws in another ``stream``."""
         settings, scan = self.config.rollout, self.scan_rollout
         chunk = settings.chunk or memory.default_chunk(params.max_completion_length)
-        capacity = settings.max_prompt_length + params.max_completion_length + chunk
+        capacity, free = settings.max_prompt_length + params.max_completion_length + chunk, memory.free_bytes(self.mesh)
         return Sampler(
             self.model_config,
             abstract_model(self.model_config, self.config.model, scan=scan)[0],
@@ -63,7 +63,7 @@ class Policy:
             stop_ids=self.tokenizer.stop_ids,
             seed=zlib.crc32(f"{self.config.run.seed if seed is None else seed}/{stream}".encode()),
             max_prompt_length=settings.max_prompt_length,
-            slots=settings.slots or memory.default_slots(self.model_config, self.mesh, capacity, settings.dtype),
+            slots=settings.slots or memory.default_slots(self.model_config, self.mesh, capacity, settings.dtype, free),
             chunk=chunk,
             dtype=settings.dtype,
             scan=scan,

@@ -84,7 +84,7 @@ def compare_updates(bundle: Bundle, run_dir: Path) -> list[Comparison]:
     model = build_model(config.model, mesh, seed=config.run.seed)
     learner = Learner(model.graphdef, config, mesh)
     reference = jax.tree.map(lambda x: x.copy(), model.params) if config.train.beta > 0 else None
-    state = state_before(bundle, learner.init(model.params), mesh, run_dir)
+    state = state_before(bundle, learner.init(model.params), run_dir, mesh)
     batches = learner.batches(state.params, reference, bundle.rollouts, bundle.advantages)
     found, tolerance = [], _TOLERANCE[config.model.dtype]
     for index, batch in enumerate(batches * config.train.num_iterations):
@@ -95,7 +95,7 @@ def compare_updates(bundle: Bundle, run_dir: Path) -> list[Comparison]:
     return found
 
 
-def state_before(bundle: Bundle, initial: TrainState, mesh: Mesh, run_dir: Path) -> TrainState:
+def state_before(bundle: Bundle, initial: TrainState, run_dir: Path, mesh: Mesh) -> TrainState:
     """Parameters and optimizer state that the step started from: a checkpoint of the run, or the initial model.
 
     Raises:
@@ -114,8 +114,8 @@ def state_before(bundle: Bundle, initial: TrainState, mesh: Mesh, run_dir: Path)
         )
     if (told := fingerprint(state.params, mesh)) != bundle.fingerprint:
         raise ExtraError(
-            f"{origin} is not what step {bundle.step} started from: its fingerprint is {told[:12]}, that of the bundle "
-            f"{bundle.fingerprint[:12]}. Bring back the model of the run, or recompute the advantages alone: "
+            f"{origin} is not what step {bundle.step} started from: its fingerprint is {told}, that of the bundle "
+            f"{bundle.fingerprint}. Bring back the model of the run, or recompute the advantages alone: "
             "--advantages-only"
         )
     return state

@@ -30,6 +30,16 @@ _MAY_CHANGE = (
     "train.dump_steps",
     "rollout.slots",
     "rollout.chunk",
+    "judge.endpoint",
+    "judge.concurrency",
+    "judge.timeout",
+    "judge.retries",
+    "judge.backoff",
+    "judge.api_key_env",
+    "judge.cache",
+    "exprl.wait_timeout",
+    "exprl.min_scored",
+    "exprl.drift_tolerance",
 )
 
 

@@ -28,7 +28,7 @@ TREE = {
         "row_length": 4096,
     },
 }
-VERBS = ("train", "sft", "eval", "sample", "import-hf", "export-hf", "plan")
+VERBS = ("train", "sft", "eval", "sample", "rollout", "exprl", "import-hf", "export-hf", "plan")
 RESULTS = {
     "evaluate": [
         {
@@ -66,6 +66,7 @@ def called(monkeypatch):
     for module, names in {
         "train": ["train"], "sft": ["sft"], "evaluate": ["evaluate"], "sample": ["sample"],
         "model.hf_convert": ["import_hf", "export_hf"], "plan.main": ["plan"], "replay": ["replay"],
+        "exprl.collect": ["rollout"], "exprl.loop": ["exprl", "train_on_scores"],
     }.items():  # fmt: skip
         fake = types.ModuleType(module)
         for name in names:
@@ -173,6 +174,14 @@ def test_verbs_that_judge_return_what_they_found(file, called, monkeypatch, stat
     assert config.train.max_steps == 3
     assert rest == ["v5e:4x4", 2, True, False]
     assert replayed == ("replay", ("step.npz", True))
+
+
+def test_reward_judge_trains_on_stored_scores(file, called):
+    assert cli.main(["train", file, "reward=judge"]) == 0
+    assert cli.main(["exprl", file]) == 0
+    assert cli.main(["rollout", file, "out=store"]) == 0
+    assert [name for name, _ in called] == ["train_on_scores", "exprl", "rollout"]
+    assert called[2][1][0].exprl.store == "store"
 
 
 def test_eval_prints_its_result_on_standard_output(file, called, capsys):

@@ -24,6 +24,12 @@ def test_every_recipe_is_listed_here():
         "tiny_base",
         "math_smoke",
         "qwen3_1_7b_grpo",
+        "exprl_outcome",
+        "exprl_process",
+        "exprl_sparse_grpo",
+        "exprl_sft",
+        "exprl_self_distillation",
+        "exprl_stage2",
     }
 
 
@@ -32,6 +38,13 @@ def test_every_recipe_is_listed_here():
     [
         ("train", "quickstart", []),
         ("sft", "tiny_base", ["data.source={problems}"]),
+        ("exprl", "exprl_outcome", ["judge.endpoint=http://localhost:8000/v1"]),
+        ("rollout", "exprl_process", ["out=runs/store"]),
+        ("exprl", "exprl_process", []),
+        ("exprl", "exprl_self_distillation", []),
+        ("train", "exprl_sparse_grpo", []),
+        ("sft", "exprl_sft", []),
+        ("train", "exprl_stage2", ["model.path=tiny-base"]),
         ("train", "math_smoke", ["data.source={problems}", "tokenizer.path=tiny"]),
         (
             "train",

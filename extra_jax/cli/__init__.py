@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from extra_jax.cli import data, evaluation, models, planning, replaying, sampling, training
+from extra_jax.cli import data, evaluation, exprl, models, planning, replaying, sampling, training
 from extra_jax.cli.verb import Verb
 from extra_jax.errors import ExtraError
 
@@ -22,6 +22,7 @@ VERBS = (
     *training.VERBS,
     *evaluation.VERBS,
     *sampling.VERBS,
+    *exprl.VERBS,
     *models.VERBS,
     *data.VERBS,
     *planning.VERBS,

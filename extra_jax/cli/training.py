@@ -1,6 +1,20 @@
 """Verbs that train: ``train``, ``sft``."""
 
+import argparse
+from typing import TYPE_CHECKING
+
 from extra_jax.cli.verb import Verb, call
+
+if TYPE_CHECKING:
+    from extra_jax.config import Config
+
+
+def _train(config: "Config", _: argparse.Namespace) -> None:
+    if config.reward.source == "judge":
+        call("exprl.loop", "train_on_scores", config)
+    else:
+        call("train", "train", config)
+
 
 VERBS = (
     Verb(
@@ -9,7 +23,7 @@ VERBS = (
         "Continues the run in run.dir if there is one, from its last checkpoint, bit-identically.\n"
         "Writes metrics.jsonl, rollouts/, evals/, checkpoints/, export/ and report.html there.",
         "extra-jax train configs/quickstart.yaml run.dir=runs/first train.max_steps=50",
-        lambda config, args: call("train", "train", config),
+        _train,
     ),
     Verb(
         "sft",

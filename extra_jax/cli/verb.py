@@ -20,7 +20,7 @@ class Verb:
         details: A few sentences for the help of the verb.
         example: A command that works.
         run: Called with the configuration (``None`` where the verb takes none) and the parsed arguments; returns the
-            exit status, ``None`` for 0.
+            exit status, or ``None`` for 0.
         add_arguments: Adds the options that only this verb has.
         overrides: Turns short forms of ``key.sub=value`` that only this verb has into the long ones.
         takes_config: Whether ``CONFIG.yaml key.sub=value ...`` and ``--dry-run`` belong to it.

@@ -6,7 +6,15 @@ Nothing else in the package reads YAML or the environment. A configuration is a 
 """
 
 from extra_jax.config.data import DataConfig, EvalConfig, benchmark_name
-from extra_jax.config.loading import config_differences, config_from_dict, load_config, save_config
+from extra_jax.config.exprl import ExprlConfig, SegmentConfig
+from extra_jax.config.judge import JudgeConfig
+from extra_jax.config.loading import (
+    config_differences,
+    config_from_dict,
+    load_config,
+    save_config,
+    section_from_overrides,
+)
 from extra_jax.config.rollout import RewardConfig, RolloutConfig
 from extra_jax.config.run import (
     CheckpointConfig,
@@ -29,7 +37,9 @@ __all__ = [
     "DataConfig",
     "DistributedConfig",
     "EvalConfig",
+    "ExprlConfig",
     "GRPOConfig",
+    "JudgeConfig",
     "LoggingConfig",
     "MeshConfig",
     "ModelConfig",
@@ -39,10 +49,12 @@ __all__ = [
     "RolloutConfig",
     "RunConfig",
     "SFTConfig",
+    "SegmentConfig",
     "TokenizerConfig",
     "benchmark_name",
     "config_differences",
     "config_from_dict",
     "load_config",
     "save_config",
+    "section_from_overrides",
 ]

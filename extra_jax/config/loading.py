@@ -4,13 +4,15 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from extra_jax.config.tree import Config
 from extra_jax.errors import ExtraError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -31,12 +33,24 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ExtraError(f"{path}: the top level must be a mapping of sections, not {type(tree).__name__}")
     for override in overrides:
         _apply_override(tree, override)
-    return _validate(tree, str(path))
+    return _validate(Config, tree, str(path))
 
 
 def config_from_dict(tree: Mapping[str, Any], origin: str = "config") -> Config:
     """Validates a nested mapping; ``origin`` names it in errors."""
-    return _validate(dict(tree), origin)
+    return _validate(Config, dict(tree), origin)
+
+
+def section_from_overrides(section: type[Model], overrides: Sequence[str], origin: str) -> Model:
+    """One section alone from ``key=value`` texts, for verbs without a configuration file.
+
+    Raises:
+        ExtraError: as ``load_config``; ``origin`` stands where the file's name would.
+    """
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        _apply_override(tree, override)
+    return _validate(section, tree, origin)
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -83,19 +97,19 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise ExtraError(f"override {override!r}: {text!r} is not valid YAML: {error}") from error
 
 
-def _validate(tree: dict[str, Any], origin: str) -> Config:
+def _validate(model: type[Model], tree: dict[str, Any], origin: str) -> Model:
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
+        lines = [_explain(model, problem) for problem in error.errors()]
         raise ExtraError(f"{origin}:\n  " + "\n  ".join(lines)) from error
 
 
-def _explain(problem: Mapping[str, Any]) -> str:
+def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_nearest(location)}"
+        return f"{key}: unknown key{_nearest(model, location)}"
     message = problem["msg"].removeprefix("Value error, ")
     return (
         f"{key}: {message} (got {problem['input']!r})"
@@ -104,9 +118,9 @@ def _explain(problem: Mapping[str, Any]) -> str:
     )
 
 
-def _nearest(location: list[str]) -> str:
+def _nearest(model: type[BaseModel], location: list[str]) -> str:
     """Names the nearest key of the same section, or else of the whole tree."""
-    known, leaf = _known_keys(Config), location[-1]
+    known, leaf = _known_keys(model), location[-1]
     siblings = [k for k in known if k.rpartition(".")[0] == ".".join(location[:-1])]
     for candidates, cutoff in ((known, 1.0), (siblings, 0.6), (known, 0.75)):
         by_leaf = {k.rpartition(".")[2]: k for k in reversed(candidates)}  # of equal names the first section wins

@@ -31,6 +31,10 @@ class RewardConfig(Section):
         description="`auto` is the grader of a generated task, and `math` for everything else. "
         "`math_strict_thinking` counts an unclosed <think> as no answer; `dapo` and `math_verify` are for comparison.",
     )
+    source: Literal["verifier", "judge"] = Field(
+        "verifier",
+        description="`judge`: train on the scores stored in exprl.store. `reward: judge` alone says the same.",
+    )
     values: dict[Verdict, float] = Field(
         default_factory=lambda: {v: float(v is Verdict.CORRECT) for v in Verdict},
         description="Reward of each verdict; verdicts not named keep their default.",
@@ -50,6 +54,8 @@ class RewardConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_values(cls, raw: Any) -> Any:
+        if raw == "judge":
+            return {"source": "judge"}
         if isinstance(raw, dict) and isinstance(raw.get("values"), dict):
             default = {v.value: float(v is Verdict.CORRECT) for v in Verdict}
             given = {str(getattr(k, "value", k)): value for k, value in raw["values"].items()}

@@ -46,6 +46,10 @@ class GRPOConfig(Section):
     epsilon_high: float | None = Field(
         0.28, gt=0, description="None: the same as epsilon. With loss_type=cispo the cap of the ratio itself (5.0)."
     )
+    old_logprobs: Literal["learner", "sampler"] = Field(
+        "learner",
+        description="What the ratio compares with: the learner's score before the first update, or the sampler's.",
+    )
     delta: float | None = Field(None, gt=1, description="Upper cap of the ratio where the advantage is negative.")
     beta: float = Field(0.0, ge=0, description="KL coefficient; the reference model exists only when it is > 0.")
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"

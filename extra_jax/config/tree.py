@@ -5,6 +5,8 @@ from typing import Self
 from pydantic import model_validator
 
 from extra_jax.config.data import DataConfig, EvalConfig, benchmark_name
+from extra_jax.config.exprl import ExprlConfig
+from extra_jax.config.judge import JudgeConfig
 from extra_jax.config.plan import PlanConfig
 from extra_jax.config.rollout import RewardConfig, RolloutConfig
 from extra_jax.config.run import (
@@ -33,6 +35,8 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     optim: OptimConfig = OptimConfig()
     train: GRPOConfig = GRPOConfig()
+    judge: JudgeConfig = JudgeConfig()
+    exprl: ExprlConfig = ExprlConfig()
     sft: SFTConfig = SFTConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

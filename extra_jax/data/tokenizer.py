@@ -42,6 +42,10 @@ class Tokenizer(Protocol):
         """Text of token ids; special tokens are skipped."""
         ...
 
+    def token_bytes(self) -> list[bytes]:
+        """The UTF-8 bytes of each token; joined over a sequence they are its text. Special tokens have none."""
+        ...
+
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt, ready for the first completion token.
 
@@ -107,6 +111,22 @@ class HFTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         plain = [int(token) for token in ids]
         return self._tokenizer.decode(plain, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def token_bytes(self) -> list[bytes]:
+        ids = range(self.vocab_size)
+        if '"ByteLevel"' not in json.dumps(json.loads(self._tokenizer.backend_tokenizer.to_str())["decoder"]):
+            return [self.decode([token]).encode() for token in ids]
+        special, added = set(self._tokenizer.all_special_ids), self._tokenizer.added_tokens_decoder
+        byte_of = {character: byte for byte, character in _byte_characters().items()}
+        table = []
+        for token, piece in enumerate(self._tokenizer.convert_ids_to_tokens(list(ids))):
+            if token in special or piece is None or (token in added and added[token].special):
+                table.append(b"")
+            elif token in added:
+                table.append(piece.encode())
+            else:
+                table.append(bytes(byte_of[character] for character in piece))
+        return table
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         if not self._tokenizer.chat_template:
@@ -214,6 +234,9 @@ class SentencePieceTokenizer:
         plain = (int(token) for token in ids)
         return self._model.decode([token if token in known else unknown for token in plain if token not in skipped])
 
+    def token_bytes(self) -> list[bytes]:
+        return [self.decode([token]).encode() for token in range(self.vocab_size)]
+
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         return self.encode(_text_only(prompt, f"the {TINY} tokenizer"))
 
@@ -261,6 +284,13 @@ def _load_fast(directory: Path) -> Any:
     if not tokenizer.is_fast:
         raise ExtraError(f"tokenizer {str(directory)!r} has no tokenizer.json. Convert it to a fast tokenizer first.")
     return tokenizer
+
+
+def _byte_characters() -> dict[int, str]:
+    """How byte-level BPE writes each byte as a visible character (GPT-2's ``bytes_to_unicode``)."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
 
 
 def _text_only(prompt: Prompt, owner: str) -> str:

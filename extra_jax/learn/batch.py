@@ -21,7 +21,7 @@ class Example:
         context: ``[c]`` token ids that are only looked at (prompt, injected prefix); at least one.
         target: ``[n]`` token ids that the loss is about.
         weight: of each target token in the loss of the update (``loss.sequence_weights``); 0 leaves the sequence out.
-        advantage: of each target token.
+        advantage: of each target token: ``[n]``, or one number for all of them.
         sampling_logprobs: ``[n]`` f32, as the sampler reported them, or ``None``.
         entropy_weights: ``[n]`` (``loss.entropy_weights``), where the loss needs them.
     """
@@ -29,7 +29,7 @@ class Example:
     context: np.ndarray
     target: np.ndarray
     weight: float = 0.0
-    advantage: float = 0.0
+    advantage: float | np.ndarray = 0.0
     sampling_logprobs: np.ndarray | None = None
     entropy_weights: np.ndarray | None = None
 

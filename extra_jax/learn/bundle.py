@@ -20,8 +20,7 @@ from extra_jax.rollout.types import Rollouts, StopReason
 
 REPLAY_FOLDER = "replay"
 _FORMAT = 1
-_ARRAYS = ("rollout_ids", "tokens", "lengths", "logprobs", "entropies", "full_logprobs", "log_kept")
-_LISTS = ("prompt_ids", "prefix_ids")
+_ARRAYS = ("tokens", "lengths", "logprobs", "full_logprobs", "log_kept", "entropies")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +65,16 @@ def write_bundle(
 
     Arguments are the fields of ``Bundle``.
     """
-    reasons = list(StopReason)
-    columns = {name: getattr(rollouts, name) for name in _ARRAYS} | {
-        "stop_reasons": np.array([reasons.index(reason) for reason in rollouts.stop_reasons], np.int8),
+    columns = {
+        "rollout_ids": rollouts.rollout_ids,
+        **_flat("prompts", rollouts.prompt_ids),
+        **_flat("prefixes", rollouts.prefix_ids),
+        **{name: getattr(rollouts, name) for name in _ARRAYS},
+        "stop_reasons": np.array([list(StopReason).index(reason) for reason in rollouts.stop_reasons], np.int32),
         "rewards": rewards,
         "valid": valid,
         "advantages": advantages,
     }
-    for name in _LISTS:
-        rows = getattr(rollouts, name)
-        columns[name] = np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32)
-        columns[f"{name}_lengths"] = np.array([len(row) for row in rows], np.int32)
     gathered = {name: allgather_rows(np.asarray(column)) for name, column in columns.items()}
     about = {
         "format": _FORMAT,
@@ -114,13 +112,26 @@ def read_bundle(path: Path) -> Bundle:
     if about.get("format") != _FORMAT:
         raise ExtraError(f"{path}: format {about.get('format')!r}; this version reads {_FORMAT}")
     config = config_from_dict(about["config"], str(path))
-    groups = columns["rollout_ids"] // config.train.num_generations
+    ids, group = columns["rollout_ids"], config.train.num_generations
+    _, prompt_index = np.unique(ids // group, return_inverse=True)
     rollouts = Rollouts(
-        prompt_index=np.unique(groups, return_inverse=True)[1].astype(np.int32),
-        stop_reasons=[list(StopReason)[reason] for reason in columns["stop_reasons"]],
+        rollout_ids=ids,
+        prompt_index=prompt_index.astype(np.int32),
+        prompt_ids=_split("prompts", columns),
+        stop_reasons=[list(StopReason)[index] for index in columns["stop_reasons"]],
+        prefix_ids=_split("prefixes", columns),
         **{name: columns[name] for name in _ARRAYS},
-        **{name: np.split(columns[name], np.cumsum(columns[f"{name}_lengths"])[:-1]) for name in _LISTS},
     )
     outcome = {name: columns[name] for name in ("rewards", "valid", "advantages")}
     told = {name: about[name] for name in ("step", "fingerprint", "updates", "devices")}
     return Bundle(config=config, rollouts=rollouts, **told, **outcome)
+
+
+def _flat(name: str, rows: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of different lengths as one array and their lengths."""
+    lengths = np.array([len(ids) for ids in rows], np.int32)
+    return {f"{name}_lengths": lengths, name: np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32)}
+
+
+def _split(name: str, columns: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return np.split(columns[name], np.cumsum(columns[f"{name}_lengths"])[:-1])

@@ -69,7 +69,11 @@ class Learner:
         return means | {"learning_rate": float(self._learning_rate(int(state.updates) - 1))}
 
     def batches(
-        self, params: nnx.State, reference: nnx.State | None, rollouts: Rollouts, advantages: np.ndarray
+        self,
+        params: nnx.State,
+        reference: nnx.State | None,
+        rollouts: Rollouts,
+        advantages: np.ndarray | Sequence[np.ndarray],
     ) -> list[MicroBatches]:
         """What each optimizer update of a pass learns from, with the log-probabilities it compares with.
 
@@ -78,7 +82,7 @@ class Learner:
                 and new policy are the same.
             reference: parameters, or ``None`` when ``beta == 0``.
             rollouts: ``R`` completions of this process.
-            advantages: ``[R]``.
+            advantages: ``[R]``, or for each rollout one of its tokens.
         """
         grpo = self.config.train
         groups = rollouts.rollout_ids // grpo.num_generations
@@ -96,13 +100,18 @@ class Learner:
                 entropy_weights=grpo.uses_entropy,
             )
             with jax.set_mesh(self.mesh):
-                old = self.score(params, packed) if grpo.updates_per_step > 1 else None
+                if grpo.old_logprobs == "sampler":
+                    old = packed.rows.sampling_logprobs
+                else:
+                    old = self.score(params, packed) if grpo.updates_per_step > 1 else None
                 ref = None if reference is None else self.score(reference, packed)
             batches.append(packed._replace(rows=packed.rows._replace(old_logprobs=old, ref_logprobs=ref)))
         return batches
 
 
-def grpo_examples(rollouts: Rollouts, advantages: np.ndarray, chosen: Sequence[int], config: Config) -> list[Example]:
+def grpo_examples(
+    rollouts: Rollouts, advantages: np.ndarray | Sequence[np.ndarray], chosen: Sequence[int], config: Config
+) -> list[Example]:
     """The rollouts ``chosen`` for one update, with the weights of ``train.loss_type``."""
     grpo, chosen = config.train, np.asarray(chosen, int)
     in_loss = ~rollouts.truncated if grpo.mask_truncated_completions else np.ones(len(rollouts), bool)

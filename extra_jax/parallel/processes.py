@@ -80,17 +80,6 @@ def allgather(values: np.ndarray) -> np.ndarray:
     return gathered.view(values.dtype).reshape(-1, *values.shape[1:])
 
 
-def allgather_rows(values: np.ndarray) -> np.ndarray:
-    """As ``allgather``, where the processes may have different numbers of rows."""
-    if jax.process_count() == 1:
-        return values
-    counts = allgather(np.array([len(values)]))
-    padded = np.zeros((counts.max(), *values.shape[1:]), values.dtype)
-    padded[: len(values)] = values
-    parts = np.split(allgather(padded), len(counts)) if counts.max() else [padded]
-    return np.concatenate([part[:count] for part, count in zip(parts, counts, strict=False)])
-
-
 def gather_texts(texts: Sequence[str]) -> list[str]:
     """The texts of all processes, in process order, on every host."""
     if jax.process_count() == 1:
@@ -101,6 +90,17 @@ def gather_texts(texts: Sequence[str]) -> list[str]:
     padded[0, : len(raw)] = raw
     parts = zip(allgather(padded), sizes, strict=True)
     return [text for part, size in parts for text in json.loads(part[:size].tobytes())]
+
+
+def allgather_rows(values: np.ndarray) -> np.ndarray:
+    """As ``allgather``, where the processes may have different numbers of rows."""
+    if jax.process_count() == 1:
+        return values
+    counts = allgather(np.array([len(values)]))
+    padded = np.zeros((counts.max(), *values.shape[1:]), values.dtype)
+    padded[: len(values)] = values
+    parts = np.split(allgather(padded), len(counts)) if counts.max() else [padded]
+    return np.concatenate([part[:count] for part, count in zip(parts, counts, strict=False)])
 
 
 def process_slice(total: int) -> list[int]:

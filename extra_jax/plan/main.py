@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from jax.sharding import Mesh
 from rich.console import Console
 
 from extra_jax.config import Config
@@ -16,6 +17,7 @@ from extra_jax.plan.roofline import phase, step_work
 from extra_jax.plan.search import largest_settings
 from extra_jax.plan.table import show, to_json
 from extra_jax.plan.verdict import Plan, memory_of
+from extra_jax.rollout import memory
 
 _WIDTH = 180  # of output that is not a terminal
 
@@ -54,18 +56,27 @@ def make_plan(config: Config, topology: str, slices: int = 1, only: tuple[str, .
     """
     shape = shape_of(config)
     mesh, chip = tpu_mesh(config.mesh, topology, slices)
-    run = describe_run(config, shape, mesh, chip.hbm_bytes // chip.devices)
+    config = with_sampler_defaults(config, shape, mesh, chip.hbm_bytes)
+    run = describe_run(config, shape, mesh)
     if only:
         run = dataclasses.replace(run, programs=[program for program in run.programs if program.name in only])
     axes = dict(mesh.shape)
     work = step_work(config, shape, run.workload, axes)
     compiled = {program.name: compile_program(program, mesh, slices) for program in run.programs}
-    memory = {program.name: memory_of(program, compiled[program.name], run) for program in run.programs}
+    needed = {program.name: memory_of(program, compiled[program.name], run) for program in run.programs}
     phases = {
         program.name: phase(work[program.name], chip, compiled[program.name].collectives, program.runs)
         for program in run.programs
     }
-    return Plan(config, topology, slices, mesh.size // chip.devices, chip, axes, run, compiled, memory, phases)
+    return Plan(config, topology, slices, mesh.size // chip.devices, chip, axes, run, compiled, needed, phases)
+
+
+def with_sampler_defaults(config: Config, shape: Qwen3Config, mesh: Mesh, hbm_bytes: float) -> Config:
+    """The slots and the chunk that a run chooses where the configuration leaves them open, on empty chips."""
+    r = config.rollout
+    chunk = r.chunk or memory.default_chunk(r.max_completion_length)
+    slots = r.slots or memory.default_slots(shape, mesh, config.max_sequence_length + chunk, r.dtype, hbm_bytes)
+    return config.model_copy(update={"rollout": r.model_copy(update={"slots": slots, "chunk": chunk})})
 
 
 def shape_of(config: Config) -> Qwen3Config:

@@ -19,7 +19,7 @@ from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import abstract_model
 from extra_jax.parallel.reshard import reshard_program
 from extra_jax.parallel.sharding import ROLLOUT, TRAIN, batch_sharding, batch_ways, param_shardings, replicated
-from extra_jax.plan.sampler import sampler_programs, sampler_size
+from extra_jax.plan.sampler import sampler_programs
 from extra_jax.plan.workload import Workload, workload_of
 from extra_jax.policy import scans_layers
 from extra_jax.rollout.session import PREFILL_ROWS
@@ -65,22 +65,15 @@ class Run:
     workload: Workload
 
 
-def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh, capacity: int) -> Run:
+def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
     """The programs of a training step on a mesh over any devices, and what stays in memory between them.
-
-    Args:
-        config: of the run.
-        shape: of the model.
-        mesh: of the run.
-        capacity: bytes of a device, for settings that the run chooses by its memory.
 
     Raises:
         ExtraError: an axis that the mesh does not divide.
     """
+    work = workload_of(config, shape, batch_ways(mesh))
     graphdef, abstract = abstract_model(shape, config.model)
     params = jax.tree.map(_placed, abstract, param_shardings(abstract, mesh, TRAIN))
-    slots, chunk = sampler_size(config, shape, mesh, capacity - device_bytes(params))
-    work = workload_of(config, shape, batch_ways(mesh), slots, chunk)
     learner = Learner(graphdef, config, mesh)
     state = abstract_state(params, learner.optimizer, mesh)
     batches = _batches(config, work, mesh)
@@ -90,7 +83,7 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh, capacity: int) 
     sync = reshard_program(params, mesh, ROLLOUT, config.rollout.dtype, unstack=not scan)
     weights = jax.eval_shape(sync, params)
     weights = jax.tree.map(_placed, weights, param_shardings(weights, mesh, ROLLOUT))
-    sampler = sampler_programs(config, shape, mesh, weights, slots, chunk, scan=scan)
+    sampler = sampler_programs(config, shape, mesh, weights, work.slots, scan=scan)
 
     training = ("parameters", "optimizer", "reference")
     rollout = (*training, "sampler", "cache")
@@ -100,7 +93,7 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh, capacity: int) 
             "weight sync", lambda: sync.lower(params), 1, (), ("parameters",), (*training, "sampler"), ("sampler",)
         ),
         Program("prefill", sampler.prefill, -(-work.prompts // prompts_a_call), (), ("sampler",), rollout),
-        Program("decode", sampler.decode, work.decode_calls, (chunk,), ("sampler", "cache"), rollout),
+        Program("decode", sampler.decode, work.decode_calls, (config.rollout.chunk,), ("sampler", "cache"), rollout),
         Program(
             "score",
             lambda: learner.score.lower(params, unscored),

@@ -92,7 +92,7 @@ def step_work(config: Config, shape: Qwen3Config, work: Workload, mesh: dict[str
     context = work.prompt_length + work.completion_length / 2
     sampled = work.completions * work.completion_length
     keys = 2 * layers * shape.num_key_value_heads * shape.head_dim * served  # bytes a token
-    decoded = work.decode_calls * work.chunk
+    decoded = work.decode_calls * config.rollout.chunk
     prompt_tokens = work.prompts * work.prompt_length
     return {
         "weight sync": Work(

@@ -1,6 +1,5 @@
 """The programs of the sampler, described by shapes: all that the plan knows of its inside."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,8 +12,8 @@ from jax.sharding import Mesh, NamedSharding
 from extra_jax.config import Config
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import abstract_model
-from extra_jax.parallel.sharding import TRAIN, batch_sharding, batch_ways, replicated
-from extra_jax.rollout import cache, decode, memory
+from extra_jax.parallel.sharding import TRAIN, batch_sharding, replicated
+from extra_jax.rollout import cache, decode
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.session import PREFILL_ROWS
 from extra_jax.train import sampling_params
@@ -30,18 +29,8 @@ class SamplerPrograms(NamedTuple):
     decode: Callable[[], jax.stages.Lowered]
 
 
-def sampler_size(config: Config, shape: Qwen3Config, mesh: Mesh, free: int) -> tuple[int, int]:
-    """Slots, all devices together and a multiple of the shards, and tokens of a chunk, as ``Policy.sampler`` chooses
-    them on a device with ``free`` bytes left."""
-    r, ways = config.rollout, batch_ways(mesh)
-    chunk = r.chunk or memory.default_chunk(r.max_completion_length)
-    capacity = config.max_sequence_length + chunk
-    slots = r.slots or memory.default_slots(shape, mesh, capacity, r.dtype, free)
-    return ways * math.ceil(slots / ways), chunk
-
-
 def sampler_programs(
-    config: Config, shape: Qwen3Config, mesh: Mesh, weights: nnx.State, slots: int, chunk: int, *, scan: bool
+    config: Config, shape: Qwen3Config, mesh: Mesh, weights: nnx.State, slots: int, *, scan: bool
 ) -> SamplerPrograms:
     """Prefill of the longest prompts and a decode chunk at full capacity.
 
@@ -51,7 +40,6 @@ def sampler_programs(
         mesh: of the run.
         weights: abstract, in the rollout layout.
         slots: rows that decode at once, all devices together.
-        chunk: tokens of a decode chunk.
         scan: whether the layers of the sampler are stacked.
     """
     settings = config.rollout
@@ -64,11 +52,11 @@ def sampler_programs(
         seed=0,
         max_prompt_length=settings.max_prompt_length,
         slots=slots,
-        chunk=chunk,
+        chunk=settings.chunk,
         dtype=settings.dtype,
         scan=scan,
     )
-    capacity = config.max_sequence_length + chunk
+    capacity = config.max_sequence_length + settings.chunk
     shapes = jax.eval_shape(lambda: cache.empty_slots(shape, slots, capacity, settings.dtype, scan))
 
     def layout(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -82,18 +70,11 @@ def sampler_programs(
     def row(dtype: type, *tail: int, rows: int = slots) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((rows, *tail), dtype, sharding=batch_sharding(mesh))
 
-    contexts = row(np.int32, settings.max_prompt_length, rows=PREFILL_ROWS * sampler.shards)
-    resets = decode.Resets(
-        chosen=row(np.bool_),
-        ended=row(np.bool_),
-        token=row(np.int32),
-        position=row(np.int32),
-        limit=row(np.int32),
-        rollout_id=row(np.uint32),
-    )
+    prompts = row(np.int32, settings.max_prompt_length, rows=PREFILL_ROWS * sampler.shards)
+    resets = decode.Resets(row(np.bool_), row(np.bool_), row(np.int32), row(np.int32), row(np.int32), row(np.uint32))
     step = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
     return SamplerPrograms(
         state,
-        lambda: sampler._prefill.lower(weights, contexts),
+        lambda: sampler._prefill.lower(weights, prompts),
         lambda: sampler._decode.lower(weights, state, resets, step),
     )

@@ -107,7 +107,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "chips": plan.chips,
         "mesh": plan.config.mesh.model_dump(exclude={"emulated_cpu_devices"}),
         "micro_batch_rows": plan.config.train.micro_batch_rows,
-        "slots": plan.run.workload.slots,
+        "slots": plan.config.rollout.slots,
         "workload": vars(plan.run.workload),
         "hbm_capacity_bytes": plan.capacity,
         "hbm_limit_bytes": plan.limit,

@@ -132,7 +132,7 @@ class Plan:
     def _remedy(self) -> str:
         """Which setting, and how far; in the order in which it costs least."""
         memory, over = self.memory[self.fullest], self.memory[self.fullest].total - self.limit
-        t, now = self.config.train, self.run.workload.slots
+        t, r = self.config.train, self.config.rollout
         if self.fullest in ("score", "update"):
             rows = t.micro_batch_rows
             needed = rows * max(memory.temporaries - over, 0) / max(memory.temporaries, 1)
@@ -143,9 +143,9 @@ class Plan:
             if rows > 1:
                 return f"lower train.micro_batch_rows from {rows} to 1, and see whether that is enough"
         if self.fullest in ("prefill", "decode"):
-            slots = now * (memory.kinds["cache"] - over) / memory.kinds["cache"]
+            slots = r.slots * (memory.kinds["cache"] - over) / memory.kinds["cache"]
             if slots >= self.chips:
-                return f"lower rollout.slots from {now} to about {int(slots)}"
+                return f"lower rollout.slots from {r.slots} to about {int(slots)}"
         factor = memory.total / self.limit
         split = "" if self.fullest == "update" else " and raise mesh.tensor, which splits the sampler's weights"
         return f"use about {factor:.1f} times as many chips, or a chip with more memory{split}"

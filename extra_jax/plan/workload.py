@@ -29,7 +29,6 @@ class Workload:
         scorings: passes over all rows of a mini-batch that only score them.
         mini_batches: parts of the completions with an update of their own.
         slots: completions that decode side by side.
-        chunk: tokens of a decode chunk.
         decode_calls: decode chunks when finished slots are filled at once.
     """
 
@@ -46,19 +45,16 @@ class Workload:
     scorings: int
     mini_batches: int
     slots: int
-    chunk: int
     decode_calls: int
 
 
-def workload_of(config: Config, shape: Qwen3Config, shards: int, slots: int, chunk: int) -> Workload:
+def workload_of(config: Config, shape: Qwen3Config, shards: int) -> Workload:
     """Counts of a step.
 
     Args:
         config: of the run; ``plan.mean_*_length`` are half of the longest where they are not set.
         shape: of the model.
         shards: ways that rows are split into.
-        slots: completions that decode side by side.
-        chunk: tokens of a decode chunk.
     """
     t, r, p = config.train, config.rollout, config.plan
     prompt = p.mean_prompt_length or -(-r.max_prompt_length // 2)
@@ -67,6 +63,7 @@ def workload_of(config: Config, shape: Qwen3Config, shards: int, slots: int, chu
     rows = math.ceil(t.minibatch_size * (prompt + completion) / (row_length * _PACKED))
     positions = t.micro_batch_rows * row_length
     in_loss = positions * _PACKED * completion / (prompt + completion)
+    slots = shards * math.ceil(min(r.slots, t.completions_per_step) / shards)
     scored = (t.updates_per_step > 1) + (t.beta > 0)
     return Workload(
         prompts=t.prompts_per_step,
@@ -82,6 +79,5 @@ def workload_of(config: Config, shape: Qwen3Config, shards: int, slots: int, chu
         scorings=scored * t.num_minibatches,
         mini_batches=t.num_minibatches,
         slots=slots,
-        chunk=chunk,
-        decode_calls=math.ceil(t.completions_per_step * completion / (min(slots, t.completions_per_step) * chunk)),
+        decode_calls=math.ceil(t.completions_per_step * completion / (slots * r.chunk)),
     )

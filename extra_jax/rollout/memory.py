@@ -20,14 +20,12 @@ def cache_bytes(config: Qwen3Config, slots: int, capacity: int, dtype: str) -> i
     return 2 * config.num_hidden_layers * slots * capacity * heads * jnp.dtype(dtype).itemsize
 
 
-def default_slots(config: Qwen3Config, mesh: Mesh, capacity: int, dtype: str, free: float | None = None) -> int:
-    """Slots, all devices together: 128 a shard, where weights are read once for many rows, or what a third of the free
-    memory holds; the rest is for what is not there yet (optimizer state, activations). ``free`` is of a device that is
-    only described."""
-    free = free_bytes(mesh) if free is None else free
+def default_slots(config: Qwen3Config, mesh: Mesh, capacity: int, dtype: str, free: float) -> int:
+    """Slots, all devices together: 128 a shard, where weights are read once for many rows, or what a third of the
+    ``free`` bytes of a device holds; the rest is for what is not there yet (optimizer state, activations)."""
     per_slot = cache_bytes(config, 1, capacity, dtype) / min(mesh.shape["tensor"], config.num_key_value_heads)
-    fits = max(1, int(free / 3 / per_slot)) if free < float("inf") else _MOST
-    return batch_ways(mesh) * min(_MOST, 2 ** (fits.bit_length() - 1))
+    fits = max(1, int(min(free / 3 / per_slot, _MOST)))
+    return batch_ways(mesh) * 2 ** (fits.bit_length() - 1)
 
 
 def default_chunk(max_completion_length: int) -> int:
@@ -59,10 +57,10 @@ def check_slots(config: Qwen3Config, mesh: Mesh, slots: int, capacity: int, dtyp
 
 def free_bytes(mesh: Mesh) -> float:
     """Bytes that a device of this process has left; emulated CPU devices share the memory of the host."""
-    device = mesh.local_devices[0]
-    if device.platform != jax.default_backend():
-        return float("inf")  # a device that is only described, for compiling ahead of time
-    stats = device.memory_stats()
+    here = set(mesh.devices.flat) & set(jax.local_devices())
+    if not here:
+        return float("inf")  # devices that are only described, for compiling ahead of time
+    stats = next(iter(here)).memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(mesh.local_devices)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(here)

@@ -120,6 +120,24 @@ class Rollouts:
         """Prompt and prefix of one row: what its completion continues, and what is never in a loss."""
         return np.concatenate([self.prompt_ids[row], self.prefix_ids[row]])
 
+    def take(self, rows: np.ndarray) -> "Rollouts":
+        """Only these rows, in this order; prompts are numbered anew by where they first occur."""
+        columns = {name: _rows(value, rows) for name, value in vars(self).items() if name != "counters"}
+        _, first, index = np.unique(columns["prompt_index"], return_index=True, return_inverse=True)
+        rank = np.argsort(np.argsort(first))
+        return Rollouts(**columns | {"prompt_index": rank[index].astype(np.int32)}, counters=self.counters)
+
+    @staticmethod
+    def join(parts: Sequence["Rollouts"]) -> "Rollouts":
+        """One after the other, as if the requests had been those of one call."""
+        names = [name for name in vars(parts[0]) if name not in ("counters", "prompt_index")]
+        columns = {name: _joined([getattr(part, name) for part in parts]) for name in names}
+        starts = np.cumsum([0, *(part.prompt_index.max(initial=-1) + 1 for part in parts[:-1])])
+        index = [part.prompt_index + start for part, start in zip(parts, starts, strict=True)]
+        costs = [vars(part.counters).values() for part in parts]
+        counters = Counters(*(sum(values) for values in zip(*costs, strict=True)))
+        return Rollouts(**columns, prompt_index=np.concatenate(index).astype(np.int32), counters=counters)
+
     @property
     def completion_mask(self) -> np.ndarray:
         """``[R, C]`` bool; 1 marks a real completion token (never derived from token ids: EOS may equal PAD)."""
@@ -129,3 +147,13 @@ class Rollouts:
     def truncated(self) -> np.ndarray:
         """``[R]`` bool; 1 marks a completion that hit its length cap."""
         return np.array([reason is StopReason.LENGTH for reason in self.stop_reasons], bool)
+
+
+def _rows(column: np.ndarray | list, rows: np.ndarray) -> np.ndarray | list:
+    return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
+
+
+def _joined(columns: Sequence[np.ndarray | list]) -> np.ndarray | list:
+    if isinstance(columns[0], np.ndarray):
+        return np.concatenate(columns)
+    return [row for column in columns for row in column]

@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from extra_jax.data.tasks import chain, countdown
@@ -252,3 +252,34 @@ def test_folders_that_do_not_load_are_refused(tmp_path):
     (tmp_path / "generation_config.json").write_text("[]")
     with pytest.raises(ExtraError, match="is no JSON object"):
         HFTokenizer(tmp_path)
+
+
+@given(st.lists(st.integers(0, 63), max_size=30))
+def test_bytes_of_tokens_join_to_the_text_of_the_tiny_tokenizer(ids):
+    tokenizer = load_tokenizer("tiny")
+    table = tokenizer.token_bytes()
+    assert b"".join(table[i] for i in ids).decode() == tokenizer.decode(ids)
+
+
+@pytest.fixture(scope="module")
+def byte_level(tmp_path_factory):
+    """A byte-level BPE with merges, special and ordinary added tokens, as Qwen's."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
+    core.train_from_iterator(["## Schritt é 中文 \n\n### next step"] * 50, trainer)
+    core.add_tokens([AddedToken("<think>", special=False), AddedToken("<|end|>", special=True)])
+    folder = tmp_path_factory.mktemp("byte_level")
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>").save_pretrained(folder)
+    return load_tokenizer(folder)
+
+
+@given(st.data())
+def test_bytes_of_tokens_join_to_the_text_of_a_byte_level_tokenizer(byte_level, data):
+    # Any ids, so also sequences whose bytes are no valid UTF-8.
+    ids = data.draw(st.lists(st.integers(0, byte_level.vocab_size - 1), max_size=30))
+    table = byte_level.token_bytes()
+    assert b"".join(table[i] for i in ids).decode(errors="replace") == byte_level.decode(ids)
+    assert byte_level.token_bytes()[byte_level.stop_ids[0]] == b""

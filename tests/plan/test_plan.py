@@ -60,9 +60,11 @@ def test_memory_by_kind_is_what_the_arrays_take(planned: Plan) -> None:
     slots, positions = 8 / 2, 64 + 192 + 8
     assert kinds["cache"] == pytest.approx(2 * 4 * (2 / 2) * 32 * 2 * slots * positions, rel=0.01)
     for program in planned.run.programs:
-        known, taken = sum(kinds[kind] for kind in program.arguments), planned.compiled[program.name].arguments
-        assert taken <= known + 2_000_000  # padded to tiles
-        assert taken >= known or program.name == "prefill"  # which does without the end of the last layer
+        known = sum(kinds[kind] for kind in program.arguments)
+        least = (
+            0.5 * known if program.name == "prefill" else known
+        )  # which needs no more of the last layer than its keys
+        assert least <= planned.compiled[program.name].arguments <= known + 2_000_000  # padded to tiles
 
 
 def test_the_loop_over_tokens_gathers_no_weight(planned: Plan) -> None:

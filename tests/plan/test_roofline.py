@@ -56,12 +56,7 @@ def test_flops_of_a_scoring_pass_are_those_that_xla_counts(counted: float) -> No
     """XLA computes both halves of the causal scores; here the kernel's half is counted, so the other is added."""
     settings = config(num_iterations=2)
     work = dataclasses.replace(
-        workload_of(settings, SHAPE, 1, 8, 16),
-        rows=ROWS,
-        micro_batches=1,
-        prompt_length=0,
-        row_length=LENGTH,
-        scorings=1,
+        workload_of(settings, SHAPE, 1), rows=ROWS, micro_batches=1, prompt_length=0, row_length=LENGTH, scorings=1
     )
     told = step_work(settings, SHAPE, work, {"data": 1, "fsdp": 1, "tensor": 1})["score"].flops
     other_half = 2 * SHAPE.num_hidden_layers * SHAPE.num_attention_heads * SHAPE.head_dim * LENGTH * ROWS * LENGTH
@@ -74,7 +69,7 @@ def test_an_update_is_three_passes_and_one_more_where_layers_are_recomputed() ->
     for remat in ("none", "dots", "full"):
         settings = config(num_iterations=2)
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"remat": remat})})
-        work = workload_of(settings, SHAPE, 1, 8, 16)
+        work = workload_of(settings, SHAPE, 1)
         told = step_work(settings, SHAPE, work, axes)
         head = 2 * SHAPE.vocab_size * SHAPE.hidden_size * work.rows * work.row_length * 160 / 192
         forward = told["score"].flops / work.scorings - head
@@ -86,7 +81,7 @@ def test_an_update_is_three_passes_and_one_more_where_layers_are_recomputed() ->
 
 def test_work_is_shared_by_devices_but_weights_are_read_by_all() -> None:
     settings = config(num_iterations=2)
-    work = workload_of(settings, SHAPE, 4, 8, 16)
+    work = workload_of(settings, SHAPE, 4)
     one = step_work(settings, SHAPE, work, {"data": 1, "fsdp": 4, "tensor": 1})
     other = step_work(settings, SHAPE, work, {"data": 1, "fsdp": 4, "tensor": 2})
     for name in ("prefill", "decode", "score", "update"):
@@ -98,7 +93,7 @@ def test_work_is_shared_by_devices_but_weights_are_read_by_all() -> None:
 
 def test_a_workload_by_hand() -> None:
     """16 completions of 160 tokens after prompts of 32: 3,072 tokens in rows of 384, of which 95 % are filled."""
-    work = workload_of(config(num_iterations=2, num_minibatches=2, beta=0.1), SHAPE, 2, 8, 16)
+    work = workload_of(config(num_iterations=2, num_minibatches=2, beta=0.1), SHAPE, 2)
     assert (work.prompts, work.completions, work.row_length) == (4, 16, 384)
     assert work.rows == 5  # 8 completions of 192 tokens over 364.8
     assert work.micro_batches == 2  # of 2 rows on 2 shards
@@ -106,7 +101,7 @@ def test_a_workload_by_hand() -> None:
     assert work.slots == 8
     assert work.decode_calls == 20  # 16 x 160 tokens over 8 slots and 16 tokens
     assert work.head_chunks == 1
-    assert workload_of(config(), SHAPE, 2, 8, 16).scorings == 0
+    assert workload_of(config(), SHAPE, 2).scorings == 0
 
 
 def test_a_phase_takes_as_long_as_its_slowest_part() -> None:

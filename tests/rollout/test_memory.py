@@ -42,13 +42,12 @@ def test_a_sampler_longer_than_the_model_is_refused():
         )  # fmt: skip
 
 
-def test_default_slots_are_those_that_a_third_of_the_memory_holds(monkeypatch):
-    monkeypatch.setattr(memory, "free_bytes", lambda mesh: 16e9)
+def test_default_slots_are_those_that_a_third_of_the_memory_holds():
     row = memory.cache_bytes(preset("1.7B"), 1, 2064, "bfloat16")
-    slots = memory.default_slots(preset("1.7B"), mesh("1"), 2064, "bfloat16")
+    slots = memory.default_slots(preset("1.7B"), mesh("1"), 2064, "bfloat16", 16e9)
     assert slots * row <= 16e9 / 3 < 2 * slots * row
-    assert memory.default_slots(preset("1.7B"), mesh("4x2"), 2064, "bfloat16") == 4 * 2 * slots
-    assert memory.default_slots(CONFIG, mesh("1"), 100, "float32") == 128
+    assert memory.default_slots(preset("1.7B"), mesh("4x2"), 2064, "bfloat16", 16e9) == 4 * 2 * slots
+    assert memory.default_slots(CONFIG, mesh("1"), 100, "float32", memory.free_bytes(mesh("1"))) == 128
 
 
 @pytest.mark.parametrize(("length", "chunk"), [(1, 1), (20, 2), (256, 8), (1024, 16), (4096, 32), (16384, 64)])

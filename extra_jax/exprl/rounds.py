@@ -1,0 +1,153 @@
+"""Batches from rounds: sample with the policy as it stands, have it judged, learn, again.
+
+A round's rollouts and scores are files, so a killed round goes on: what was sampled and judged is found again. The
+judge is an endpoint that is asked from here, or anybody who writes scores into the store.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from extra_jax.data.loader import ProblemLoader
+from extra_jax.errors import ExtraError
+from extra_jax.evaluate import load_problems_of
+from extra_jax.exprl.batch import Batch, make_batch
+from extra_jax.exprl.collect import Collector, group_ids
+from extra_jax.exprl.distill import Teacher
+from extra_jax.exprl.scored import Scored, judge_of, score, unjudged
+from extra_jax.exprl.stored import StoredGroups
+from extra_jax.judge import store
+from extra_jax.judge.run import judge
+from extra_jax.parallel.processes import allgather, is_main, process_slice
+from extra_jax.policy import Policy
+from extra_jax.telemetry.journal import Journal
+from extra_jax.telemetry.timing import PhaseTimer
+
+_POLL = 2.0  # seconds between two looks for scores that somebody else writes
+
+
+class RoundSource:
+    """``exprl.steps_per_round`` steps on the rollouts of one policy, then new ones.
+
+    Args:
+        policy: of the run.
+        params: what training starts from: the teacher of self-distillation.
+
+    Raises:
+        ExtraError: the number of steps is no whole number of rounds, or the problems or the store do not fit.
+    """
+
+    def __init__(self, policy: Policy, params: nnx.State):
+        config = self.config = policy.config
+        self.per_round, t = config.exprl.steps_per_round, config.train
+        if t.max_steps % self.per_round:
+            raise ExtraError(f"train.max_steps={t.max_steps} is no multiple of exprl.steps_per_round={self.per_round}")
+        problems = load_problems_of(config.data, config.run.seed)
+        self.loader = ProblemLoader(problems, t.prompts_per_step * self.per_round, config.run.seed)
+        self.collector = Collector(policy, problems)
+        self.teacher = None
+        if config.exprl.advantage == "self_distillation":
+            self.teacher = Teacher(policy, params, problems)
+        self.round: tuple[StoredGroups, list[str], Scored] | None = None
+
+    def next(self, params: nnx.State, step: int, timer: PhaseTimer, journal: Journal) -> Batch:
+        number, place = divmod(step, self.per_round)
+        if place == 0:
+            self.round = self._sample(params, number, timer, journal)
+        stored, groups, scored = self.round
+        n, prompts = self.config.train.num_generations, self.config.train.prompts_per_step
+        start, mine = place * prompts, process_slice(prompts)
+        rows = stored.read([groups[start + i] for i in mine])
+        part = scored.take(np.arange(start * n, (start + prompts) * n))
+        batch = make_batch(part, rows, [i * n + j for i in mine for j in range(n)], n)
+        if self.teacher is None:
+            return batch
+        with timer.phase("teach"):
+            advantages, told = self.teacher.advantages(rows)
+            return replace(batch, advantages=advantages, told=told)
+
+    def _sample(
+        self, params: nnx.State, number: int, timer: PhaseTimer, journal: Journal
+    ) -> tuple[StoredGroups, list[str], Scored]:
+        """Rollouts of a round and what they are worth."""
+        problems = self.loader.next()
+        with timer.phase("generate"):
+            policy = self.collector(params, problems, number, journal.rollouts)
+            _barrier()
+        folder, n = self.collector.folder, self.config.train.num_generations
+        prefix = f"{number:06d}-{policy}-"
+        stored = StoredGroups(folder, n, prefix)
+        groups = group_ids(problems, number, policy)
+        rows = [row for group in groups for row in stored.groups[group]]
+        if self.teacher is not None:
+            return stored, groups, unjudged(rows)
+        with timer.phase("judge"):
+            if self.config.judge.endpoint is not None:
+                if is_main():
+                    tally = judge(folder, self.config.judge, prefix, quiet=True)
+                    if lost := tally.statuses.total() - tally.statuses["ok"]:
+                        journal.message(f"round {number}: {lost:,} of {tally.statuses.total():,} units without a score")
+                _barrier()
+                name, unit = judge_of(folder, self.config)
+                scores = store.score_rows(folder, name, prefix)
+                return stored, groups, score(rows, scores, unit, policy, self.config)
+            return stored, groups, self._await(rows, policy, number, journal)
+
+    def _await(self, rows: list[Mapping[str, Any]], policy: str, number: int, journal: Journal) -> Scored:
+        """The scores of a round that somebody else writes, as soon as every unit has ended in some way."""
+        folder, wanted = self.collector.folder, {row["rollout_id"] for row in rows}
+        seen: set[str] = set()
+        found: list[dict[str, Any]] = []
+        deadline, told = time.monotonic() + self.config.exprl.wait_timeout, False
+        while True:
+            complete = False
+            if store.judges(folder):
+                name, unit = judge_of(folder, self.config)
+                for shard in store.shards(folder, f"{store.SCORES}/{name}", but=seen):
+                    seen.add(shard.name)
+                    found += [row for row in shard.read(store.SCORE_KEYS) if row["rollout_id"] in wanted]
+                units = sum(1 if unit == "rollout" else len(row["segment_tokens"]) for row in rows)
+                complete = len({(row["rollout_id"], row["segment"]) for row in found}) >= units
+            if _agree(complete):
+                return score(rows, found, unit, policy, self.config)
+            if time.monotonic() > deadline:
+                raise ExtraError(
+                    f"{folder}: round {number} waited {self.config.exprl.wait_timeout:g} s for scores. Judge it with "
+                    f"`extra-jax judge {folder} ...`, or set judge.endpoint; the same command then continues"
+                )
+            if not told:
+                journal.message(f"round {number}: {len(rows):,} rollouts in {folder} wait for their scores")
+                told = True
+            time.sleep(_POLL)
+
+    def may_save(self, done: int) -> bool:
+        return done % self.per_round == 0
+
+    def state(self) -> dict[str, Any]:
+        return self.loader.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.loader.restore(state)
+
+    @property
+    def epoch(self) -> float:
+        return self.loader.epoch
+
+    def close(self) -> None:
+        self.collector.close()
+
+
+def _agree(mine: bool) -> bool:
+    """Whether all processes say yes."""
+    return bool(allgather(np.array([mine])).all())
+
+
+def _barrier() -> None:
+    """Waits for all processes: what one wrote, the others are about to read."""
+    if jax.process_count() > 1:
+        _agree(True)

@@ -1,0 +1,123 @@
+"""What a person sees while a judge works: how far, how long still, how the units ended, what it costs in tokens."""
+
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from extra_jax.judge.join import OK, STATUSES
+from extra_jax.judge.replies import Reply
+
+_PLAIN_SECONDS = 10.0
+
+
+@dataclass
+class Tally:
+    """How judging ended.
+
+    Attributes:
+        statuses: Units by status, all units of the store.
+        before: Of them, those that an earlier run of the verb had finished.
+        requests: Sent in this run, failed ones included.
+        cached: Replies that did not have to be asked for.
+        prompt_tokens: Paid for in this run.
+        completion_tokens: Paid for in this run.
+        seconds: Of this run.
+    """
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    before: int = 0
+    requests: int = 0
+    cached: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        ended = "  ".join(f"{status} {self.statuses[status]:,}" for status in STATUSES)
+        return (
+            f"judged {self.statuses.total():,} units: {ended}\n"
+            f"{self.before:,} of them before; {self.requests:,} requests, {self.cached:,} replies from the cache, "
+            f"{self.prompt_tokens:,} prompt and {self.completion_tokens:,} completion tokens, {self.seconds:.1f} s"
+        )
+
+
+class JudgeProgress:
+    """A bar on a terminal, a line every ten seconds elsewhere; a context manager.
+
+    Args:
+        quiet: Only counts.
+        stream: Where to write; standard error.
+    """
+
+    def __init__(self, quiet: bool = False, stream: TextIO | None = None):
+        self.tally = Tally()
+        self._total = self._ended = self._failed = 0
+        self._began = self._last = time.monotonic()
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, quiet=quiet)
+        self._bar: Progress | None = None
+
+    def expect(self, total: int) -> None:
+        """How many units the store has."""
+        self._total = total
+        if self._bar is not None:
+            self._bar.update(self._task, total=total)
+
+    def before(self, status: str) -> None:
+        """A unit that an earlier run has finished."""
+        self.tally.statuses[status] += 1
+        self.tally.before += 1
+
+    def paid(self, reply: Reply) -> None:
+        """A reply that came from the endpoint."""
+        self.tally.prompt_tokens += reply.prompt_tokens
+        self.tally.completion_tokens += reply.completion_tokens
+
+    def ended(self, status: str) -> None:
+        """A unit that has just ended."""
+        self.tally.statuses[status] += 1
+        self._ended += 1
+        self._failed += status != OK
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.tally.before + self._ended, note=self._note(now))
+        elif now - self._last >= _PLAIN_SECONDS:
+            self._last = now
+            self._console.print(
+                Text(f"  judged {self.tally.before + self._ended:,}/{self._total:,}, {self._note(now)}")
+            )
+
+    def _note(self, now: float) -> str:
+        rate = self._ended / max(now - self._began, 1e-9)
+        left = (self._total - self.tally.before - self._ended) / max(rate, 1e-9)
+        tokens = f"{self.tally.prompt_tokens:,} + {self.tally.completion_tokens:,} tokens"
+        return f"{rate:.1f}/s, {left:,.0f} s left, {self._failed:,} without a score, {tokens}"
+
+    def __enter__(self) -> Self:
+        self._began = self._last = time.monotonic()
+        if self._console.is_terminal and not self._console.quiet:
+            self._bar = Progress(
+                TextColumn("judging", style="bold"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}", style="dim"),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("judging", total=None, note="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.tally.seconds = time.monotonic() - self._began
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

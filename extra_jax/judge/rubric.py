@@ -1,0 +1,146 @@
+"""Rubrics: what a judge is asked, as versioned data files.
+
+A rubric is a TOML file in ``rubrics/`` (or one of the user's own):
+
+- ``unit``: what one question is about: ``rollout``, ``prefix`` (the trace up to the end of a segment) or ``segment``;
+- ``reference``: whether the judge sees the reference solution;
+- ``no_reference``: name of the rubric that asks the same without a reference (optional);
+- ``user``: text with ``{problem}``, ``{reference}``, ``{trace}``, ``{number}``, ``{count}``. Problem and reference come
+  first, so that all questions about one problem share a prefix, which an endpoint computes once;
+- ``system.math``, ``system.science``, ``system.code``: the instructions by domain.
+
+A file that has been used is never edited; a better one gets the next version number.
+
+Source: ``method/exprl.md`` 2.1, 3.2, 8.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from extra_jax.errors import ExtraError
+
+FOLDER = Path(__file__).parent / "rubrics"
+DEFAULT_DOMAIN = "math"
+
+Unit = Literal["rollout", "prefix", "segment"]
+Chat = list[dict[str, str]]
+
+_UNITS = ("rollout", "prefix", "segment")
+_FIELDS = ("problem", "reference", "trace", "number", "count")
+_FIELD = re.compile(r"\{(\w+)\}")
+_REQUIRED = {"unit": str, "reference": bool, "user": str, "system": dict}
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """One way of asking a judge.
+
+    Attributes:
+        name: File name without suffix, version included.
+        unit: What one question is about.
+        reference: Whether the judge sees the reference solution.
+        no_reference: Name of the twin without a reference, or ``None``.
+        user: Template of the user message.
+        system: Instructions by domain.
+    """
+
+    name: str
+    unit: Unit
+    reference: bool
+    no_reference: str | None
+    user: str
+    system: Mapping[str, str]
+
+    def messages(
+        self, domain: str, problem: str, reference: str | None, trace: str, number: int = 1, count: int = 1
+    ) -> Chat:
+        """The chat that asks about one unit.
+
+        Args:
+            domain: ``math``, ``science`` or ``code``; empty is ``math``.
+            problem: Text of the problem.
+            reference: Reference solution; ignored by a rubric without one.
+            trace: The whole trace, its prefix, or one segment.
+            number: Which segment this is, from 1.
+            count: Segments of the trace.
+
+        Raises:
+            ExtraError: the rubric has no instructions for the domain, or the reference is missing.
+        """
+        if self.reference and not reference:
+            raise ExtraError(
+                f"rubric {self.name} shows the judge a reference solution, and this problem has none: "
+                f"{problem[:60]!r}. Give a `solution` for every problem, or judge with condition=noref"
+            )
+        values = {"problem": problem, "reference": reference or "", "trace": trace, "number": number, "count": count}
+        # One pass over the template: braces in a problem or a trace are text and never fields.
+        user = _FIELD.sub(lambda field: str(values[field[1]]), self.user)
+        return [{"role": "system", "content": self._system(domain)}, {"role": "user", "content": user}]
+
+    def sha(self, domain: str = DEFAULT_DOMAIN) -> str:
+        """16 hex digits over everything that the judge is told besides problem, reference and trace."""
+        text = json.dumps([self.unit, self.user, self._system(domain)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _system(self, domain: str) -> str:
+        try:
+            return self.system[domain or DEFAULT_DOMAIN]
+        except KeyError as error:
+            raise ExtraError(
+                f"rubric {self.name} has no instructions for the domain {domain!r}, only for "
+                f"{', '.join(self.system)}. Choose another rubric or write one: a TOML file with system.{domain}"
+            ) from error
+
+
+def load_rubric(name: str) -> Rubric:
+    """A rubric of the package by name, or the one in a ``.toml`` file.
+
+    Raises:
+        ExtraError: no such rubric (the nearest is named), or a file that is none.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = rubric_names()
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise ExtraError(f"rubric {name!r}: no such rubric; {hint} A file of your own ends in .toml") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ExtraError(f"rubric {path}: not valid TOML: {error}") from error
+    _check(raw, path)
+    system = {domain: text.strip("\n") for domain, text in raw["system"].items()}
+    user = raw["user"].strip("\n")
+    return Rubric(path.stem, raw["unit"], raw["reference"], raw.get("no_reference"), user, system)
+
+
+def rubric_names() -> list[str]:
+    """Names of the rubrics in the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def _check(raw: Mapping[str, object], path: Path) -> None:
+    for key, kind in _REQUIRED.items():
+        if not isinstance(raw.get(key), kind):
+            raise ExtraError(f"rubric {path}, key {key!r}: expected {kind.__name__}, got {raw.get(key)!r}")
+    if unknown := sorted(raw.keys() - {*_REQUIRED, "no_reference"}):
+        raise ExtraError(
+            f"rubric {path}: unknown key {unknown[0]!r}; a rubric has {', '.join(_REQUIRED)}, no_reference"
+        )
+    if raw["unit"] not in _UNITS:
+        raise ExtraError(f"rubric {path}, key 'unit': {raw['unit']!r} is none of {', '.join(_UNITS)}")
+    fields = _FIELD.findall(raw["user"])
+    if unknown := [field for field in fields if field not in _FIELDS]:
+        raise ExtraError(f"rubric {path}, key 'user': unknown field {{{unknown[0]}}}; there are {', '.join(_FIELDS)}")
+    needed = {"problem", "trace"} | ({"reference"} if raw["reference"] else set())
+    if missing := sorted(needed - set(fields)):
+        raise ExtraError(f"rubric {path}, key 'user': the field {{{missing[0]}}} is missing")
+    if not raw["reference"] and "reference" in fields:
+        raise ExtraError(f"rubric {path}: has the field {{reference}} but says reference = false")

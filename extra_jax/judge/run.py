@@ -1,0 +1,351 @@
+"""The ``judge`` verb: every rollout of a store is judged once, whatever happens on the way.
+
+Units (a rollout, a prefix, a segment) are asked by a fixed number of workers. Each reply is kept at once in the cache
+of replies; the scores of a shard of rollouts are written when all its units have ended. After a kill the same command
+finds the finished shards, finds the replies of the others in the cache, and asks only what was never answered.
+"""
+
+import asyncio
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from extra_jax.config import JudgeConfig
+from extra_jax.errors import ExtraError
+from extra_jax.judge import store
+from extra_jax.judge.endpoint import Endpoint, NoAnswer
+from extra_jax.judge.join import OK
+from extra_jax.judge.progress import JudgeProgress, Tally
+from extra_jax.judge.replies import Reply, ReplyCache, question_key
+from extra_jax.judge.rubric import Chat, Rubric, load_rubric
+from extra_jax.judge.score import parse_score
+
+REPLIES = "replies"
+ASKED_AGAIN = ("timeout", "transport")
+"""Statuses that say nothing about the unit, so that the next run of the verb asks again."""
+
+_RETRY_TEMPERATURE = 0.7  # of a reply drawn because the one before held no score; greedy would repeat it
+_GIVE_UP = 32  # units in a row without an answer, at least; then the endpoint is taken for dead
+_COLUMNS = ("rollout_id", "domain", "problem", "reference", "text", "text_sha", "segment_chars")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One thing to be scored.
+
+    Attributes:
+        row: The rollout, with the columns that a judge reads.
+        reference: What the judge is told to be the reference solution.
+        segment: Which segment, from 0; 0 for a whole rollout.
+        count: Units of this rollout.
+        start: First character of the trace that the judge sees.
+        end: Where it stops.
+    """
+
+    row: Mapping[str, Any]
+    reference: str | None
+    segment: int
+    count: int
+    start: int
+    end: int
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What a score row is found by."""
+        return self.row["rollout_id"], self.segment, self.row["text_sha"]
+
+    def messages(self, rubric: Rubric) -> Chat:
+        """What the judge is asked."""
+        trace = self.row["text"][self.start : self.end]
+        return rubric.messages(
+            self.row["domain"], self.row["problem"], self.reference, trace, self.segment + 1, self.count
+        )
+
+
+def judge(folder: epath.PathLike, config: JudgeConfig, prefix: str = "", quiet: bool = False) -> Tally:
+    """Judges every rollout in a store and writes the scores there.
+
+    Args:
+        folder: The store.
+        config: The judge.
+        prefix: Only the shards of rollouts whose name begins with this; they get a cache of replies of their own.
+        quiet: Shows no progress.
+
+    Returns:
+        How the units ended, and what it cost.
+
+    Raises:
+        ExtraError: bad settings, no rollouts, an endpoint that is not there, refuses, or died on the way.
+    """
+    for key in ("endpoint", "model"):
+        if getattr(config, key) is None:
+            raise ExtraError(f"{key} is not set: give {key}={'URL' if key == 'endpoint' else 'NAME'}")
+    rubric = rubric_of(config)
+    shards = store.rollout_shards(folder, prefix)
+    name = judge_id(config, rubric)
+    store.describe_judge(folder, name, judge_card(config, rubric))
+    with ReplyCache(_cache_folder(folder, config) / prefix) as cache, JudgeProgress(quiet) as progress:
+        run = _Run(folder, name, config, rubric, shards, cache, progress, prefix)
+        asyncio.run(run.everything())
+        return progress.tally
+
+
+def rubric_of(config: JudgeConfig) -> Rubric:
+    """The rubric that a configuration asks with.
+
+    Raises:
+        ExtraError: no such rubric, or condition and rubric do not fit.
+    """
+    rubric = load_rubric(config.rubric)
+    if config.condition == "noref":
+        if rubric.no_reference is None:
+            raise ExtraError(f"rubric {rubric.name} has no twin without a reference, so condition=noref has no meaning")
+        return load_rubric(rubric.no_reference)
+    if config.condition == "wrongref" and not rubric.reference:
+        raise ExtraError(f"rubric {rubric.name} shows no reference, so condition=wrongref has no meaning")
+    return rubric
+
+
+def judge_card(config: JudgeConfig, rubric: Rubric) -> dict[str, Any]:
+    """What ``judge.json`` says: everything that the scores depend on."""
+    asked = ("model", "condition", "wrongref_seed", "scoring", "samples", "temperature", "max_tokens", "extra_body")
+    return {
+        **{key: getattr(config, key) for key in asked},
+        "asked_for": config.rubric,
+        "rubric": rubric.name,
+        "rubric_sha": {domain: rubric.sha(domain) for domain in rubric.system},
+        "unit": rubric.unit,
+    }
+
+
+def judge_id(config: JudgeConfig, rubric: Rubric) -> str:
+    """Folder name of a judge's scores: readable, and different for whatever can change a score."""
+    card = json.dumps(judge_card(config, rubric), sort_keys=True)
+    model = "".join(c if c.isalnum() or c in "-." else "-" for c in str(config.model).rpartition("/")[2])
+    condition = "" if config.condition == "ref" else f"-{config.condition}"
+    return f"{model}-{rubric.name}{condition}-{hashlib.sha256(card.encode()).hexdigest()[:8]}"
+
+
+def units_of(row: Mapping[str, Any], rubric: Rubric, reference: str | None) -> Iterator[Unit]:
+    """The units of one rollout, in order."""
+    ends = [len(row["text"])] if rubric.unit == "rollout" else row["segment_chars"]
+    for segment, end in enumerate(ends):
+        start = ends[segment - 1] if rubric.unit == "segment" and segment else 0
+        yield Unit(row, reference, segment, len(ends), start, end)
+
+
+def wrong_references(shards: list[store.Shard], seed: int) -> dict[str, str]:
+    """For each problem the reference of another one: the next in a shuffled cycle whose reference differs.
+
+    Raises:
+        ExtraError: fewer than two different references.
+
+    Source: ``method/exprl.md`` 4.3.
+    """
+    rows = [row for shard in shards for row in shard.read(("problem", "reference"))]
+    references = {row["problem"]: row["reference"] for row in rows if row["reference"]}
+    if len(set(references.values())) < 2:
+        raise ExtraError("condition=wrongref needs rollouts of at least two problems with different references")
+    cycle = sorted(references)
+    random.Random(seed).shuffle(cycle)
+    following = cycle[1:] + cycle
+    return {
+        problem: next(r for other in following[place:] if (r := references[other]) != references[problem])
+        for place, problem in enumerate(cycle)
+    }
+
+
+class _Shard:
+    """The scores of one shard of rollouts on their way."""
+
+    def __init__(self, name: str, tries: int, units: list[Unit]):
+        self.name, self.tries, self.units = name, tries, units
+        self.rows: list[dict[str, Any] | None] = [None] * len(units)
+        self.open = len(units)
+
+
+class _Run:
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        name: str,
+        config: JudgeConfig,
+        rubric: Rubric,
+        shards: list[store.Shard],
+        cache: ReplyCache,
+        progress: JudgeProgress,
+        prefix: str,
+    ):
+        self.folder, self.name, self.config, self.rubric, self.shards = folder, name, config, rubric, shards
+        self.cache, self.progress, self.prefix = cache, progress, prefix
+        self.wrong = wrong_references(shards, config.wrongref_seed) if config.condition == "wrongref" else None
+        self.sampling = {"max_tokens": config.max_tokens, "top_p": 1.0}
+        self.under_way: dict[str, asyncio.Future[Reply]] = {}
+        self.unanswered = 0
+
+    async def everything(self) -> None:
+        """Judges what is left, shard by shard, with all workers busy across their borders."""
+        queue = self._queue()
+        async with Endpoint(self.config) as self.endpoint:
+            first = next(queue, None)
+            if first is None:
+                return
+            await self.endpoint.hello()
+            queue = _chain(first, queue)
+            workers = [asyncio.create_task(self._work(queue)) for _ in range(self.config.concurrency)]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+                self.progress.tally.requests = self.endpoint.requests
+
+    def _queue(self) -> Iterator[tuple[_Shard, int]]:
+        """Every unit that is left: which shard it is of, and where in it."""
+        done = self._done()
+        self.progress.expect(sum(self._count(shard) for shard in self.shards))
+        for shard in self.shards:
+            judged, tries = done.get(shard.name, ({}, 0))
+            units = []
+            for row in shard.read(_COLUMNS):
+                reference = self.wrong[row["problem"]] if self.wrong and row["reference"] else row["reference"]
+                for unit in units_of(row, self.rubric, reference):
+                    status = judged.get(unit.key)
+                    if status is None or status in ASKED_AGAIN:
+                        units.append(unit)
+                    else:
+                        self.progress.before(status)
+            state = _Shard(shard.name, tries, units)
+            yield from ((state, place) for place in range(len(units)))
+
+    def _count(self, shard: store.Shard) -> int:
+        rows = shard.read(("segment_chars",))
+        return len(rows) if self.rubric.unit == "rollout" else sum(len(row["segment_chars"]) for row in rows)
+
+    def _done(self) -> dict[str, tuple[dict[tuple[str, int, str], str], int]]:
+        """For each shard of rollouts: the status of its units so far, and how many files hold them."""
+        done: dict[str, tuple[dict[tuple[str, int, str], str], int]] = {}
+        for shard in store.shards(self.folder, f"{store.SCORES}/{self.name}", self.prefix):
+            rollouts, _, tries = shard.name.rpartition("-")
+            judged = done.get(rollouts, ({}, 0))[0]
+            for row in shard.read(("rollout_id", "segment", "text_sha", "status")):
+                unit = (row["rollout_id"], row["segment"], row["text_sha"])
+                if judged.get(unit) in (None, *ASKED_AGAIN):
+                    judged[unit] = row["status"]
+            done[rollouts] = (judged, int(tries) + 1)
+        return done
+
+    async def _work(self, queue: Iterator[tuple[_Shard, int]]) -> None:
+        for shard, place in queue:
+            unit = shard.units[place]
+            row = await self._judge(unit)
+            shard.rows[place] = row
+            shard.open -= 1
+            self.progress.ended(row["status"])
+            self._watch(row)
+            if shard.open == 0:
+                name = store.scores_name(shard.name, shard.tries)
+                await asyncio.to_thread(store.write_scores, self.folder, self.name, name, shard.rows)
+
+    async def _judge(self, unit: Unit) -> dict[str, Any]:
+        """Scores one unit: every sample until it parses, the mean of those that do."""
+        messages, rubric_sha = unit.messages(self.rubric), self.rubric.sha(unit.row["domain"])
+        scores: list[float] = []
+        reply, requests, prompt_tokens, completion_tokens, failure = None, 0, 0, 0, None
+        for sample in range(self.config.samples):
+            for attempt in range(self.config.parse_retries + 1):
+                try:
+                    reply = await self._reply(messages, rubric_sha, sample, attempt)
+                except NoAnswer as error:
+                    requests, failure = requests + error.requests, error
+                    break
+                requests += reply.requests
+                prompt_tokens += reply.prompt_tokens
+                completion_tokens += reply.completion_tokens
+                score = self._score(reply)
+                if score is not None:
+                    scores.append(score)
+                    break
+        return {
+            "rollout_id": unit.row["rollout_id"],
+            "segment": unit.segment,
+            "text_sha": unit.row["text_sha"],
+            "status": _status(scores, reply, failure),
+            "score": sum(scores) / len(scores) if scores else None,
+            "attempts": requests,
+            "reply": str(failure) if reply is None else reply.text,
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "latency": None if reply is None else reply.latency,
+        }
+
+    def _score(self, reply: Reply) -> float | None:
+        parsed = parse_score(reply.text)
+        if parsed is None or self.config.scoring == "text":
+            return None if parsed is None else float(parsed.score)
+        return reply.expected
+
+    async def _reply(self, messages: Chat, rubric_sha: str, sample: int, attempt: int) -> Reply:
+        """The reply to one question, from the cache or the endpoint; equal questions are asked once."""
+        temperature = max(self.config.temperature, _RETRY_TEMPERATURE) if attempt else self.config.temperature
+        seed = sample * (self.config.parse_retries + 1) + attempt
+        sampling = self.sampling | {"temperature": temperature, "seed": seed}
+        also = {"scoring": self.config.scoring, "extra_body": self.config.extra_body}
+        key = question_key(str(self.config.model), rubric_sha, sampling | also, messages)
+        if (kept := self.cache.get(key)) is not None:
+            self.progress.tally.cached += 1
+            return kept
+        if key in self.under_way:
+            reply = await asyncio.shield(self.under_way[key])
+            self.progress.tally.cached += 1
+            return reply
+        future = self.under_way[key] = asyncio.get_running_loop().create_future()
+        try:
+            reply = await self.endpoint.ask(messages, sampling)
+            self.cache.put(key, reply)
+            self.progress.paid(reply)
+            future.set_result(reply)
+            return reply
+        except BaseException as error:
+            future.set_exception(error)
+            future.exception()  # whoever waits sees it; nobody has to
+            raise
+        finally:
+            del self.under_way[key]
+
+    def _watch(self, row: Mapping[str, Any]) -> None:
+        """Stops when the endpoint has died, instead of failing every unit that is left."""
+        self.unanswered = self.unanswered + 1 if row["status"] in ASKED_AGAIN else 0
+        if self.unanswered >= max(_GIVE_UP, self.config.concurrency):
+            raise ExtraError(
+                f"{self.unanswered} questions in a row got no answer from {self.config.endpoint} (the last: "
+                f"{row['reply']}). Nothing that was answered is lost: see to the server, then run the same command"
+            )
+
+
+def _status(scores: list[float], reply: Reply | None, failure: NoAnswer | None) -> str:
+    if scores:
+        return OK
+    if failure is not None:
+        return failure.status
+    return "truncated" if reply is not None and reply.finish_reason == "length" else "parse"
+
+
+def _cache_folder(folder: epath.PathLike, config: JudgeConfig) -> Path:
+    if config.cache is not None:
+        return Path(config.cache)
+    if store.is_remote(folder):
+        raise ExtraError(f"{folder} is a bucket, where replies cannot be appended: give a local folder, cache=FOLDER")
+    return Path(folder) / REPLIES
+
+
+def _chain(first: tuple[_Shard, int], rest: Iterator[tuple[_Shard, int]]) -> Iterator[tuple[_Shard, int]]:
+    yield first
+    yield from rest
