@@ -6,6 +6,7 @@ Nothing else in the package reads YAML or the environment. A configuration is a 
 """
 
 from extra_jax.config.data import DataConfig, EvalConfig
+from extra_jax.config.explore import EncoderConfig, ExploreConfig, NoveltyConfig, PrefixConfig, ProbeConfig
 from extra_jax.config.loading import config_differences, config_from_dict, load_config, save_config
 from extra_jax.config.rollout import RewardConfig, RolloutConfig
 from extra_jax.config.run import (
@@ -28,12 +29,17 @@ __all__ = [
     "DType",
     "DataConfig",
     "DistributedConfig",
+    "EncoderConfig",
     "EvalConfig",
+    "ExploreConfig",
     "GRPOConfig",
     "LoggingConfig",
     "MeshConfig",
     "ModelConfig",
+    "NoveltyConfig",
     "OptimConfig",
+    "PrefixConfig",
+    "ProbeConfig",
     "RematPolicy",
     "RewardConfig",
     "RolloutConfig",

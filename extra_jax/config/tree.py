@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from extra_jax.config.data import DataConfig, EvalConfig
+from extra_jax.config.explore import ExploreConfig
 from extra_jax.config.rollout import RewardConfig, RolloutConfig
 from extra_jax.config.run import (
     CheckpointConfig,
@@ -32,6 +33,7 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     optim: OptimConfig = OptimConfig()
     train: GRPOConfig = GRPOConfig()
+    explore: ExploreConfig = ExploreConfig()
     sft: SFTConfig = SFTConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -50,3 +52,24 @@ class Config(Section):
                 f"max_completion_length = {self.max_sequence_length}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _exploration_fits(self) -> Self:
+        novelty, prefix, train = self.explore.novelty, self.explore.prefix, self.train
+        capacity, group = novelty.capacity, train.num_generations
+        if self.explore.needs_novelty and novelty.min_history != 0 and isinstance(capacity, int) and capacity < group:
+            raise ValueError(
+                f"explore.novelty.capacity={capacity} is smaller than train.num_generations={group}: with "
+                f"min_history={novelty.min_history} there would never be a bonus. Raise it to {group} or more"
+            )
+        if prefix.enabled and self.guided_slots < 1:
+            raise ValueError(
+                f"explore.prefix.slots_fraction={prefix.slots_fraction:g} of train.prompts_per_step="
+                f"{train.prompts_per_step} is less than one prompt; raise it to {1 / train.prompts_per_step:g} or more"
+            )
+        return self
+
+    @property
+    def guided_slots(self) -> int:
+        """Prompts of a step that exploration may replace."""
+        return int(self.explore.prefix.slots_fraction * self.train.prompts_per_step)
