@@ -74,9 +74,9 @@ class NoveltyConfig(Section):
     min_history: NonNegativeInt | Literal["group"] = Field(
         0, description="Remembered completions below which distances are 0; `group`: num_generations (release). [D5]"
     )
-    aggregate: Literal["nn", "knn", "mean", "centroid"] = Field(
+    aggregate: Literal["nn", "knn", "mean"] = Field(
         "nn",
-        description="1 - similarity with the nearest, with the k nearest, with all, with their mean. [b.2 aggregate]",
+        description="1 - similarity with the nearest, with the k nearest, with all. [b.2 aggregate]",
     )
     k: int = Field(3, ge=1, description="Neighbours of aggregate=knn. [b.2 aggregate]")
     gate: Literal["correct", "all"] = Field(
