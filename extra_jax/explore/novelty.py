@@ -1,7 +1,7 @@
 """Novelty of the completions of one step: from vectors and n-grams to distances and a bonus for each row.
 
-Rows are all completions of the step, of all processes: ``[N]``. Those of one problem stand together in ``[K, W]`` arrays
-(``Layout``), also where a problem comes twice in a step.
+Rows are all completions of the step, of all processes: ``[N]``. Those of one problem stand together in ``[K, W]``
+arrays (``Layout``), also where a problem comes twice in a step.
 """
 
 from collections.abc import Sequence
@@ -84,7 +84,7 @@ def layout(keys: Sequence[str | None]) -> Layout:
     for row, key in enumerate(keys):
         if key is not None:
             groups.setdefault(key, []).append(row)
-    members = np.full((len(groups), max(map(len, groups.values()), default=0)), -1, np.int64)
+    members = np.full((len(groups), max(map(len, groups.values()), default=1)), -1, np.int64)
     for index, rows in enumerate(groups.values()):
         members[index, : len(rows)] = rows
     return Layout(list(groups), members)

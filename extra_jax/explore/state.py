@@ -3,8 +3,8 @@
 Everything is keyed by the uid of the root problem. Every process holds the same state: each gathers what the others saw
 and computes the same update, so nothing is sent back and any process can save it. Memory per problem, at most:
 
-- history: ``capacity x 4 E`` bytes; 16 vectors of 384 numbers are 25 kB, 0.42 GB for 17,000 problems (2,048 numbers
-  of ``hashed_ngram`` or ``policy_hidden``: 5 times that). Arm L1 adds ``capacity x 8 x 511`` bytes for bigrams.
+- history: ``capacity x 4 E`` bytes; 16 vectors of 384 numbers are 25 kB, 0.42 GB for 17,000 problems (1,024 numbers
+  of ``hashed_ngram``: 1.1 GB). Arm L1 adds ``capacity x 8 x 511`` bytes for bigrams.
 - prefixes: ``memory_capacity x 4 E`` bytes and the tokens of the attempts they were cut from, 0.2 MB + 0.1 MB at 128
   prefixes and 4,096 tokens, for prompts that were hard within ``memory_max_age`` steps only: of 512 prompts a step, a
   third of them hard, 50 steps leave 8,500 attempts with 15 prefixes each, 0.3 GB. Without an age limit (release) it
