@@ -63,7 +63,7 @@ class Checkpointer:
     def restore_explore(self) -> np.ndarray | None:
         """The state of exploration in the newest checkpoint; ``None`` where it has none."""
         step = self.latest_step()
-        if "explore" not in self._manager.item_metadata(step):
+        if not (self.directory / str(step) / "explore").is_dir():
             return None
         as_saved = ocp.args.PyTreeRestore(restore_args={_EXPLORE: ocp.RestoreArgs(restore_type=np.ndarray)})
         return self._manager.restore(step, args=ocp.args.Composite(explore=as_saved)).explore[_EXPLORE]

@@ -110,7 +110,7 @@ class Measured:
     defined: np.ndarray
     used_defined: np.ndarray
     nearest: np.ndarray
-    lexical: np.ndarray | None
+    lexical: np.ndarray | None = None
 
 
 def measure(
