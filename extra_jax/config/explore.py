@@ -281,6 +281,13 @@ class ExploreConfig(Section):
             raise ValueError(
                 f"novelty.centring={novelty.centring} needs distances between pairs: metric embedding or jaccard"
             )
+        pairs = novelty.centring in ("loo_exact", "loo_all")
+        if pairs and (novelty.control != "none" or novelty.quantile_map):
+            raise ValueError(f"novelty.centring={novelty.centring} has no meaning with replaced distances")
+        if novelty.placement == "before" and novelty.cap_ratio is not None:
+            raise ValueError(
+                "novelty.cap_ratio looks at advantages, which placement=before makes later; set it to null"
+            )
         if novelty.quantile_map and novelty.metric == "embedding":
             raise ValueError(
                 "novelty.quantile_map maps another metric on the embedding's distances; set novelty.metric"

@@ -111,7 +111,7 @@ def test_a1_options_a_and_b(rewards, placement, expected):
     settings = {"placement": placement, "alpha": 0.1, "min_history": 0}
     config = config_of({"preset": "release_faithful", "novelty": settings}, num_generations=6)
     made = Visit.with_distances(config, np.array(D), np.array(rewards) > 0).run(np.array([rewards], np.float64))
-    assert made.advantages[0] == pytest.approx(expected, abs=1.5e-6)
+    assert made.advantages[0] == pytest.approx(expected, abs=1e-5)  # the release adds in f32
 
 
 def angle(*degrees: float) -> np.ndarray:
