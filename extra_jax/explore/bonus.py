@@ -13,6 +13,7 @@ from extra_jax.config import NoveltyConfig
 from extra_jax.explore.distance import Distances
 
 _EPS = 1e-6  # added to deviations of distances
+_DOUBLINGS, _HALVINGS = 10, 50  # of a control's strength: 1,000 times is as good as everything capped
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,29 @@ def centred(
     return np.where(gate, values - baseline, 0.0)
 
 
+def strength(config: NoveltyConfig, now: Scales, schedule: float = 1.0) -> float:
+    """What a centred distance is multiplied with.
+
+    ``std_matched`` divides by the running within-group deviation, so that alpha is the deviation of the bonus; 0 as
+    long as no two correct completions of a problem have been seen, when nothing is known about it.
+    """
+    alpha = config.alpha * schedule
+    if config.scaling != "std_matched":
+        return alpha
+    return alpha / (now.within_std + _EPS) if now.freedom else 0.0
+
+
 def bonus(
     found: Distances,
     gate: np.ndarray,
     config: NoveltyConfig,
     *,
     past: Scales,
-    now: Scales,
+    strength: float,
     schedule: float = 1.0,
     advantages: np.ndarray | None = None,
     mixed: np.ndarray | None = None,
+    total: float | None = None,
 ) -> Bonus:
     """The bonus of each completion.
 
@@ -147,25 +161,49 @@ def bonus(
         gate: ``[K, W]`` bool, who may get one.
         config: how.
         past: running scales before this step, for baselines, which must not depend on what they are taken off.
-        now: running scales with this step, for the strength.
-        schedule: factor on alpha at this step.
+        strength: factor on centred distances.
+        schedule: factor on alpha at this step, for the caps.
         advantages: ``[K, W]`` of the task, for ``cap_ratio``.
         mixed: ``[K, W]`` bool, 1 in groups with correct and other completions.
+        total: sum of absolute values that the bonus shall have; ``strength`` is then changed to that end (controls).
     """
-    alpha = config.alpha * schedule
-    baseline = past if past.count else now
-    values = centred(found, gate, config.centring, baseline)
-    if config.scaling == "group_max":
-        largest = np.max(found.values, axis=1, keepdims=True, initial=0.0)
-        values = np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)
-    strength = alpha / (now.within_std + _EPS) if config.scaling == "std_matched" else alpha
-    if config.scaling == "std_matched" and not now.freedom:
-        strength = 0.0  # no pair of correct completions so far: nothing is known about the scale
-    values = strength * values
-    limit = np.full(values.shape, np.inf if config.cap is None else config.cap * alpha)
+    values = shaped(found, gate, config, past)
+    limit = np.full(values.shape, np.inf if config.cap is None else config.cap * config.alpha * schedule)
     if config.cap_ratio is not None and advantages is not None and mixed is not None:
         limit = np.where(mixed, np.minimum(limit, np.abs(advantages) / config.cap_ratio), limit)
+    if total is not None:
+        strength = _strength_for(total, values, limit)
+    values = strength * values
     return Bonus(np.clip(values, -limit, limit), np.abs(values) > limit, strength)
+
+
+def _strength_for(total: float, values: np.ndarray, limit: np.ndarray) -> float:
+    """The factor on ``values`` for which ``sum |clip(factor x values)|`` is ``total``, or as near as the caps allow."""
+    size = np.abs(values)
+    if total == 0.0 or not size.any():
+        return 0.0
+
+    def reached(factor: float) -> float:
+        return float(np.minimum(factor * size, limit).sum())
+
+    low, high = 0.0, total / size.sum()
+    for _ in range(_DOUBLINGS):
+        if reached(high) >= total:
+            break
+        low, high = high, 2.0 * high
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if reached(middle) < total else (low, middle)
+    return high
+
+
+def shaped(found: Distances, gate: np.ndarray, config: NoveltyConfig, past: Scales) -> np.ndarray:
+    """``[K, W]`` centred distances, divided by the largest distance of the group with ``scaling=group_max``."""
+    values = centred(found, gate, config.centring, past)
+    if config.scaling != "group_max":
+        return values
+    largest = np.max(found.values, axis=1, keepdims=True, initial=0.0)
+    return np.divide(values, largest, out=np.zeros_like(values), where=largest > 0)
 
 
 def schedule_factor(schedule: Literal["const", "linear", "cosine"], step: int, max_steps: int) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from extra_jax.config import ExploreConfig, NoveltyConfig
-from extra_jax.explore.bonus import Bonus, Scales, bonus
+from extra_jax.explore.bonus import Bonus, Scales, bonus, strength
 from extra_jax.explore.controls import Identity, controlled, quantile_map
 from extra_jax.explore.distance import Distances, allowed_pool, cosine_similarities, distances, surprise
 from extra_jax.explore.lexical import count_novelty, jaccard_similarities
@@ -211,7 +211,7 @@ def pay(
     mixed: np.ndarray | None = None,
     damping: np.ndarray | None = None,
 ) -> Paid:
-    """The bonus of every completion.
+    """The bonus of every completion. That of a control adds up, in absolute value, to what the real one has.
 
     Args:
         measured: of the step.
@@ -225,12 +225,19 @@ def pay(
     real_gate, gate = measured.gate & measured.defined, measured.gate & measured.used_defined
     scales = state.scales.updated(measured.real.values, real_gate, settings.ema)
     used_scales = state.used_scales.updated(measured.used.values, gate, settings.ema)
-    past, now = state.used_scales, used_scales
-    if settings.control == "constant":  # has no spread of its own to be scaled by
-        past, now = state.scales, scales
+    past, used_past = (
+        old if old.count else new for old, new in ((state.scales, scales), (state.used_scales, used_scales))
+    )
     extra = {"schedule": schedule, "advantages": advantages, "mixed": mixed}
-    made = bonus(measured.used, gate, settings, past=past, now=now, **extra)
-    shadow = bonus(measured.real, real_gate, settings, past=state.scales, now=scales, **extra)
+    real_strength = strength(settings, scales, schedule)
+    shadow = bonus(measured.real, real_gate, settings, past=past, strength=real_strength, **extra)
+    if settings.control == "constant":  # has no spread of its own to be scaled by
+        made = bonus(measured.used, gate, settings, past=past, strength=real_strength, **extra)
+    else:
+        replaced = settings.control != "none" or settings.quantile_map
+        total = float(np.abs(shadow.values).sum()) if replaced else None
+        own = strength(settings, used_scales, schedule)
+        made = bonus(measured.used, gate, settings, past=used_past, strength=own, total=total, **extra)
     if damping is not None:
         made = made._replace(values=made.values * damping[:, None])
         shadow = shadow._replace(values=shadow.values * damping[:, None])

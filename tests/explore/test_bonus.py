@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from explore.steps import Visit, config_of
-from extra_jax.explore.bonus import Scales, bonus, centred, schedule_factor
+from extra_jax.explore.bonus import Scales, bonus, centred, schedule_factor, strength
 from extra_jax.explore.distance import Distances, distances
 from extra_jax.explore.state import ExplorationState
 
@@ -175,7 +175,7 @@ def test_std_matched_makes_alpha_the_deviation_of_the_bonus_but_keeps_even_group
     found = Distances(0.4 + spread * rng.normal(size=(200, 6)), np.zeros((200, 6), int))
     gate = np.ones((200, 6), bool)
     scales = Scales().updated(found.values, gate, 0.9)
-    made = bonus(found, gate, novelty(), past=Scales(), now=scales)
+    made = bonus(found, gate, novelty(), past=Scales(), strength=strength(novelty(), scales))
     unbiased = made.values * np.sqrt(5 / 6)  # loo_correct stretches by k / (k - 1), a mean over k shrinks
     assert unbiased.std() == pytest.approx(0.1, rel=0.02)
     assert made.values[100:].std() < 0.05 * made.values[:100].std()
@@ -188,7 +188,7 @@ def test_caps():
     settings = config_of(
         {"preset": "corrected", "novelty": {"scaling": "raw", "alpha": 1.0, "cap": 0.5}}
     ).explore.novelty
-    made = bonus(found, gate, settings, past=Scales(), now=Scales(), advantages=advantages, mixed=mixed)
+    made = bonus(found, gate, settings, past=Scales(), strength=1.0, advantages=advantages, mixed=mixed)
     assert made.values[0] == pytest.approx([-0.2, -0.2, -0.2, 0.2]), "a third of |advantage| in a mixed group"
     assert made.values[1] == pytest.approx([-1 / 3, -1 / 3, -1 / 3, 0.5]), "half of alpha elsewhere"
     assert made.capped.tolist() == [[True] * 4, [False, False, False, True]]
@@ -198,7 +198,7 @@ def test_group_max_divides_by_the_largest_distance_of_the_group():
     values = np.array([[0.1, 0.2, 0.4], [0.0, 0.0, 0.0]])
     made = bonus(
         Distances(values, values), np.ones((2, 3), bool), novelty(centring="none", scaling="group_max", alpha=1.0),
-        past=Scales(), now=Scales(),
+        past=Scales(), strength=1.0,
     )  # fmt: skip
     np.testing.assert_allclose(made.values, [[0.25, 0.5, 1.0], [0, 0, 0]])
 
