@@ -139,7 +139,7 @@ class Explorer:
         if not self.settings.active:
             return task_advantages(rewards)
         correct = np.array([grade.verdict is Verdict.CORRECT for grade in grades], bool)
-        self._encoding_s, began = 0.0, time.perf_counter()
+        self._encoding_s = 0.0
         rows = self._rows(params, rollouts, correct, rewards, valid)
         guided = np.array([slot.guided is not None for slot in self.slots])[rows.slot]
         uids = [self.slots[slot].problem.uid for slot in rows.slot]
@@ -165,7 +165,6 @@ class Explorer:
         self.metrics |= measures.state_metrics(self.state, self.slots, total[guided], step)
         self.metrics["exploration/encoder_s"] = self._encoding_s
         self.metrics["exploration/truncated_texts"] = float(getattr(self._encoder, "truncated", 0))
-        self.metrics["exploration/time_s"] = time.perf_counter() - began
         mine = slice(self.first * self.group, (self.first + self.share) * self.group)
         self.columns = measures.lineage(rows, self.slots, where, measured, paid, task, mine)
         check_lockstep(self._summary(), step)
