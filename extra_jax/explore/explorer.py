@@ -53,6 +53,7 @@ class Explorer:
     Attributes:
         metrics: of the last step, under ``exploration/``; the same on every process.
         columns: lineage of this process's completions of the last step, for their records.
+        parts: the advantages of the last step, ``[R]``, by what they are made of; they add up to the whole.
 
     Raises:
         ExtraError: the encoder does not load.
@@ -79,6 +80,7 @@ class Explorer:
         self.slots: list[Slot] = []
         self.metrics: dict[str, float] = {}
         self.columns: dict[str, list] = {}
+        self.parts: dict[str, np.ndarray] = {}
         self._encoder = make_encoder(self.settings.encoder) if self.settings.active else None
         self._hidden = None
         if self.settings.active and self._encoder is None:
@@ -166,6 +168,12 @@ class Explorer:
         self.metrics["exploration/encoder_s"] = self._encoding_s
         self.metrics["exploration/truncated_texts"] = float(getattr(self._encoder, "truncated", 0))
         mine = slice(self.first * self.group, (self.first + self.share) * self.group)
+        bonus = np.where(guided, 0.0, total - task)
+        self.parts = {
+            "task": np.where(guided, 0.0, task)[mine],
+            "novelty": bonus[mine],
+            "guided": np.where(guided, total, 0.0)[mine],
+        }
         self.columns = measures.lineage(rows, self.slots, where, measured, paid, task, mine)
         check_lockstep(self._summary(), step)
         return total[mine]

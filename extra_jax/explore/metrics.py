@@ -285,10 +285,11 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Rank correlation, ties at their mean rank."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
+    return float(np.corrcoef(ranks(x), ranks(y))[0, 1])
 
 
-def _ranks(x: np.ndarray) -> np.ndarray:
+def ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks from 1; equal values share their mean rank."""
     _, index, size = np.unique(x, return_inverse=True, return_counts=True)
     return (np.cumsum(size) - (size - 1) / 2.0)[index]
 

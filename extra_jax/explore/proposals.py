@@ -240,13 +240,23 @@ def _by_arm(
     if config.control == "fresh":
         chosen = pool[real.index]
         return replace(chosen, tokens=chosen.tokens[:0]), float(real.scores[real.index])
-    if config.control == "random":
-        index = int(rng.integers(len(pool)))
-    else:  # position_matched
-        bins = rng.choice(POSITION_BINS, p=state.positions / state.positions.sum())
-        target = (bins + rng.random()) / POSITION_BINS
-        index = int(np.argmin([abs(prefix.fraction - target) for prefix in pool]))
+    at_random = config.control == "random"
+    index = int(rng.integers(len(pool))) if at_random else matched_position(pool, state.positions, rng)
     return pool[index], float(real.scores[index])
+
+
+def matched_position(pool: Sequence[Prefix], positions: np.ndarray, rng: np.random.Generator) -> int:
+    """The prefix nearest to a place drawn from where the real choices have been so far (c.1 P4).
+
+    Args:
+        pool: prefixes to choose from.
+        positions: ``[20]`` counts of ``ExplorationState``; nothing is preferred where they are all 0.
+        rng: of the prompt and step.
+    """
+    total = positions.sum()
+    weights = positions / total if total else np.full(POSITION_BINS, 1.0 / POSITION_BINS)
+    target = (rng.choice(POSITION_BINS, p=weights) + rng.random()) / POSITION_BINS
+    return int(np.argmin([abs(prefix.fraction - target) for prefix in pool]))
 
 
 def _queue(entry: Guided, state: ExplorationState, config: PrefixConfig, done: Decisions) -> None:
