@@ -16,6 +16,7 @@ from extra_jax.model.load import TINY_BASE, abstract_model, build_model
 from extra_jax.parallel import processes
 from extra_jax.parallel.mesh import make_mesh
 from extra_jax.parallel.reshard import reshard
+from extra_jax.rollout import memory
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.types import Rollouts, SamplingParams
 
@@ -52,6 +53,8 @@ class Policy:
     def sampler(self, params: SamplingParams, *, stream: str) -> Sampler:
         """A sampler with random numbers of its own: the same seed gives other draws in another ``stream``."""
         settings, scan = self.config.rollout, self.scan_rollout
+        chunk = settings.chunk or memory.default_chunk(params.max_completion_length)
+        capacity = settings.max_prompt_length + params.max_completion_length + chunk
         return Sampler(
             self.model_config,
             abstract_model(self.model_config, self.config.model, scan=scan)[0],
@@ -60,10 +63,11 @@ class Policy:
             stop_ids=self.tokenizer.stop_ids,
             seed=zlib.crc32(f"{self.config.run.seed}/{stream}".encode()),
             max_prompt_length=settings.max_prompt_length,
-            slots=settings.slots,
-            chunk=settings.chunk,
+            slots=settings.slots or memory.default_slots(self.model_config, self.mesh, capacity, settings.dtype),
+            chunk=chunk,
             dtype=settings.dtype,
             scan=scan,
+            detokenize=self.tokenizer.decode,
         )
 
     def encode_prompts(self, problems: Iterable[Problem]) -> dict[str, list[int]]:
@@ -83,8 +87,9 @@ class Policy:
         return prompts
 
     def decode(self, rollouts: Rollouts) -> list[str]:
-        """``[R]`` texts of the completions, without special tokens."""
-        return [self.tokenizer.decode(rollouts.completion_ids(row).tolist()) for row in range(len(rollouts))]
+        """``[R]`` texts of the answers, without special tokens; a prefix is the beginning of its answer."""
+        rows = range(len(rollouts))
+        return [self.tokenizer.decode([*rollouts.prefix_ids[row], *rollouts.completion_ids(row)]) for row in rows]
 
 
 def load_policy(config: Config) -> tuple[Policy, nnx.State]:

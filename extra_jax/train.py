@@ -125,7 +125,7 @@ def is_due(step: int, every: int) -> bool:
 def sampling_params(config: Config) -> SamplingParams:
     """How the training rollouts are drawn."""
     r = config.rollout
-    return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length)
+    return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length, r.stop_strings)
 
 
 def advantages_of(rewards: np.ndarray, valid: np.ndarray, config: Config) -> np.ndarray:

@@ -126,7 +126,8 @@ def test_the_reference_model_exists_only_when_beta_is_positive(
             prompts = [np.array(requests[i].prompt_ids, np.int32) for i in index]
             ones, zeros = np.ones(len(index), np.int32), np.zeros((len(index), 1), np.float32)
             stops = [StopReason.LENGTH] * len(index)
-            return Rollouts(index, index, prompts, ones[:, None], ones, zeros, zeros, stops)
+            none = [np.zeros(0, np.int32)] * len(index)
+            return Rollouts(index, index, prompts, ones[:, None], ones, zeros, zeros, stops, none, zeros, zeros)
 
     def batches(self: Learner, params: object, reference: object, *rest: object) -> None:
         reference_arrays = jax.tree.leaves(reference)

@@ -16,8 +16,13 @@ class RolloutConfig(Section):
     max_prompt_length: int = Field(512, ge=1, description="Tokens; a longer prompt is refused, never truncated.")
     max_completion_length: int = Field(1024, ge=1, description="Tokens, the stop token included.")
     dtype: DType = Field("bfloat16", description="Weights and cache of the sampler.")
-    slots: int = Field(128, ge=1, description="Completions that decode side by side, all devices together.")
-    chunk: int = Field(16, ge=1, description="Tokens between two looks of the scheduler.")
+    stop_strings: tuple[str, ...] = Field((), description="A completion ends with the token that completes one.")
+    slots: int | None = Field(
+        None, ge=1, description="Completions that decode side by side, all devices together; default: as memory allows."
+    )
+    chunk: int | None = Field(
+        None, ge=1, description="Tokens between two looks of the scheduler; default: fewer for shorter completions."
+    )
 
 
 class RewardConfig(Section):

@@ -104,11 +104,11 @@ def grpo_examples(rollouts: Rollouts, advantages: np.ndarray, chosen: Sequence[i
     weights = sequence_weights(config.train.loss_type, lengths, config.rollout.max_completion_length)
     return [
         Example(
-            context=rollouts.prompt_ids[row],
+            context=rollouts.context_ids(row),
             target=rollouts.completion_ids(row),
             weight=weight,
             advantage=advantages[row],
-            sampling_logprobs=rollouts.logprobs[row, : rollouts.lengths[row]],
+            sampling_logprobs=(rollouts.logprobs + rollouts.log_kept)[row, : rollouts.lengths[row]],
         )
         for row, weight in zip(chosen, weights, strict=True)
     ]

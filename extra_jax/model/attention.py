@@ -61,22 +61,28 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
     """
     batch, length, heads, head_dim = q.shape
     kv_heads = k.shape[2]
-    q = q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+    group = heads // kv_heads
+    # Plain matmuls [B, K, rows, H] x [B, K, H, keys]: XLA:CPU runs any other order of axes five to ten times slower.
+    q = q.reshape(batch, length, kv_heads, group, head_dim).transpose(0, 2, 1, 3, 4)
+    q = q.reshape(batch, kv_heads, length * group, head_dim)
+    own = Past(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3), mask.matrix())
+    parts = [own, *(part._replace(valid=part.valid[:, None]) for part in past)]
 
-    def masked(equation: str, keys: jax.Array, allowed: jax.Array) -> jax.Array:
-        scores = jnp.einsum(equation, q.astype(keys.dtype), keys, preferred_element_type=jnp.float32) * head_dim**-0.5
-        return jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
+    def scores_of(part: Past) -> jax.Array:
+        scores = _matmul(q.astype(part.k.dtype), part.k) * head_dim**-0.5
+        scores = scores.reshape(batch, kv_heads, length, group, -1)
+        scores = jnp.where(part.valid[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
+        return scores.reshape(batch, kv_heads, length * group, -1)
 
-    scores = [masked("btkgh,bskh->bkgts", k, mask.matrix()[:, None, None])]
-    # Widened, because XLA:CPU has no bf16 dot with an f32 result in this, its fastest, axis order. On TPU no widened
-    # copy is made: the temporaries of a decode chunk are smaller than one would be (benchmarks/rollout).
-    wide = [Past(part.k.astype(jnp.float32), part.v.astype(jnp.float32), part.valid) for part in past]
-    scores += [masked("btkgh,bkhc->bkgtc", part.k, part.valid[:, None, None, None]) for part in wide]
+    scores = [scores_of(part) for part in parts]
     highest = functools.reduce(jnp.maximum, [part.max(axis=-1, keepdims=True) for part in scores])
     weights = [jnp.exp(part - jax.lax.stop_gradient(highest)) for part in scores]
-    total = sum(part.sum(axis=-1) for part in weights)
-    out = jnp.einsum("bkgts,bskh->btkgh", weights[0].astype(v.dtype), v, preferred_element_type=jnp.float32)
-    for part, weight in zip(wide, weights[1:], strict=True):
-        out += jnp.einsum("bkgtc,bkch->btkgh", weight.astype(v.dtype).astype(jnp.float32), part.v)
-    out /= jnp.moveaxis(total, 3, 1)[..., None]
+    total = sum(part.sum(axis=-1, keepdims=True) for part in weights)
+    out = sum(_matmul(weight.astype(v.dtype), part.v) for weight, part in zip(weights, parts, strict=True)) / total
+    out = out.reshape(batch, kv_heads, length, group, head_dim).transpose(0, 2, 1, 3, 4)
     return out.reshape(batch, length, heads, head_dim).astype(v.dtype)
+
+
+def _matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    """``[B, K, M, N] x [B, K, N, P] -> [B, K, M, P]`` with an f32 result."""
+    return jnp.einsum("bkmn,bknp->bkmp", x, y, preferred_element_type=jnp.float32)

@@ -73,7 +73,7 @@ def resize(slots: Slots, capacity: int) -> Slots:
     return slots._replace(kv=map_kv(lambda x, axis: shard_cache(fit(x, axis)), slots.kv))
 
 
-def compact(slots: Slots, source: jax.Array, shards: int) -> Slots:
+def select(slots: Slots, source: jax.Array, shards: int) -> Slots:
     """Only the rows ``source [S']`` (within their shard), in this order; ``KEEP`` makes a row that is not live."""
     kv = jax.tree.map(lambda x: shard_cache(_take(x, source, shards, x.ndim - 4)), slots.kv)
     rows = jax.tree.map(lambda x: _take(x, source, shards, 0), slots[1:])

@@ -7,15 +7,17 @@ import jax.numpy as jnp
 
 from extra_jax.model.qwen3 import Cache, KeysValues, Qwen3
 from extra_jax.parallel.sharding import constrain
-from extra_jax.rollout.cache import Slots, append, load, map_kv, shard_cache
-from extra_jax.rollout.sampling import row_keys, sample
+from extra_jax.rollout.cache import Slots, append, map_kv, shard_cache
+from extra_jax.rollout.sampling import Draw, row_keys, sample
 from extra_jax.rollout.types import SamplingParams
 
 
 class Resets(NamedTuple):
-    """Rows that start anew in a chunk; the fields are those of ``Slots``, used where ``chosen [S]`` is 1."""
+    """Rows that start anew in a chunk; the fields are those of ``Slots``, used where ``chosen [S]`` is 1. Rows that the
+    host has ended have 1 in ``ended [S]``."""
 
     chosen: jax.Array
+    ended: jax.Array
     token: jax.Array
     position: jax.Array
     limit: jax.Array
@@ -26,38 +28,30 @@ class Chunk(NamedTuple):
     """What a chunk drew. ``S`` rows, at most ``R`` tokens each.
 
     Attributes:
-        tokens: ``[S, R]`` int32.
-        logprobs: ``[S, R]`` f32.
-        entropies: ``[S, R]`` f32.
+        drawn: ``[S, R]`` each.
         counts: ``[S]`` int32, tokens drawn by each row.
         stopped: ``[S]`` bool, 1 where the last one was a stop token.
-        finite: ``[S]`` bool, 0 where a logit was not finite.
+        broken: ``[S]`` int32, the first token of a live row whose logits were not finite; ``R`` for none.
     """
 
-    tokens: jax.Array
-    logprobs: jax.Array
-    entropies: jax.Array
+    drawn: Draw
     counts: jax.Array
     stopped: jax.Array
-    finite: jax.Array
+    broken: jax.Array
 
 
-def prefill(model: Qwen3, slots: Slots, prompts: jax.Array, source: jax.Array, shards: int, dtype: str) -> Slots:
-    """Computes keys and values of prompts and writes them to the slots that will continue them.
+def prefill(model: Qwen3, contexts: jax.Array, dtype: str) -> KeysValues:
+    """Keys and values of prompts with their prefixes, ``[P, T, K, H]`` per layer.
 
-    The head is not applied: a slot feeds the last token of its prompt itself, so ``prompts`` come without it.
+    The head is not applied: a slot feeds the last token of its context itself, so ``contexts`` come without it.
 
     Args:
         model: in the rollout layout.
-        slots: with room for ``T`` positions.
-        prompts: ``[P, T]`` int32, right-padded; what padding leaves behind is overwritten before it can be seen.
-        source: ``[S]`` row of ``prompts`` within the shard, or ``cache.KEEP``.
-        shards: static.
+        contexts: ``[P, T]`` int32, right-padded; what padding leaves behind is overwritten before it can be seen.
         dtype: static, of activations.
     """
-    positions = jnp.broadcast_to(jnp.arange(prompts.shape[1], dtype=jnp.int32), prompts.shape)
-    _, new = model(prompts, positions, dtype=dtype)
-    return load(slots, new, source, shards)
+    positions = jnp.broadcast_to(jnp.arange(contexts.shape[1], dtype=jnp.int32), contexts.shape)
+    return model(contexts, positions, dtype=dtype)[1]
 
 
 def decode_chunk(
@@ -77,7 +71,7 @@ def decode_chunk(
     Args:
         model: in the rollout layout.
         slots: with room for ``length`` more positions than the longest live row has.
-        resets: rows that begin now.
+        resets: rows that begin or end now.
         seed: static; of the run.
         step: scalar uint32.
         length: static, ``R``.
@@ -91,8 +85,13 @@ def decode_chunk(
     rows, start = slots.token.shape[0], slots.position
     cached = Cache(slots.kv, jnp.arange(slots.capacity)[None] < start[:, None])
     recent = map_kv(lambda x, axis: _room(x, length, axis), slots.kv)
-    drawn = jnp.zeros((rows, length), jnp.int32)
-    blank = Chunk(drawn, drawn.astype(jnp.float32), drawn.astype(jnp.float32), drawn[:, 0], start < 0, start >= 0)
+    zeros = jnp.zeros((rows, length), jnp.float32)
+    blank = Chunk(
+        Draw(zeros.astype(jnp.int32), zeros, zeros, zeros, zeros),
+        counts=jnp.zeros_like(start),
+        stopped=start < 0,
+        broken=jnp.full_like(start, length),
+    )
 
     def body(loop: tuple) -> tuple:
         index, token, live, recent, chunk = loop
@@ -101,17 +100,15 @@ def decode_chunk(
         recent = _remember(recent, new, index)
         logits = constrain(model.logits(hidden[:, 0]), "batch", "vocab")
         position = start + index + 1
-        token, logprob, entropy = sample(logits, keys, position, params)
-        stopped = live & jnp.isin(token, stops)
+        draw = sample(logits, keys, position, params)
+        stopped = live & jnp.isin(draw.token, stops)
         chunk = Chunk(
-            chunk.tokens.at[:, index].set(token),
-            chunk.logprobs.at[:, index].set(logprob),
-            chunk.entropies.at[:, index].set(entropy),
+            jax.tree.map(lambda all, new: all.at[:, index].set(new), chunk.drawn, draw),
             chunk.counts + live,
             chunk.stopped | stopped,
-            chunk.finite & (~live | jnp.isfinite(entropy)),
+            jnp.where(live & ~jnp.isfinite(draw.entropy), jnp.minimum(chunk.broken, index), chunk.broken),
         )
-        return index + 1, token, live & ~stopped & (position + 1 < slots.limit), recent, chunk
+        return index + 1, draw.token, live & ~stopped & (position + 1 < slots.limit), recent, chunk
 
     def more(loop: tuple) -> jax.Array:
         return (loop[0] < length) & jnp.any(loop[2])
@@ -131,7 +128,7 @@ def _reset(slots: Slots, resets: Resets) -> Slots:
         position=pick(resets.position, slots.position),
         limit=pick(resets.limit, slots.limit),
         rollout_id=pick(resets.rollout_id, slots.rollout_id),
-        live=slots.live | resets.chosen,
+        live=(slots.live & ~resets.ended) | resets.chosen,
     )
 
 

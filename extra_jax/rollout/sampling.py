@@ -1,5 +1,7 @@
 """Drawing a token and the numbers that go with it: pure functions of logits."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -22,10 +24,17 @@ def entropy(logits: jax.Array) -> jax.Array:
     Right to a relative 1e-5 also where one token is nearly certain, which most tokens of a reasoning model are: there
     ``sum(p log p)`` would subtract numbers that agree in all but their last bits.
     """
-    below = logits - jnp.max(logits, axis=-1, keepdims=True)
+    return _entropy_and_log_total(logits)[0]
+
+
+def _entropy_and_log_total(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The entropy, and log-sum-exp, which falls off on the way."""
+    highest = jnp.max(logits, axis=-1, keepdims=True)
+    below = logits - highest
     weights = jnp.exp(below)
     rest = jnp.sum(jnp.where(below < 0, weights, 0.0), axis=-1) + (jnp.sum(below == 0, axis=-1) - 1)
-    return jnp.log1p(rest) - jnp.sum(weights * below, axis=-1) / (1.0 + rest)
+    log_total = jnp.log1p(rest)
+    return log_total - jnp.sum(weights * below, axis=-1) / (1.0 + rest), highest[..., 0] + log_total
 
 
 def filter_logits(logits: jax.Array, params: SamplingParams) -> jax.Array:
@@ -54,9 +63,17 @@ def filter_logits(logits: jax.Array, params: SamplingParams) -> jax.Array:
     return logits
 
 
-def sample(
-    logits: jax.Array, keys: jax.Array, positions: jax.Array, params: SamplingParams
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+class Draw(NamedTuple):
+    """One token for each of ``R`` rows; the numbers are those of the same names in ``Rollouts``."""
+
+    token: jax.Array
+    logprob: jax.Array
+    full_logprob: jax.Array
+    log_kept: jax.Array
+    entropy: jax.Array
+
+
+def sample(logits: jax.Array, keys: jax.Array, positions: jax.Array, params: SamplingParams) -> Draw:
     """Draws one token a row.
 
     Args:
@@ -64,17 +81,22 @@ def sample(
         keys: ``[R]`` from ``row_keys``.
         positions: ``[R]`` int32, position in the sequence of the token to draw.
         params: temperature 0 takes the most likely token, and reports its log-probability at temperature 1.
-
-    Returns:
-        Tokens ``[R]`` int32, their log-probabilities under the sampling distribution ``[R]`` f32, and the
-        entropy ``[R]`` in nats of the full distribution at temperature 1.
     """
+
+    def at(x: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0]
+
+    spread, log_total = _entropy_and_log_total(logits)
     if params.temperature == 0.0:
-        tokens, filtered = jnp.argmax(logits, axis=-1), logits
-    else:
-        filtered = filter_logits(logits, params)
-        tokens = jax.vmap(lambda key, at, row: jax.random.categorical(jax.random.fold_in(key, at), row))(
-            keys, positions, filtered
-        )
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(filtered, axis=-1), tokens[:, None], axis=-1)[:, 0]
-    return tokens.astype(jnp.int32), chosen, entropy(logits)
+        tokens = jnp.argmax(logits, axis=-1)
+        full = at(logits) - log_total
+        return Draw(tokens.astype(jnp.int32), full, full, jnp.zeros_like(full), spread)
+    kept = filter_logits(logits, params)
+    tokens = jax.vmap(lambda key, at, row: jax.random.categorical(jax.random.fold_in(key, at), row))(
+        keys, positions, kept
+    )
+    full = at(logits) - log_total
+    log_all = log_total if params.temperature == 1.0 else jax.nn.logsumexp(logits / params.temperature, axis=-1)
+    filtered = params.top_k or params.top_p < 1.0 or params.min_p
+    log_kept = jax.nn.logsumexp(kept, axis=-1) - log_all if filtered else jnp.zeros_like(full)
+    return Draw(tokens.astype(jnp.int32), at(kept) - log_all - log_kept, full, log_kept, spread)

@@ -1,7 +1,7 @@
 """What goes into the sampler and what comes out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -10,17 +10,22 @@ import numpy as np
 class StopReason(StrEnum):
     STOP_TOKEN = "stop_token"
     LENGTH = "length"
+    STOP_STRING = "stop_string"
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are drawn. ``temperature == 0`` is greedy; ``top_k == 0`` and ``min_p == 0`` are off."""
+    """How tokens are drawn. ``temperature == 0`` is greedy; ``top_k == 0`` and ``min_p == 0`` are off.
+
+    A completion ends with the token that completes one of ``stop_strings`` in its text, and keeps that token.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
     max_completion_length: int = 1024
+    stop_strings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,40 @@ class Request:
         num_samples: Completions to draw (the group).
         rollout_id: Identity of the first sample; sample ``i`` has ``rollout_id + i``. Together with seed,
             step and position it determines every draw (design, decision 6).
+        prefix_ids: The beginning of the answer, given: every sample continues after it. It counts towards
+            ``max_completion_length``. To branch from a rollout at a position, give its prompt and its first tokens.
     """
 
     prompt_ids: Sequence[int]
     num_samples: int
     rollout_id: int
+    prefix_ids: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What one call of ``generate`` cost in this process.
+
+    Attributes:
+        tokens: drawn and kept.
+        slot_steps: decode steps times the rows of the program, live or not; what the device computed.
+        prefilled: context tokens whose keys and values were computed, padding left out.
+        reused: context tokens whose keys and values were found in a slot.
+        seconds: wall clock.
+        host_seconds: of them, not waiting for the device.
+    """
+
+    tokens: int = 0
+    slot_steps: int = 0
+    prefilled: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+    host_seconds: float = 0.0
+
+    @property
+    def occupancy(self) -> float:
+        """Share of what the device drew that was kept."""
+        return self.tokens / max(self.slot_steps, 1)
 
 
 @dataclass(frozen=True)
@@ -49,11 +83,17 @@ class Rollouts:
         prompt_ids: Per row, the prompt's token ids.
         tokens: ``[R, C]`` int32 completion tokens; exactly one stop token is kept where one was drawn.
             Entries from ``lengths`` on are meaningless.
-        lengths: ``[R]`` int32, completion tokens including the stop token.
+        lengths: ``[R]`` int32, completion tokens including the stop token, without the prefix.
         logprobs: ``[R, C]`` f32, log-probability under the sampling distribution (temperature and filters
             applied), natural log.
         entropies: ``[R, C]`` f32 nats, of the full vocabulary at temperature 1, before the token was drawn.
         stop_reasons: Per row.
+        prefix_ids: Per row, the given beginning of the answer.
+        full_logprobs: ``[R, C]`` f32, log-probability at temperature 1 over the full vocabulary.
+        log_kept: ``[R, C]`` f32, logarithm of the probability at the sampling temperature that top-k, top-p and min-p
+            left over; 0 without them. ``logprobs + log_kept`` is what a learner computes that knows of the temperature
+            only.
+        counters: of the call.
     """
 
     rollout_ids: np.ndarray
@@ -63,14 +103,22 @@ class Rollouts:
     lengths: np.ndarray
     logprobs: np.ndarray
     entropies: np.ndarray
-    stop_reasons: list[StopReason] = field(default_factory=list)
+    stop_reasons: list[StopReason]
+    prefix_ids: list[np.ndarray]
+    full_logprobs: np.ndarray
+    log_kept: np.ndarray
+    counters: Counters = Counters()
 
     def __len__(self) -> int:
         return len(self.rollout_ids)
 
     def completion_ids(self, row: int) -> np.ndarray:
-        """``[length]`` token ids of one row, the stop token included."""
+        """``[length]`` token ids of one row, the stop token included, without the prefix."""
         return self.tokens[row, : self.lengths[row]]
+
+    def context_ids(self, row: int) -> np.ndarray:
+        """Prompt and prefix of one row: what its completion continues, and what is never in a loss."""
+        return np.concatenate([self.prompt_ids[row], self.prefix_ids[row]])
 
     @property
     def completion_mask(self) -> np.ndarray:

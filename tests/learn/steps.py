@@ -63,6 +63,9 @@ def frozen_rollouts(seed: int = 0) -> Rollouts:
         logprobs=-random.exponential(2, (ROWS, CAP)).astype(np.float32),
         entropies=random.uniform(0, 3, (ROWS, CAP)).astype(np.float32),
         stop_reasons=[StopReason.LENGTH if row in cut else StopReason.STOP_TOKEN for row in range(ROWS)],
+        prefix_ids=[np.zeros(0, np.int32)] * ROWS,
+        full_logprobs=np.zeros((ROWS, CAP), np.float32),
+        log_kept=np.zeros((ROWS, CAP), np.float32),
     )
 
 
@@ -71,8 +74,9 @@ def frozen_advantages(seed: int = 0) -> np.ndarray:
 
 
 def reordered(rollouts: Rollouts, order: np.ndarray) -> Rollouts:
-    fields = {field.name: getattr(rollouts, field.name) for field in dataclasses.fields(rollouts)}
-    return Rollouts(**{k: v[order] if isinstance(v, np.ndarray) else [v[i] for i in order] for k, v in fields.items()})
+    rows = {field.name: getattr(rollouts, field.name) for field in dataclasses.fields(rollouts)}
+    del rows["counters"]
+    return Rollouts(**{k: v[order] if isinstance(v, np.ndarray) else [v[i] for i in order] for k, v in rows.items()})
 
 
 @functools.cache

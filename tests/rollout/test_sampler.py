@@ -175,22 +175,25 @@ def test_no_program_is_compiled_after_warm_up():
         sizes, ids = random.integers(1, 9, 10), prompts()
         return [Request(ids[i % 8], int(n), 100 * i) for i, n in enumerate(sizes)]
 
-    for step in range(5):
+    for step in range(10):
         engine.generate(rollout_weights(), batch(step), step)
     programs = engine.compiled_programs()
-    for step in range(5, 25):
+    for step in range(10, 30):
         engine.generate(rollout_weights(), batch(step), step)
     assert engine.compiled_programs() == programs
 
 
-def test_a_soak_of_many_requests_loses_and_duplicates_nothing():
+def test_a_soak_of_ten_thousand_requests_loses_and_duplicates_nothing():
     random, ids = np.random.default_rng(0), prompts()
-    asked = [Request(ids[random.integers(8)], int(random.integers(1, 6)), 10 * i) for i in range(700)]
-    result = generate(asked, slots=64, chunk=4)
+    asked = [Request(ids[random.integers(8)], int(random.integers(1, 3)), 10 * i) for i in range(10_000)]
+    told = []
+    engine = sampler("1", slots=1024, chunk=10)
+    result = engine.generate(rollout_weights(), asked, 5, finished=lambda row, tokens: told.append((row, len(tokens))))
     wanted = [request.rollout_id + i for request in asked for i in range(request.num_samples)]
     assert result.rollout_ids.tolist() == wanted
     assert (result.lengths >= 1).all()
-    for row, request in enumerate(np.repeat(np.arange(700), [request.num_samples for request in asked])):
+    assert sorted(told) == list(enumerate(result.lengths))
+    for row, request in enumerate(np.repeat(np.arange(len(asked)), [request.num_samples for request in asked])):
         assert result.prompt_ids[row].tolist() == list(asked[request].prompt_ids)
         last, reason = result.completion_ids(row)[-1], result.stop_reasons[row]
         assert (reason is StopReason.STOP_TOKEN) == (last in STOP_IDS)

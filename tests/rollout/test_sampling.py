@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from extra_jax.rollout.sampling import entropy, filter_logits, row_keys, sample
+from extra_jax.rollout.sampling import Draw, entropy, filter_logits, row_keys, sample
 from extra_jax.rollout.types import SamplingParams
 
 VOCAB = 9
@@ -61,8 +61,8 @@ def slow_filter(logits: np.ndarray, params: SamplingParams) -> tuple[np.ndarray,
 
 
 @functools.cache
-def draws(params: SamplingParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, log-probabilities and entropies ``[COUNT]`` of rollouts that all look at ``LOGITS``."""
+def draws(params: SamplingParams) -> Draw:
+    """``[COUNT]`` draws of rollouts that all look at ``LOGITS``."""
     rows = jnp.broadcast_to(LOGITS, (COUNT, VOCAB))
     return jax.device_get(sample(rows, row_keys(1, 2, jnp.arange(COUNT)), jnp.full(COUNT, 3), params))
 
@@ -96,7 +96,7 @@ def test_filters_switched_off_change_nothing():
 
 @pytest.mark.parametrize("params", PARAMS, ids=repr)
 def test_frequencies_match_probabilities(params):
-    tokens, _, _ = draws(params)
+    tokens = draws(params).token
     expected, _ = slow_filter(LOGITS, params)
     observed = np.bincount(tokens, minlength=VOCAB)
     assert observed[expected == 0].sum() == 0
@@ -106,16 +106,27 @@ def test_frequencies_match_probabilities(params):
 
 @pytest.mark.parametrize("params", PARAMS, ids=repr)
 def test_log_probabilities_are_of_the_sampling_distribution(params):
-    tokens, logprobs, _ = draws(params)
+    tokens, logprobs = draws(params)[:2]
     expected, _ = slow_filter(LOGITS, params)
     np.testing.assert_allclose(logprobs, np.log(expected[tokens]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("params", PARAMS, ids=repr)
+def test_a_learner_can_mirror_what_it_is_told(params):
+    """Log-probability of the model, and the mass that the filters left over at the sampling temperature."""
+    draw = draws(params)
+    full = np.log(softmax(LOGITS))[draw.token]
+    np.testing.assert_allclose(draw.full_logprob, full, rtol=1e-5, atol=1e-6)
+    tempered = softmax(LOGITS / params.temperature)
+    kept, _ = slow_filter(LOGITS, params)
+    np.testing.assert_allclose(draw.log_kept, np.log(tempered[kept > 0].sum()), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(draw.logprob + draw.log_kept, np.log(tempered)[draw.token], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("params", PARAMS, ids=repr)
 def test_entropy_is_of_the_full_distribution_whatever_the_filters(params):
-    _, _, entropies = draws(params)
     probs = softmax(LOGITS)
-    np.testing.assert_allclose(entropies, -(probs * np.log(probs)).sum(), rtol=1e-5)
+    np.testing.assert_allclose(draws(params).entropy, -(probs * np.log(probs)).sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("vocab", [2, 97, 151_936])
@@ -138,7 +149,7 @@ def test_entropy_of_a_nearly_certain_token_equals_float64(gap):
 
 def test_temperature_zero_takes_the_first_of_the_most_likely_and_scores_it_at_temperature_one():
     logits = np.array([[0.5, 2.0, 2.0, -1.0]], np.float32)
-    token, logprob, _ = sample(jnp.asarray(logits), row_keys(0, 0, jnp.arange(1)), jnp.arange(1), GREEDY)
+    token, logprob, *_ = sample(jnp.asarray(logits), row_keys(0, 0, jnp.arange(1)), jnp.arange(1), GREEDY)
     assert token.tolist() == [1]
     np.testing.assert_allclose(logprob, np.log(softmax(logits[0])[1]), rtol=1e-6)
 

@@ -92,7 +92,7 @@ def sampler(
     scan: bool = True,
     stop_ids: tuple[int, ...] = STOP_IDS,
     dtype: str = "float32",
-    **draw: float,
+    **draw: object,
 ) -> Sampler:
     """Compiled once for each way of asking; ``draw`` changes ``SamplingParams``."""
     return Sampler(
@@ -107,7 +107,13 @@ def sampler(
         chunk=chunk,
         dtype=dtype,
         scan=scan,
+        detokenize=text_of,
     )
+
+
+def text_of(ids: Sequence[int]) -> str:
+    """One printable character for each token."""
+    return "".join(chr(ord("0") + int(token)) for token in ids)
 
 
 def prompts() -> list[list[int]]:
@@ -129,9 +135,9 @@ def generate(of: Sequence[Request], mesh_name: str = "1", step: int = 5, **setti
 
 
 def sequences(rollouts: Rollouts) -> list[np.ndarray]:
-    """Prompt and completion of each row."""
+    """Prompt, prefix and completion of each row."""
     rows = range(len(rollouts))
-    return [np.concatenate([rollouts.prompt_ids[row], rollouts.completion_ids(row)]) for row in rows]
+    return [np.concatenate([rollouts.context_ids(row), rollouts.completion_ids(row)]) for row in rows]
 
 
 def by_id(rollouts: Rollouts) -> dict[int, tuple[int, ...]]:

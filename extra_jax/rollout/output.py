@@ -1,0 +1,96 @@
+"""What has come out of a call so far: one row for each completion, filled chunk by chunk."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from extra_jax.errors import ExtraError
+from extra_jax.rollout.sampling import Draw
+from extra_jax.rollout.types import Counters, Request, Rollouts, SamplingParams, StopReason
+
+Detokenize = Callable[[Sequence[int]], str]
+
+_SPARE_TOKENS = 8  # looked at beyond the bytes of a stop string; a token may hold a part of a character, or nothing
+
+
+class Output:
+    """The rows of a result while they grow.
+
+    Args:
+        requests: of the call.
+        params: of the sampler.
+        detokenize: needed where there are stop strings.
+    """
+
+    def __init__(self, requests: Sequence[Request], params: SamplingParams, detokenize: Detokenize | None):
+        if params.stop_strings and detokenize is None:
+            raise ExtraError("stop strings need a tokenizer: give the sampler `detokenize`")
+        self.requests, self.params, self.detokenize = requests, params, detokenize
+        counts = [request.num_samples for request in requests]
+        self.prompt_index = np.repeat(np.arange(len(requests), dtype=np.int32), counts)
+        prefixes = np.array([len(request.prefix_ids) for request in requests], np.int32)
+        self.budgets = params.max_completion_length - prefixes[self.prompt_index]
+        shape = (len(self.prompt_index), params.max_completion_length)
+        self.tokens = np.zeros(shape, np.int32)
+        self.numbers = {name: np.zeros(shape, np.float32) for name in Draw._fields[1:]}
+        self.lengths = np.zeros(shape[0], np.int32)
+        self.reasons: list[StopReason | None] = [None] * shape[0]
+        self.finished = 0
+
+    def extend(self, row: int, count: int, reason: StopReason | None) -> bool:
+        """Notes that ``row`` has ``count`` tokens more, which ``write`` brings, and whether it ended and why.
+
+        Returns whether it did.
+        """
+        self.lengths[row] += count
+        if reason is None and self.lengths[row] == self.budgets[row]:
+            reason = StopReason.LENGTH
+        self.reasons[row] = reason
+        self.finished += reason is not None
+        return reason is not None
+
+    def write(self, row: int, start: int, draw: Draw) -> None:
+        """Writes the tokens and numbers of ``row`` from completion token ``start`` on."""
+        chosen = slice(start, start + len(draw.token))
+        self.tokens[row, chosen] = draw.token
+        for name, values in self.numbers.items():
+            values[row, chosen] = getattr(draw, name)
+
+    def cut(self, row: int, new: np.ndarray) -> int | None:
+        """How many of the tokens ``new``, which come next in ``row``, a stop string leaves; ``None`` without one."""
+        if not self.params.stop_strings or not len(new):
+            return None
+        seen = self.lengths[row]
+        look_back = max(len(text.encode()) for text in self.params.stop_strings) + _SPARE_TOKENS
+        earlier = self.tokens[row, max(0, seen - look_back) : seen].tolist()
+        ids = earlier + new.tolist()
+        if not self._has_stop(ids):
+            return None
+        return next(count for count in range(1, len(new) + 1) if self._has_stop(ids[: len(earlier) + count]))
+
+    def _has_stop(self, ids: list[int]) -> bool:
+        text = self.detokenize(ids)
+        return any(stop in text for stop in self.params.stop_strings)
+
+    def completion(self, row: int) -> np.ndarray:
+        return self.tokens[row, : self.lengths[row]]
+
+    def rollouts(self, counters: Counters) -> Rollouts:
+        """The result, once every row is complete."""
+        requests = [self.requests[index] for index in self.prompt_index]
+        first = np.cumsum([0, *(request.num_samples for request in self.requests)])[self.prompt_index]
+        ids = np.array([request.rollout_id for request in requests], np.int64) + np.arange(len(requests)) - first
+        return Rollouts(
+            rollout_ids=ids,
+            prompt_index=self.prompt_index,
+            prompt_ids=[np.asarray(request.prompt_ids, np.int32) for request in requests],
+            tokens=self.tokens,
+            lengths=self.lengths,
+            logprobs=self.numbers["logprob"],
+            entropies=self.numbers["entropy"],
+            stop_reasons=self.reasons,
+            prefix_ids=[np.asarray(request.prefix_ids, np.int32) for request in requests],
+            full_logprobs=self.numbers["full_logprob"],
+            log_kept=self.numbers["log_kept"],
+            counters=counters,
+        )
