@@ -8,12 +8,15 @@ Everything that changes the next step is in ``state`` and in the loader's cursor
 checkpoint: kill the process anywhere, run the same command again, and it goes on bit-identically.
 """
 
+from collections import ChainMap
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config
@@ -21,19 +24,25 @@ from extra_jax.data.loader import ProblemLoader
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator, load_problems_of
 from extra_jax.explore.explorer import Explorer
+from extra_jax.explore.gain import GainProbe
 from extra_jax.explore.injection import responses
 from extra_jax.learn.advantage import group_advantages
 from extra_jax.learn.grpo import Learner
+from extra_jax.learn.variance import GradientProbe
 from extra_jax.model.hf_convert import export_policy
 from extra_jax.parallel.processes import allgather
 from extra_jax.parallel.shutdown import GracefulStop
-from extra_jax.policy import load_policy
+from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.graders import make_grader, rewards_of
-from extra_jax.rollout.types import SamplingParams
+from extra_jax.reward.verdict import Grader
+from extra_jax.rollout.types import Rollouts, SamplingParams
 from extra_jax.run_dir import check_length, open_run
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.summary import rollout_metrics
 from extra_jax.telemetry.timing import PhaseTimer
+
+Probe = Callable[[nnx.State, nnx.State, Rollouts, int], dict[str, float]]
+"""(parameters, rollout weights, rollouts, step) -> metrics; empty in a step where it is not due."""
 
 
 def train(config: Config) -> None:
@@ -60,6 +69,7 @@ def train(config: Config) -> None:
         evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.eval.data else None
         checkpoints = stack.enter_context(Checkpointer(run_dir / CHECKPOINTS, keep=config.checkpoint.keep))
         stop = stack.enter_context(GracefulStop())
+        probes = make_probes(policy, explorer, grader)
         if checkpoints.latest_step() is not None:
             first, state, host = checkpoints.restore(state)
             if host["loader"]:  # none in a checkpoint that import-hf made
@@ -85,6 +95,8 @@ def train(config: Config) -> None:
             with timer.phase("explore"):
                 task = partial(advantages_of, valid=valid, config=config)
                 advantages = explorer.observe(state.params, rollouts, grades, rewards, valid, task, step)
+            with timer.phase("probe"):
+                probed = [probe(state.params, weights, rollouts, step) for probe in probes]
             with timer.phase("update"):
                 batches = learner.batches(state.params, reference, rollouts, advantages)
                 learned = []
@@ -94,7 +106,7 @@ def train(config: Config) -> None:
                 jax.block_until_ready(learned)
 
             metrics = rollout_metrics(rollouts, grades, rewards, advantages, group)
-            metrics |= learner.summary(state, learned) | explorer.metrics
+            metrics |= learner.summary(state, learned) | explorer.metrics | ChainMap(*probed)
             num_tokens += int(metrics["num_tokens"])
             completion_tokens = settings.completions_per_step * metrics["completions/mean_length"]
             metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics(completion_tokens)}
@@ -126,6 +138,19 @@ def sampling_params(config: Config) -> SamplingParams:
     """How the training rollouts are drawn."""
     r = config.rollout
     return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length, r.stop_strings)
+
+
+def make_probes(policy: Policy, explorer: Explorer, grader: Grader) -> list[Probe]:
+    """The measurements that ``explore.probe`` asks for."""
+    config, asked = policy.config, policy.config.explore.probe
+    probes: list[Probe] = []
+    if asked.gradient_every:
+        gradients = GradientProbe(policy.graphdef, config, policy.mesh)
+        probes.append(lambda params, weights, rollouts, step: gradients(params, rollouts, explorer.parts, step))
+    if asked.gain_every:
+        gain = GainProbe(explorer, policy.sampler(sampling_params(config), stream="probe"), grader)
+        probes.append(lambda params, weights, rollouts, step: gain(weights, step))
+    return probes
 
 
 def advantages_of(rewards: np.ndarray, valid: np.ndarray, config: Config) -> np.ndarray:

@@ -139,7 +139,8 @@ class Explorer:
             ``[R]`` f64; exactly those of ``task_advantages`` where there is no bonus.
         """
         if not self.settings.active:
-            return task_advantages(rewards)
+            self.parts = {"task": task_advantages(rewards)}
+            return self.parts["task"]
         correct = np.array([grade.verdict is Verdict.CORRECT for grade in grades], bool)
         self._encoding_s = 0.0
         rows = self._rows(params, rollouts, correct, rewards, valid)
@@ -212,11 +213,7 @@ class Explorer:
         if not self.settings.needs_novelty:
             vectors = np.zeros((len(rollouts), 1), np.float32)
         elif self._hidden is not None:
-            prefixes = [s.prefix_ids for s in self.slots[self.first : self.first + self.share]]
-            full = self.settings.prefix.budget == "full"  # the prefix is then in prompt_ids already
-            vectors = self._timed(
-                lambda: self._hidden.encode(params, rollouts, [()] * len(prefixes) if full else prefixes)
-            )
+            vectors = self._timed(lambda: self._hidden.encode(params, rollouts))
         else:
             vectors = self._encode([novelty_text(ids, self.tokenizer, novelty) for ids in completions])
         codes = []

@@ -35,18 +35,15 @@ class HiddenEncoder:
 
         self._run = jax.jit(run)
 
-    def encode(self, params: nnx.State, rollouts: Rollouts, prefixes: list[tuple[int, ...]]) -> np.ndarray:
+    def encode(self, params: nnx.State, rollouts: Rollouts) -> np.ndarray:
         """``[R, D]`` f32 of length 1, one vector a completion.
 
         Args:
             params: of the policy, in the training layout.
             rollouts: of this process.
-            prefixes: per request, tokens between prompt and completion that are not part of ``prompt_ids``.
         """
         rows = len(rollouts)
-        contexts = [
-            np.concatenate([rollouts.prompt_ids[row], prefixes[rollouts.prompt_index[row]]]) for row in range(rows)
-        ]
+        contexts = [rollouts.context_ids(row) for row in range(rows)]
         longest = max(len(c) + int(n) for c, n in zip(contexts, rollouts.lengths, strict=True))
         agreed = allgather(np.array([[longest, rows]], np.int64)).max(axis=0)
         width = max(_SHORTEST, 1 << int(agreed[0] - 1).bit_length())

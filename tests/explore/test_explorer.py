@@ -76,6 +76,9 @@ def written(slots: list[Slot], step: int, solved: float = 0.3) -> Rollouts:
         logprobs=-rng.exponential(0.3, tokens.shape).astype(np.float32),
         entropies=rng.uniform(0, 1, tokens.shape).astype(np.float32),
         stop_reasons=[StopReason.STOP_TOKEN] * len(rows),
+        prefix_ids=[np.array(slots[i // GROUP].prefix_ids, np.int32) for i in range(len(rows))],
+        full_logprobs=np.zeros(tokens.shape, np.float32),
+        log_kept=np.zeros(tokens.shape, np.float32),
     )
 
 

@@ -28,7 +28,7 @@ EXPLORE = {
     "arm": "F",
     "encoder": {"name": "hashed_ngram", "hash_size": 64},
     "prefix": {
-        "budget": "full", "min_tokens": 2, "min_gap": 2, "every": 4, "warmup_steps": 0, "slots_fraction": 0.25,
+        "min_tokens": 2, "min_gap": 2, "every": 4, "warmup_steps": 0, "slots_fraction": 0.25,
     },
 }  # fmt: skip
 

@@ -27,9 +27,12 @@ def test_hidden_vectors_are_those_of_the_torch_model(tmp_path):
         logprobs=np.zeros((4, 9), np.float32),
         entropies=np.zeros((4, 9), np.float32),
         stop_reasons=[StopReason.STOP_TOKEN] * 4,
+        prefix_ids=[np.array(prefixes[i], int) for i in (0, 0, 1, 1)],
+        full_logprobs=np.zeros((4, 9), np.float32),
+        log_kept=np.zeros((4, 9), np.float32),
     )
     encoder = HiddenEncoder(ours.graphdef, mesh("1"), rows_per_shard=3, dtype="float32")
-    found = encoder.encode(ours.params, rollouts, list(prefixes))
+    found = encoder.encode(ours.params, rollouts)
     for row in range(4):
         context = [*rollouts.prompt_ids[row], *prefixes[rollouts.prompt_index[row]]]
         ids = torch.tensor([[*context, *rollouts.completion_ids(row)]])

@@ -122,6 +122,11 @@ def test_a_random_draw_does_not_depend_on_the_order_of_the_queue():
 def test_requests_carry_the_prefix_behind_the_prompt():
     plain, guided = Slot(PROBLEMS["p0"], PROBLEMS["p0"]), Slot(PROBLEMS["p1"], PROBLEMS["p1"], waiting("p1"))
     prompts = {"p0": [5], "p1": [6, 7]}
+    same = make_requests([plain, guided], prompts, 4, 8, PrefixConfig())
+    assert [(list(r.prompt_ids), r.prefix_ids, r.rollout_id) for r in same] == [
+        ([5], (), 32),
+        ([6, 7], (0, 1, 2, 3), 36),
+    ]
     full = make_requests([plain, guided], prompts, 4, 8, PrefixConfig(budget="full"))
     assert [(list(r.prompt_ids), r.num_samples, r.rollout_id) for r in full] == [
         ([5], 4, 32),
