@@ -128,7 +128,7 @@ def encoded(
 
 
 def novelty_statistics(rows: list[dict[str, Any]], vectors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Nearest-neighbour distances inside groups of six, against those between problems; all rollouts and correct ones."""
+    """Nearest-neighbour distances inside groups of six, and how they go with length and with shared bigrams."""
     groups = groups_of_six(rows)
     members = np.concatenate(groups)
     correct = np.array([row["correct"] for row in rows])
