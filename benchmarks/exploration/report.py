@@ -118,7 +118,7 @@ def matrix(scores: Scores, arm: str, seeds: list[int], k: int, step: int | None 
 
 
 def bootstrap(values: np.ndarray, *, seeds: bool, rng: np.random.Generator) -> tuple[float, float]:
-    """95 % interval of the mean of ``values [S, P]``: seeds are drawn where asked, then problems inside each of them."""
+    """95 % interval of the mean of ``values [S, P]``: seeds are drawn where asked, then problems inside each."""
     count, problems = values.shape
     drawn = rng.integers(count, size=(RESAMPLES, count)) if seeds else np.tile(np.arange(count), (RESAMPLES, 1))
     means = np.zeros(RESAMPLES)

@@ -8,6 +8,7 @@ Every process gathers what the others saw and computes the same state; nothing d
 
 import json
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
@@ -350,5 +351,5 @@ class Explorer:
     def _summary(self) -> str:
         """What the next step depends on, but for the memory's arrays."""
         state = self.state
-        queue = [(entry.uid, entry.born, entry.prefix.tokens.tolist()) for entry in state.queue]
+        queue = [(entry.uid, entry.born, zlib.crc32(entry.prefix.tokens.tobytes())) for entry in state.queue]
         return json.dumps([queue, state.pending, asdict(state.scales), asdict(state.used_scales)])

@@ -228,7 +228,9 @@ def _by_arm(
     config: PrefixConfig,
     rng: np.random.Generator,
 ) -> tuple[Prefix | None, float]:
-    """The prefix that the arm injects, and its (smoothed) score."""
+    """The prefix that the arm injects, and its (smoothed) score; the real choice where nothing is injected."""
+    if not config.enabled:
+        return pool[real.index], float(real.scores[real.index])
     if config.control == "none":
         made = choose(smoothed_scores(pool, config.smoothing, config.tau), config.direction, config.tie, lengths, rng)
         return pool[made.index], float(made.scores[made.index])

@@ -15,6 +15,8 @@ from extra_jax.explore.explorer import Explorer
 from extra_jax.explore.injection import Slot, responses
 from extra_jax.explore.state import ExplorationState
 from extra_jax.learn.advantage import group_advantages
+from extra_jax.learn.batch import pack_rows
+from extra_jax.learn.grpo import grpo_examples
 from extra_jax.reward.countdown import CountdownGrader
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.rollout.types import Rollouts, StopReason
@@ -187,6 +189,27 @@ def test_guided_prompts_come_back_with_a_prefix_of_their_own_and_their_own_answe
             assert run.explorer.columns["parent"][index * GROUP] in texts
     assert seen >= 8
     assert run.metrics["guided_injected"] == 2
+
+
+def test_there_is_no_loss_on_prefix_tokens():
+    """A prefix is looked at like a prompt: weights and advantages begin behind it."""
+    run, seen = Run({"arm": "P1", "prefix": SMALL["prefix"] | {"budget": "same_total"}}), 0
+    for _ in range(6):
+        run.take(solved=0.2)
+        rows = np.arange(SIZE * GROUP)
+        examples = grpo_examples(run.rollouts, np.ones(len(rows)), rows, run.config)
+        packed = pack_rows(examples, [[row] for row in rows], 128, len(rows))
+        for row in rows:
+            slot = run.slots[run.rollouts.prompt_index[row]]
+            before = len(PROMPTS[slot.problem.uid]) + len(slot.prefix_ids)
+            after = before + run.rollouts.lengths[row]
+            assert packed.tokens[row, before - len(slot.prefix_ids) : before].tolist() == list(slot.prefix_ids)
+            for values in (packed.weights, packed.advantages):
+                assert (values[row, before:after] > 0).all()
+                assert (values[row, :before] == 0).all()
+                assert (values[row, after:] == 0).all()
+            seen += len(slot.prefix_ids)
+    assert seen > 0
 
 
 def test_guided_completions_get_no_bonus_but_are_remembered():

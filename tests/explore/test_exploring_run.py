@@ -25,7 +25,7 @@ from extra_jax.run_dir import open_run
 STEPS, EVERY = 5, 2
 COMPLETION = 24
 EXPLORE = {
-    "arm": "F",
+    "arm": "FR",  # both mechanisms, and random numbers in both of them
     "encoder": {"name": "hashed_ngram", "hash_size": 64},
     "prefix": {
         "min_tokens": 2, "min_gap": 2, "every": 4, "warmup_steps": 0, "slots_fraction": 0.25,

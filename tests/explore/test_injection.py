@@ -198,6 +198,14 @@ def test_controls_of_the_choice():
     assert drawn == {0.9, 0.2, 0.5}
 
 
+def test_an_arm_without_injection_still_shows_the_real_choice():
+    """Also with an encoder that has no vectors of prefixes."""
+    config = config_of({"arm": "N1", "encoder": {"name": "policy_hidden"}}).explore.prefix
+    state, done = queued(config, [proposal(0, 0.9, 0.2)], 1)
+    assert done.used[0] is done.pools[0][done.real[0].index]
+    assert state.queue == done.queued == []
+
+
 def test_position_matched_draws_from_where_the_real_choice_lies():
     state = ExplorationState()
     state.positions[16] = 1000.0  # the real choice has been at 0.8 to 0.85 of its attempt
