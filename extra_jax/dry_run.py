@@ -10,6 +10,7 @@ from pathlib import Path
 
 import extra_jax
 from extra_jax.config import Config, DataConfig
+from extra_jax.data.fetch import located
 from extra_jax.data.problem import Problem
 from extra_jax.data.sources import load_problems
 from extra_jax.errors import ExtraError
@@ -27,6 +28,7 @@ _LONG_RUN = 50
 """Steps from which a run without an intermediate checkpoint is worth a warning."""
 
 Fact = tuple[str, str]
+HeldOut = dict[str, list[Problem] | None]
 
 
 def describe(config: Config, verb: str) -> str:
@@ -40,10 +42,12 @@ def describe(config: Config, verb: str) -> str:
         ExtraError: a file or folder that the configuration names is missing or damaged, the problems do not load, or
             the verb lacks a section that it needs.
     """
-    if verb == "eval" and config.eval.data is None:
-        raise ExtraError("eval.data is not set: say what to evaluate on, e.g. eval.data.source=countdown")
+    if verb == "eval" and not config.benchmarks:
+        raise ExtraError(
+            "there is nothing to evaluate on: give bench=aime24,math500, or set eval.data or eval.benchmarks"
+        )
     train = _load(config.data, config.run.seed) if verb in _USES_PROBLEMS else None
-    held_out = _held_out(config) if verb in _EVALUATES else None
+    held_out = _held_out(config) if verb in _EVALUATES else {}
     facts: list[Fact] = [("run directory", _run_dir(config)), *_model_facts(config), ("mesh", _mesh(config))]
     if verb in ("train", "sft"):
         facts.append(("problems", _problems(config.data, train)))
@@ -61,23 +65,23 @@ def describe(config: Config, verb: str) -> str:
 
 
 def warnings_of(
-    config: Config, verb: str, train: list[Problem] | None = None, held_out: list[Problem] | None = None
+    config: Config, verb: str, train: list[Problem] | None = None, held_out: HeldOut | None = None
 ) -> list[str]:
     """Settings that are allowed and probably not meant, one sentence each with the remedy."""
     found = list(_rollout_warnings(config)) if verb in ("train", "eval", "sample") else []
     if verb == "train":
         found += _train_warnings(config)
     e = config.eval
-    if verb in _EVALUATES and e.data is not None and e.temperature == 0 and e.num_generations > 1:
+    if verb in _EVALUATES and config.benchmarks and e.temperature == 0 and e.num_generations > 1:
         found.append(f"eval.temperature=0: all {e.num_generations} samples of a problem are equal; use 1 sample")
     if verb == "sft" and config.sft.row_length > CONTEXT_LIMIT:
         found.append(f"sft.row_length={config.sft.row_length:,} exceeds Qwen3's {CONTEXT_LIMIT:,} positions")
-    if train and held_out:
-        seen = {problem.prompt for problem in train}
-        if shared := sum(problem.prompt in seen for problem in held_out):
+    seen = {problem.prompt for problem in train or ()}
+    for name, problems in (held_out or {}).items():
+        if shared := sum(problem.prompt in seen for problem in problems or ()):
             found.append(
-                f"{shared:,} of {len(held_out):,} held-out problems are also training problems; pass@k would measure "
-                "memory: choose another eval.data"
+                f"{shared:,} of {len(problems or ()):,} held-out problems of {name} are also training problems; pass@k "
+                "would measure memory: choose other held-out problems"
             )
     return found
 
@@ -137,19 +141,22 @@ def _sft_facts(config: Config, problems: list[Problem] | None) -> list[Fact]:
     ]
 
 
-def _eval_facts(config: Config, verb: str, problems: list[Problem] | None) -> list[Fact]:
-    e = config.eval
-    if e.data is None:
+def _eval_facts(config: Config, verb: str, held_out: HeldOut) -> list[Fact]:
+    e, benchmarks = config.eval, config.benchmarks
+    if not benchmarks:
         return [("evaluation", "none (eval.data is not set)")]
+    facts = []
+    for name, data in benchmarks.items():
+        once, problems = _problems(data, held_out[name]), held_out[name]
+        if problems is not None:
+            once += f" x {e.num_generations} samples = {_count(len(problems) * e.num_generations, 'completion')}"
+        else:
+            once += f", {_count(e.num_generations, 'sample')} each"
+        facts.append(("evaluation", f"{once}, graded by {_grader(config, data)}"))
     length = e.max_completion_length or config.rollout.max_completion_length
-    once = _problems(e.data, problems)
-    if problems is not None:
-        once += f" x {e.num_generations} samples = {_count(len(problems) * e.num_generations, 'completion')}"
-    else:
-        once += f", {_count(e.num_generations, 'sample')} each"
-    facts = [("evaluation", f"{once} of at most {length:,} tokens, temperature {e.temperature:g}, top_p {e.top_p:g}")]
+    facts.append(("eval sampling", f"at most {length:,} tokens, temperature {e.temperature:g}, top_p {e.top_p:g}"))
     if verb == "eval":
-        return [*facts, ("grader", _grader(config, e.data))]
+        return facts
     steps = config.train.max_steps if verb == "train" else config.sft.max_steps
     times = 2 if e.every == 0 else math.ceil(steps / e.every) + 1
     when = (
@@ -157,7 +164,9 @@ def _eval_facts(config: Config, verb: str, problems: list[Problem] | None) -> li
         if e.every == 0
         else f"every {_count(e.every, 'step')} and at the end"
     )
-    total = "" if problems is None else f": {_count(times * len(problems) * e.num_generations, 'completion')} in all"
+    known = [problems for problems in held_out.values() if problems is not None]
+    count = times * sum(map(len, known)) * e.num_generations
+    total = f": {_count(count, 'completion')} in all" if len(known) == len(held_out) else ""
     return [*facts, ("evaluated", f"{when}, {_count(times, 'time')}{total}")]
 
 
@@ -192,23 +201,24 @@ def _train_warnings(config: Config) -> Iterator[str]:
         yield f"checkpoint.every={config.checkpoint.every:,}: the only checkpoint is the one after the last step"
 
 
-def _load(data: DataConfig, seed: int) -> list[Problem] | None:
+def _load(data: DataConfig, seed: int, folder: str = "") -> list[Problem] | None:
     """The problems of a section; ``None`` for a hub data set, which would be downloaded."""
     if data.source.startswith("hub:"):
         return None
     return load_problems(
-        data.source,
+        located(data.source, folder),
         split=data.split,
         seed=seed,
         limit=data.limit,
         prompt_template=data.prompt_template,
         system=data.system,
+        columns=data.columns or None,
         **data.task,
     )
 
 
-def _held_out(config: Config) -> list[Problem] | None:
-    return None if config.eval.data is None else _load(config.eval.data, config.run.seed)
+def _held_out(config: Config) -> HeldOut:
+    return {name: _load(data, config.eval.seed, config.eval.dir) for name, data in config.benchmarks.items()}
 
 
 def _problems(data: DataConfig, problems: list[Problem] | None) -> str:

@@ -50,8 +50,8 @@ class Policy:
         """Whether the sampler scans its layers; a shallow model decodes faster with its layers apart."""
         return self.model_config.num_hidden_layers > _MAX_UNROLLED
 
-    def sampler(self, params: SamplingParams, *, stream: str) -> Sampler:
-        """A sampler with random numbers of its own: the same seed gives other draws in another ``stream``."""
+    def sampler(self, params: SamplingParams, *, stream: str, seed: int | None = None) -> Sampler:
+        """A sampler with random numbers of its own: a seed (``run.seed``) gives other draws in another ``stream``."""
         settings, scan = self.config.rollout, self.scan_rollout
         chunk = settings.chunk or memory.default_chunk(params.max_completion_length)
         capacity = settings.max_prompt_length + params.max_completion_length + chunk
@@ -61,7 +61,7 @@ class Policy:
             self.mesh,
             params=params,
             stop_ids=self.tokenizer.stop_ids,
-            seed=zlib.crc32(f"{self.config.run.seed}/{stream}".encode()),
+            seed=zlib.crc32(f"{self.config.run.seed if seed is None else seed}/{stream}".encode()),
             max_prompt_length=settings.max_prompt_length,
             slots=settings.slots or memory.default_slots(self.model_config, self.mesh, capacity, settings.dtype),
             chunk=chunk,

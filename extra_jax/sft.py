@@ -48,7 +48,7 @@ def sft(config: Config) -> None:
     state, first = init_state(params, optimizer, policy.mesh), 0
 
     with ExitStack() as stack:
-        evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.eval.data else None
+        evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.benchmarks else None
         checkpoints = stack.enter_context(Checkpointer(run_dir / CHECKPOINTS, keep=config.checkpoint.keep))
         stop = stack.enter_context(GracefulStop())
         if checkpoints.latest_step() is not None:

@@ -66,7 +66,7 @@ def train(config: Config) -> None:
 
     with ExitStack() as stack:
         grader = stack.enter_context(closing(make_grader(config.reward, config.data)))
-        evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.eval.data else None
+        evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.benchmarks else None
         checkpoints = stack.enter_context(Checkpointer(run_dir / CHECKPOINTS, keep=config.checkpoint.keep))
         stop = stack.enter_context(GracefulStop())
         probes = make_probes(policy, explorer, grader)

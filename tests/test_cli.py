@@ -30,12 +30,19 @@ TREE = {
 }
 VERBS = ("train", "sft", "eval", "sample", "import-hf", "export-hf")
 RESULTS = {
-    "evaluate": {
-        "eval_pass@1": 0.25,
-        "eval_pass@1_low": 0.2,
-        "eval_pass@1_high": 0.3,
-        "eval_completions/mean_length": 9.0,
-    },
+    "evaluate": [
+        {
+            "sums": {
+                "step": 3,
+                "num_problems": 7,
+                "num_generations": 1,
+                "summary": {"pass@1": {"mean": 0.25, "low": 0.2, "high": 0.3}},
+                "mean_length": 9.0,
+                "clipped_ratio": 0.1,
+                "verdicts": [["correct"], ["timeout"], ["wrong"], ["wrong"]],
+            }
+        }
+    ],
     "sample": [
         types.SimpleNamespace(prompt=prompt, text=f"{prompt} {i}", tokens=7, mean_entropy=0.5, stop_reason="length")
         for prompt in "ab"
@@ -118,11 +125,21 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
     assert "--dry-run" in text
 
 
+@pytest.mark.parametrize("arguments", [["compare"], ["data"], ["data", "lint"], ["data", "contamination"]])
+def test_verbs_without_a_configuration_have_help(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*arguments, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: extra-jax {' '.join(arguments)}" in text
+    assert "--dry-run" not in text
+
+
 def test_the_help_lists_every_verb(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    assert all(verb in text for verb in VERBS)
+    assert all(verb in text for verb in (*VERBS, "compare", "data"))
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -148,7 +165,14 @@ def test_verbs_call_their_function_with_the_resolved_configuration(file, called)
 
 def test_eval_prints_its_result_on_standard_output(file, called, capsys):
     cli.main(["eval", file])
-    assert capsys.readouterr().out == "pass@1 0.2500 [0.2000, 0.3000]\n"
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["step", "3", "sums"],
+        ["pass@1", "(avg@1)", "0.250", "[0.200,", "0.300]"],
+        ["problems", "7", "x", "1", "samples"],
+        ["length", "9", "tokens"],
+        ["truncated", "10.0%"],
+        ["not", "judged,", "counted", "as", "not", "solved", "25.0%"],
+    ]
 
 
 def test_sample_prints_prompts_and_completions(file, called, capsys):
@@ -281,7 +305,7 @@ def test_sft_counts_examples():
 
 
 def test_eval_needs_problems():
-    with pytest.raises(ExtraError, match=r"eval\.data is not set"):
+    with pytest.raises(ExtraError, match="give bench=aime24,math500, or set eval"):
         described("eval", eval={})
     assert "none (eval.data is not set)" in described(eval={})
 
@@ -319,7 +343,9 @@ def test_a_model_folder_needs_weights_and_shows_its_size(tmp_path):
 )
 def test_suspicious_settings_are_warned_about(sections, message):
     text = described(**sections)
-    expected = "64 of 64 held-out problems are also training problems" if "held-out" in message else message
+    expected = (
+        "64 of 64 held-out problems of countdown are also training problems" if "held-out" in message else message
+    )
     assert any(expected in line for line in text.splitlines() if line.startswith("warning: "))
 
 

@@ -92,9 +92,13 @@ def test_process_0_records_its_half_of_the_same_tokens(one_process: Path, two_pr
 
 def test_evaluation_by_two_processes_covers_every_problem(one_process: Path, two_processes: Path) -> None:
     for step in (0, 3):
-        name = f"evals/step_{step:06d}.json"
+        name = f"evals/chain/step_{step:06d}.json"
         ours, theirs = read(two_processes / name), read(one_process / name)
+        weights = [numbers[0].pop("weights") for numbers in (ours, theirs)]
         assert ours == theirs
+        assert (weights[0] == weights[1]) == (step == 0), "training rounds differently, but measures the same"
+        rows, whole = (read((run / name).with_suffix(".jsonl")) for run in (two_processes, one_process))
+        assert rows == whole, "completions of all processes are recorded"
         assert len(ours[0]["uids"]) == 5, "a number that two processes cannot share evenly"
 
 

@@ -41,7 +41,7 @@ def test_a_run_directory_holds_everything_that_came_of_the_run(uninterrupted: Pa
         records = [json.loads(line) for line in path.read_text().splitlines()]
         assert len(records) == 32
         assert np.mean([record["reward"] for record in records]) == pytest.approx(row["reward"])
-    assert len(list((uninterrupted / "evals").glob("step_*.json"))) == 3
+    assert len(list((uninterrupted / "evals" / "chain").glob("step_*.json"))) == 3
     assert checkpoint_steps(uninterrupted) == [3, 6]
     assert "<svg" in (uninterrupted / "report.html").read_text()
 
@@ -98,7 +98,7 @@ def test_eval_repeats_the_last_evaluation_and_does_not_disturb_the_training(
     launcher: Launcher, base: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "evals" / "step_000006.jsonl").unlink()
+    (tmp_path / "evals" / "chain" / "step_000006.jsonl").unlink()
     being_saved = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp" / "arrays"
     being_saved.mkdir(parents=True)
     with (tmp_path / "metrics.jsonl").open("a") as metrics:
@@ -106,7 +106,9 @@ def test_eval_repeats_the_last_evaluation_and_does_not_disturb_the_training(
     written = (tmp_path / "metrics.jsonl").read_bytes()
     launcher.run("eval", grpo(base, tmp_path))
     for name in ("step_000006.jsonl", "step_000006.json"):
-        assert (tmp_path / "evals" / name).read_bytes() == (uninterrupted / "evals" / name).read_bytes()
+        assert (tmp_path / "evals" / "chain" / name).read_bytes() == (
+            uninterrupted / "evals" / "chain" / name
+        ).read_bytes()
     assert being_saved.exists()
     assert (tmp_path / "metrics.jsonl").read_bytes() == written
 

@@ -167,7 +167,7 @@ def assert_same_run(run_dir: Path, expected: Path) -> None:
     for name, array in expected_arrays.items():
         np.testing.assert_array_equal(arrays[name], array, err_msg=name, strict=True)
     assert metric_rows(run_dir) == metric_rows(expected)
-    for pattern in ("rollouts/*", "evals/*", "export/*"):
+    for pattern in ("rollouts/*", "evals/*/*", "export/*"):
         files = sorted(path.relative_to(expected) for path in expected.glob(pattern))
         assert files == sorted(path.relative_to(run_dir) for path in run_dir.glob(pattern))
         for file in files:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from extra_jax.telemetry.evaluations import read_evaluations
 from extra_jax.telemetry.metrics import read_metrics
-from extra_jax.telemetry.records import read_evaluations
 from extra_jax.telemetry.report import write_curve_svg
 from extra_jax.telemetry.statistics import paired_difference
 
@@ -22,7 +22,7 @@ def main() -> None:
     rows, lines = [], []
     for run in runs:
         seed = yaml.safe_load((run / "config.yaml").read_text())["run"]["seed"]
-        evaluations = read_evaluations(run)
+        evaluations = next(iter(read_evaluations(run).values()))
         for evaluation in evaluations:
             for score in SCORES:
                 rows.append({"seed": seed, "step": evaluation["step"], "score": score, **evaluation["summary"][score]})

@@ -1,62 +1,292 @@
-"""Throughput of the rollout engine on the CPU: useful tokens a second on a heavy-tailed workload.
+"""Throughput of the rollout engine and its peers on the CPU, on the same weights and requests.
 
-An 8-layer Qwen3 (D 512, F 1536, 8/4 heads of 64, V 4096) with random weights, f32; 128 rollouts of 16 prompts of 64
-tokens. Lengths are geometric with a mean of about 64, capped at 256: 64 of the 4,096 nearly equally likely tokens stop
-a rollout.
+An 8-layer Qwen3 (D 512, F 1536, V 4096) with random weights, f32; 128 rollouts of 16 prompts of 64 tokens. Lengths are
+geometric with a mean of about 64, capped at 256: 64 of the 4,096 nearly equally likely tokens stop a rollout.
+
+Every round runs each system once, so that noise of the machine falls on all of them. The floor is what the machine's
+own matmul and memory rates, measured in the same run, allow for the work that the engine's rollouts need. Writes one
+JSON row per system and round. ``tunix`` needs google-tunix 0.1.7 on the path, ``hf`` needs torch and transformers.
 """
 
 import argparse
+import json
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
-import jax
 import numpy as np
-from flax import nnx
 
-from extra_jax.config import MeshConfig
-from extra_jax.model.config import Qwen3Config
-from extra_jax.model.qwen3 import Qwen3
-from extra_jax.parallel.mesh import make_mesh
-from extra_jax.parallel.reshard import reshard
-from extra_jax.rollout.engine import Sampler
-from extra_jax.rollout.types import Request, SamplingParams
-
-CONFIG = Qwen3Config(4096, 512, 1536, 8, 8, 4, head_dim=64)
+LAYERS, D, F, HEADS, KV_HEADS, HEAD, VOCAB = 8, 512, 1536, 8, 4, 64, 4096
 STOP_IDS = tuple(range(64))
+PROMPTS, GROUP, PROMPT, CAP = 16, 8, 64, 256
+HERE = Path(__file__).parent
+Measure = Callable[[int], np.ndarray]
+"""From a seed to the lengths ``[R]`` of the rollouts."""
+
+
+def prompts() -> list[list[int]]:
+    return np.random.default_rng(0).integers(64, VOCAB, (PROMPTS, PROMPT)).tolist()
+
+
+def export(folder: Path) -> None:
+    """The weights that every system loads, as a Hugging Face folder."""
+    import jax
+    from flax import nnx
+
+    from extra_jax.model.hf import save_params
+    from extra_jax.model.qwen3 import Qwen3
+
+    save_params(
+        folder, jax.jit(lambda: nnx.state(Qwen3(our_config(), rngs=nnx.Rngs(0))))(), our_config(), dtype="float32"
+    )
+
+
+def our_config() -> object:
+    from extra_jax.model.config import Qwen3Config
+
+    return Qwen3Config(VOCAB, D, F, LAYERS, HEADS, KV_HEADS, head_dim=HEAD)
+
+
+def engine(folder: Path, slots: int, chunk: int, report: Callable[[dict], None]) -> Measure:
+    import jax
+    from flax import nnx
+
+    from extra_jax.config import MeshConfig, ModelConfig
+    from extra_jax.model.load import build_model
+    from extra_jax.model.qwen3 import Qwen3
+    from extra_jax.parallel.mesh import make_mesh
+    from extra_jax.parallel.reshard import reshard
+    from extra_jax.rollout.engine import Sampler
+    from extra_jax.rollout.types import Request, SamplingParams
+
+    mesh = make_mesh(MeshConfig())
+    _, params, config = build_model(ModelConfig(path=str(folder)), mesh, seed=0)
+    weights = reshard(params, mesh, dtype="float32", unstack=True)
+    sampler = Sampler(
+        config,
+        nnx.split(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0), scan=False)))[0],
+        mesh,
+        params=SamplingParams(max_completion_length=CAP),
+        stop_ids=STOP_IDS,
+        seed=0,
+        max_prompt_length=PROMPT,
+        slots=slots,
+        chunk=chunk,
+        dtype="float32",
+        scan=False,
+    )
+    requests = [Request(ids, GROUP, GROUP * i) for i, ids in enumerate(prompts())]
+
+    def measure(seed: int) -> np.ndarray:
+        programs = sampler.compiled_programs()
+        rollouts = sampler.generate(weights, requests, seed)
+        counters = rollouts.counters
+        report(
+            {
+                "occupancy": counters.occupancy,
+                "host_share": counters.host_seconds / counters.seconds,
+                "prefilled": counters.prefilled,
+                "compiled": sampler.compiled_programs() - programs,
+                "floor": floor(rollouts.lengths),
+            }
+        )
+        return rollouts.lengths
+
+    jax.block_until_ready(weights)
+    return measure
+
+
+def hf(folder: Path, report: Callable[[dict], None]) -> Measure:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.tensor(prompts()).repeat_interleave(GROUP, 0)
+
+    def measure(seed: int) -> np.ndarray:
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            out = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=CAP,
+                eos_token_id=list(STOP_IDS),
+                pad_token_id=0,
+            )
+        return lengths_of(out[:, PROMPT:].numpy())
+
+    return measure
+
+
+def tunix(folder: Path, report: Callable[[dict], None]) -> Measure:
+    import jax
+    import jax.numpy as jnp
+    from tunix.generate import sampler as tunix_sampler
+    from tunix.models.qwen3 import model as qwen3
+    from tunix.models.qwen3 import params
+
+    config = qwen3.ModelConfig(
+        LAYERS, VOCAB, D, F, HEADS, HEAD, KV_HEADS, rope_theta=1_000_000, norm_eps=1e-6, use_tied_embedding=True
+    )
+    mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    model = params.create_model_from_safe_tensors(str(folder), config, mesh, dtype=jnp.float32)
+
+    class Tokenizer:
+        """Prompts are given as text of numbers."""
+
+        def encode(self, text: str, **_: object) -> list[int]:
+            return [int(token) for token in text.split()]
+
+        def decode(self, ids: list[int], **_: object) -> str:
+            return ""
+
+        def bos_id(self) -> int:
+            return 0
+
+        def eos_id(self) -> int:
+            return 0
+
+        def pad_id(self) -> int:
+            return 0
+
+    sampler = tunix_sampler.Sampler(
+        model, Tokenizer(), tunix_sampler.CacheConfig(PROMPT + CAP + 8, LAYERS, KV_HEADS, HEAD)
+    )
+    texts = [" ".join(map(str, ids)) for ids in prompts() for _ in range(GROUP)]
+
+    def measure(seed: int) -> np.ndarray:
+        out = sampler(
+            texts,
+            max_generation_steps=CAP,
+            max_prompt_length=PROMPT,
+            temperature=1.0,
+            top_p=1.0,
+            eos_tokens=list(STOP_IDS),
+            seed=seed,
+            return_logprobs=True,
+        )
+        return np.array([min(len(tokens) + 1, CAP) for tokens in out.tokens])
+
+    return measure
+
+
+def lengths_of(tokens: np.ndarray) -> np.ndarray:
+    """``[R, C]`` tokens -> lengths, the stop token included."""
+    stops = np.isin(tokens, STOP_IDS)
+    return np.where(stops.any(axis=1), stops.argmax(axis=1) + 1, tokens.shape[1])
+
+
+def floor(lengths: np.ndarray) -> float:
+    """Seconds that the machine needs at least, with all 128 rollouts at once.
+
+    For each token position the matmuls of the rows that still run, at the measured matmul rate, or reading the weights
+    once, whichever is longer; then their keys and values, at the measured rate of reading.
+    """
+    flop_rate, byte_rate = matmul_rate(), read_rate()
+    weights = LAYERS * (2 * D * HEADS * HEAD + 2 * D * KV_HEADS * HEAD + 3 * D * F) + VOCAB * D
+    kv = 2 * LAYERS * KV_HEADS * HEAD * 4
+    seconds = PROMPTS * PROMPT * 2 * (weights - VOCAB * D) / flop_rate
+    for position in range(int(lengths.max())):
+        rows = int((lengths > position).sum())
+        seconds += max(rows * 2 * weights / flop_rate, 4 * weights / byte_rate)
+        seconds += rows * (PROMPT + position) * kv / byte_rate
+    return seconds
+
+
+def matmul_rate() -> float:
+    """FLOPs a second of a 1024-cubed f32 matmul, all cores; the best of several."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones((1024, 1024))
+    return 2 * 1024**3 / _best(jax.jit(lambda x: x @ x), x)
+
+
+def read_rate() -> float:
+    """Bytes a second of a sum over 256 MB, all cores; the best of several."""
+    rows = np.ones((2, 1 << 25), np.float32)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        return rows.nbytes / _best(lambda x: list(pool.map(np.sum, x)), rows)
+
+
+def _best(function: Callable, x: object) -> float:
+    times = []
+    for _ in range(6):
+        began = time.perf_counter()
+        result = function(x)
+        getattr(result, "block_until_ready", lambda: None)()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def serve(args: argparse.Namespace) -> None:
+    """One system in a process of its own: a line with a seed in, a line with numbers out."""
+    told: dict = {}
+    if args.system == "engine":
+        measure = engine(args.weights, args.slots, args.chunk, told.update)
+    else:
+        measure = {"hf": hf, "tunix": tunix}[args.system](args.weights, told.update)
+    for line in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        tokens = int(measure(int(line)).sum())
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        print(json.dumps({"tokens": tokens, "seconds": wall, "cpu_seconds": cpu, **told}), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slots", type=int, default=32)
-    parser.add_argument("--chunk", type=int, default=16)
-    parser.add_argument("--scan", action="store_true", help="scan the layers instead of a list of layers")
-    parser.add_argument("--runs", type=int, default=3, help="timed runs, after two that compile")
-    args = parser.parse_args()
-    mesh = make_mesh(MeshConfig())
-    params = nnx.state(nnx.jit(lambda: Qwen3(CONFIG, rngs=nnx.Rngs(0)))())
-    weights = reshard(params, mesh, dtype="float32", unstack=not args.scan)
-    sampler = Sampler(
-        CONFIG,
-        nnx.split(nnx.eval_shape(lambda: Qwen3(CONFIG, rngs=nnx.Rngs(0), scan=args.scan)))[0],
-        mesh,
-        params=SamplingParams(max_completion_length=256),
-        stop_ids=STOP_IDS,
-        seed=0,
-        max_prompt_length=64,
-        slots=args.slots,
-        chunk=args.chunk,
-        dtype="float32",
-        scan=args.scan,
+    parser.add_argument("systems", nargs="*", default=["engine"], help="engine, hf, tunix")
+    parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--chunk", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds, after two that warm up")
+    parser.add_argument(
+        "--weights", type=Path, default=Path("/tmp/rollout-benchmark"), help="folder, made when missing"
     )
-    random = np.random.default_rng(0)
-    requests = [Request(random.integers(64, 4096, 64).tolist(), 8, 8 * i) for i in range(16)]
-    for run in range(-2, args.runs):
-        wall, cpu = time.perf_counter(), time.process_time()
-        tokens = sampler.generate(weights, requests, step=run % 2).lengths.sum()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        label = "warm-up" if run < 0 else "timed"
-        print(f"{label}: {tokens} tokens, {tokens / wall:.0f} tokens/s, {tokens / cpu:.0f} tokens/CPU-s", flush=True)
+    parser.add_argument("--out", type=Path, help="JSON lines, one per system and round")
+    parser.add_argument("--system", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.system:
+        return serve(args)
+    if not args.weights.exists():
+        export(args.weights)
+    processes = {
+        system: subprocess.Popen(
+            [sys.executable, __file__, "--system", system, "--weights", args.weights, "--slots", str(args.slots),
+             "--chunk", str(args.chunk)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for system in args.systems
+    }  # fmt: skip
+    rows = []
+    for seed in range(-2, args.rounds):
+        for system, process in processes.items():
+            process.stdin.write(f"{seed % 2 if seed < 0 else seed}\n")
+            process.stdin.flush()
+            row = {"system": system, "round": seed, **json.loads(process.stdout.readline())}
+            rate = row["tokens"] / row["seconds"]
+            more = "".join(f", {key} {row[key]:.3g}" for key in ("occupancy", "host_share", "compiled") if key in row)
+            if "floor" in row:
+                more += f", {row['floor'] / row['seconds']:.0%} of the floor"
+            print(
+                f"{'warm-up' if seed < 0 else 'timed'} {system}: {row['tokens']} tokens, {rate:.0f} tokens/s{more}",
+                flush=True,
+            )
+            if seed >= 0:
+                rows.append(row)
+    for process in processes.values():
+        process.stdin.close()
+        process.wait()
+    if args.out:
+        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_platforms", "cpu")
     main()

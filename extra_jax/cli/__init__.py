@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from extra_jax.cli import models, sampling, training
+from extra_jax.cli import data, evaluation, models, sampling, training
 from extra_jax.cli.verb import Verb
 from extra_jax.errors import ExtraError
 
@@ -18,11 +18,12 @@ USER_ERROR = 2
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 
-VERBS = (*training.VERBS, *sampling.VERBS, *models.VERBS)
+VERBS = (*training.VERBS, *evaluation.VERBS, *sampling.VERBS, *models.VERBS, *data.VERBS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit status: 0, or 2 after an error that the user can mend.
+    """Runs one verb and returns the exit status: 0, 1 where a check found something, 2 after an error that the user
+    can mend.
 
     ``ExtraError`` is printed without a traceback; any other exception is a bug of ours and keeps its own.
     """
@@ -81,11 +82,10 @@ def _add_verb(verbs: Any, verb: Verb) -> argparse.ArgumentParser:
 
 def _run(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
     if not verb.takes_config:
-        verb.run(None, args)
-        return 0
+        return verb.run(None, args) or 0
     from extra_jax.config import load_config
 
-    config = load_config(args.config, [*args.overrides, *rest])
+    config = load_config(args.config, verb.overrides([*args.overrides, *rest]))
     if args.dry_run:
         from extra_jax.dry_run import describe
 
@@ -93,8 +93,7 @@ def _run(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
             sampling.read_prompts(args.prompt, args.file)
         print(describe(config, verb.name), flush=True)
         return 0
-    verb.run(config, args)
-    return 0
+    return verb.run(config, args) or 0
 
 
 class _Version(argparse.Action):

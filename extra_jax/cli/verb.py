@@ -2,7 +2,7 @@
 
 import argparse
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ class Verb:
         summary: One line for ``extra-jax --help``.
         details: A few sentences for the help of the verb.
         example: A command that works.
-        run: Called with the configuration (``None`` where the verb takes none) and the parsed arguments.
+        run: Called with the configuration (``None`` where the verb takes none) and the parsed arguments; returns the
+            exit status, ``None`` for 0.
         add_arguments: Adds the options that only this verb has.
+        overrides: Turns short forms of ``key.sub=value`` that only this verb has into the long ones.
         takes_config: Whether ``CONFIG.yaml key.sub=value ...`` and ``--dry-run`` belong to it.
     """
 
@@ -28,8 +30,9 @@ class Verb:
     summary: str
     details: str
     example: str
-    run: Callable[["Config", argparse.Namespace], Any]
+    run: Callable[["Config", argparse.Namespace], int | None]
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    overrides: Callable[[Sequence[str]], Sequence[str]] = lambda given: given
     takes_config: bool = True
 
 

@@ -5,7 +5,7 @@ Nothing else in the package reads YAML or the environment. A configuration is a 
 ``GRPOConfig`` names where the concept exists there.
 """
 
-from extra_jax.config.data import DataConfig, EvalConfig
+from extra_jax.config.data import DataConfig, EvalConfig, benchmark_name
 from extra_jax.config.explore import EncoderConfig, ExploreConfig, NoveltyConfig, PrefixConfig, ProbeConfig
 from extra_jax.config.loading import config_differences, config_from_dict, load_config, save_config
 from extra_jax.config.rollout import RewardConfig, RolloutConfig
@@ -46,6 +46,7 @@ __all__ = [
     "RunConfig",
     "SFTConfig",
     "TokenizerConfig",
+    "benchmark_name",
     "config_differences",
     "config_from_dict",
     "load_config",

@@ -1,8 +1,10 @@
 """Problems, and what is measured on them."""
 
+import re
+from pathlib import PurePosixPath
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from extra_jax.config.section import Section
 
@@ -27,6 +29,18 @@ class DataConfig(Section):
 
 class EvalConfig(Section):
     data: DataConfig | None = Field(None, description="Held-out problems; None turns evaluation off.")
+    benchmarks: dict[str, DataConfig] = Field(
+        default_factory=dict,
+        description="Several sets in place of `data`, by name, e.g. {aime24: {}, mine: {source: mine.jsonl}}. Without "
+        "`source` a set is the standard or generated one of its name. Prompts are worded as in `data`, or else as in "
+        "training.",
+    )
+    dir: str = Field("data", description="Folder of the standard sets that `extra-jax data fetch` brought.")
+    seed: int = Field(
+        0,
+        description="Of the held-out problems that a task generates or `limit` keeps, and of every token sampled on "
+        "them; apart from run.seed, so that runs of several seeds are measured alike.",
+    )
     every: int = Field(0, ge=0, description="Steps between evaluations; 0: only before the first and after the last.")
     num_generations: int = Field(8, ge=1, description="Samples a problem (n of pass@k).")
     temperature: float = Field(1.0, ge=0)
@@ -34,3 +48,21 @@ class EvalConfig(Section):
     top_k: int = Field(0, ge=0)
     min_p: float = Field(0.0, ge=0, lt=1)
     max_completion_length: int | None = Field(None, ge=1, description="Default: the rollout's.")
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _named_sources(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        if bad := [name for name in raw if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(name))]:
+            raise ValueError(f"{bad[0]!r} is no name of a benchmark: letters, digits, '.', '_' and '-' are")
+        return {
+            name: {"source": name, **(own or {})} if isinstance(own, dict | None) else own for name, own in raw.items()
+        }
+
+
+def benchmark_name(source: str) -> str:
+    """A name for a source: ``math500`` for ``data/math500.jsonl``, ``org_name`` for ``hub:org/name``."""
+    if source.startswith("hub:"):
+        return re.sub(r"[^A-Za-z0-9._-]", "_", source.removeprefix("hub:"))
+    return re.sub(r"[^A-Za-z0-9._-]", "_", PurePosixPath(source).name.removesuffix(".jsonl").removesuffix(".parquet"))

@@ -11,7 +11,7 @@ RematPolicy = Literal["none", "dots", "full"]
 
 class RunConfig(Section):
     dir: str = Field("runs/default", description="Run directory: checkpoints, metrics, rollouts, report, export.")
-    seed: int = Field(0, description="Seed of data order, initial weights and every sampled token.")
+    seed: int = Field(0, description="Seed of data order, initial weights and every token sampled in training.")
 
 
 class DistributedConfig(Section):

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from extra_jax.config.data import DataConfig, EvalConfig
+from extra_jax.config.data import DataConfig, EvalConfig, benchmark_name
 from extra_jax.config.explore import ExploreConfig
 from extra_jax.config.rollout import RewardConfig, RolloutConfig
 from extra_jax.config.run import (
@@ -43,6 +43,19 @@ class Config(Section):
     def max_sequence_length(self) -> int:
         """Tokens of the longest prompt and completion."""
         return self.rollout.max_prompt_length + self.rollout.max_completion_length
+
+    @property
+    def benchmarks(self) -> dict[str, DataConfig]:
+        """What is evaluated, by name, with the wording of its prompts; empty where evaluation is off."""
+        wording = self.eval.data or self.data
+        if self.eval.benchmarks:
+            return {
+                name: own.model_copy(
+                    update={key: getattr(own, key) or getattr(wording, key) for key in ("prompt_template", "system")}
+                )
+                for name, own in self.eval.benchmarks.items()
+            }
+        return {benchmark_name(self.eval.data.source): self.eval.data} if self.eval.data else {}
 
     @model_validator(mode="after")
     def _rows_hold_sequences(self) -> Self:

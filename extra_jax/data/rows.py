@@ -45,12 +45,20 @@ class Row:
     number: int
     values: Mapping[str, Any]
 
-    def refuse(self, key: str, fault: str, remedy: str) -> ExtraError:
+    def refuse(self, key: str, fault: str, remedy: str) -> "RowError":
         """The error for this row, to be raised by the caller."""
-        return ExtraError(f"{self.path}, row {self.number}, key {key!r}: {fault}. {remedy}")
+        return RowError(self, key, fault, remedy)
 
     def get(self, key: str) -> Any:
         return self.values.get(key)
+
+
+class RowError(ExtraError):
+    """A row that is no problem: what is wrong (``fault``) under which ``key``."""
+
+    def __init__(self, row: Row, key: str, fault: str, remedy: str):
+        super().__init__(f"{row.path}, row {row.number}, key {key!r}: {fault}. {remedy}")
+        self.key, self.fault = key, fault
 
 
 def to_problem(row: Row, stem: str, columns: Mapping[str, str] | None = None) -> Problem:

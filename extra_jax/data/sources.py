@@ -75,7 +75,7 @@ def load_jsonl(path: str, columns: Mapping[str, str] | None = None) -> list[Prob
     Raises:
         ExtraError: No such file, invalid JSON, a bad row; names file, row (= line), key and remedy.
     """
-    return _problems(_jsonl_rows(path), path, _stem(path), columns)
+    return _problems(read_rows(path), path, _stem(path), columns)
 
 
 def load_parquet(path: str, columns: Mapping[str, str] | None = None) -> list[Problem]:
@@ -84,7 +84,20 @@ def load_parquet(path: str, columns: Mapping[str, str] | None = None) -> list[Pr
     Raises:
         ExtraError: No such file, not Parquet, a bad row; names file, row, key and remedy.
     """
-    return _problems(_parquet_rows(path), path, _stem(path), columns)
+    return _problems(read_rows(path), path, _stem(path), columns)
+
+
+def read_rows(path: str) -> Iterator[Row]:
+    """The raw rows of a JSONL or Parquet file, in order.
+
+    Raises:
+        ExtraError: No such file, another kind of file, or JSON that is broken; names file and row.
+    """
+    readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    reader = readers.get(PurePosixPath(path).suffix)
+    if reader is None:
+        raise ExtraError(f"{path}: not a path that ends in .jsonl or .parquet. Convert the file, or fix its name.")
+    return reader(path)
 
 
 def load_hub(name: str, split: str = "train", columns: Mapping[str, str] | None = None) -> list[Problem]:
@@ -127,21 +140,21 @@ def _generate(
     known = [name for name in inspect.signature(TASKS[task]).parameters if name not in fixed]
     for name in difficulty:
         if name not in known:
-            raise ExtraError(f"{task} has no difficulty {name!r}.{_nearest(name, known)} It has {', '.join(known)}.")
+            raise ExtraError(f"{task} has no difficulty {name!r}.{nearest(name, known)} It has {', '.join(known)}.")
     return TASKS[task](limit, seed=seed, split=split, **difficulty)
 
 
 def _load(source: str, split: str, columns: Mapping[str, str] | None) -> list[Problem]:
     for part in columns or {}:
         if part not in COLUMNS:
-            raise ExtraError(f"columns: no part of a problem is called {part!r}.{_nearest(part, list(COLUMNS))}")
+            raise ExtraError(f"columns: no part of a problem is called {part!r}.{nearest(part, list(COLUMNS))}")
     if source.startswith(_HUB):
         return load_hub(source.removeprefix(_HUB), split, columns)
     readers = {".jsonl": load_jsonl, ".parquet": load_parquet}
     reader = readers.get(PurePosixPath(source).suffix)
     if reader is None:
         raise ExtraError(
-            f"source {source!r} is not known.{_nearest(source, list(TASKS))} Give {' or '.join(TASKS)}, a path that "
+            f"source {source!r} is not known.{nearest(source, list(TASKS))} Give {' or '.join(TASKS)}, a path that "
             "ends in .jsonl or .parquet, or hub:org/name."
         )
     if split != "train":
@@ -216,7 +229,7 @@ def _stem(path: str) -> str:
     return PurePosixPath(path).stem
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
     """ " Did you mean ...?" for a typo, or nothing."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,5 +1,5 @@
-"""Attention over grouped query heads: XLA einsums on every backend. Kernels belong here, so that model code never asks
-what it runs on."""
+"""Attention over grouped query heads. Which kernel computes it is decided here, so that model code never asks what it
+runs on: the splash kernel for whole sequences on TPU, plain matmuls for everything else."""
 
 import functools
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from extra_jax.model import splash
 
 
 class AttentionMask(NamedTuple):
@@ -61,6 +63,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
     """
     batch, length, heads, head_dim = q.shape
     kv_heads = k.shape[2]
+    if not past and _platform() == "tpu" and splash.supports(length, head_dim):
+        return splash.causal_attention(q, k, v, mask.segments)
     group = heads // kv_heads
     # Plain matmuls [B, K, rows, H] x [B, K, H, keys]: XLA:CPU runs any other order of axes five to ten times slower.
     q = q.reshape(batch, length, kv_heads, group, head_dim).transpose(0, 2, 1, 3, 4)
@@ -81,6 +85,12 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
     out = sum(_matmul(weight.astype(v.dtype), part.v) for weight, part in zip(weights, parts, strict=True)) / total
     out = out.reshape(batch, kv_heads, length, group, head_dim).transpose(0, 2, 1, 3, 4)
     return out.reshape(batch, length, heads, head_dim).astype(v.dtype)
+
+
+def _platform() -> str:
+    """Of the mesh in scope, which may be one that is only compiled for."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
 def _matmul(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -5,6 +5,8 @@ steer the program are taken from values that all processes agree on (``allgather
 everything here is the identity.
 """
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -76,6 +78,18 @@ def allgather(values: np.ndarray) -> np.ndarray:
     raw = values.reshape(len(values), -1).view(np.uint8)  # as numbers, JAX would round 64 bits to 32
     gathered = np.ascontiguousarray(multihost_utils.process_allgather(raw, tiled=True))
     return gathered.view(values.dtype).reshape(-1, *values.shape[1:])
+
+
+def gather_texts(texts: Sequence[str]) -> list[str]:
+    """The texts of all processes, in process order, on every host."""
+    if jax.process_count() == 1:
+        return list(texts)
+    raw = np.frombuffer(json.dumps(list(texts)).encode(), np.uint8)
+    sizes = allgather(np.array([len(raw)], np.int64))
+    padded = np.zeros((1, sizes.max()), np.uint8)
+    padded[0, : len(raw)] = raw
+    parts = zip(allgather(padded), sizes, strict=True)
+    return [text for part, size in parts for text in json.loads(part[:size].tobytes())]
 
 
 def process_slice(total: int) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Self
 from extra_jax.data.problem import Problem
 from extra_jax.reward.answers.symbolic import library
 from extra_jax.reward.answers.vocabulary import names
-from extra_jax.reward.verdict import Grade, Verdict
+from extra_jax.reward.verdict import Finished, Grade, Verdict
 from extra_jax.reward.workers import Limits, PendingGrades, WorkerPool
 
 _TAIL, _BOX_TAIL = 300, 100
@@ -101,11 +101,20 @@ class DapoGrader:
 
     def __init__(self, *, strict_box: bool = False) -> None:
         self._grade = grade_dapo_strict_box if strict_box else grade_dapo
+        self._normal = str if strict_box else minerva_normal
         self.name = "dapo_strict_box/1" if strict_box else "dapo/1"
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
         """Grades in the order of the input."""
         return [self._grade(problem.answer, text) for problem, text in zip(problems, completions, strict=True)]
+
+    def submit(self, problems: Sequence[Problem], completions: Sequence[str]) -> Finished:
+        """Grades at once: no text is slow to grade."""
+        return Finished(self.grade(problems, completions))
+
+    def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether the rule that compares with the gold calls them equal."""
+        return [self._normal(one) == self._normal(other) for one, other in pairs]
 
     def close(self) -> None:
         """Nothing to close."""
@@ -126,6 +135,10 @@ class MathVerifyGrader:
     def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
         """Grades in the order of the input."""
         return self.submit(problems, completions).result()
+
+    def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether math-verify printed them alike."""
+        return [one == other for one, other in pairs]
 
     def close(self) -> None:
         """Stop the workers."""

@@ -22,12 +22,16 @@ _GRADERS: dict[str, Callable[[], Grader]] = {
 }
 
 
-def make_grader(config: RewardConfig, data: DataConfig) -> Grader:
+def grader_name(config: RewardConfig, data: DataConfig) -> str:
     """The grader that the configuration names; ``auto`` is the task's own, and ``math`` for everything else."""
-    name = config.grader
-    if name == "auto":
-        name = data.source if data.source in _TASKS else "math"
-    return _GRADERS[name]()
+    if config.grader == "auto":
+        return data.source if data.source in _TASKS else "math"
+    return config.grader
+
+
+def make_grader(config: RewardConfig, data: DataConfig) -> Grader:
+    """The grader of ``grader_name``, ready for use; close it."""
+    return _GRADERS[grader_name(config, data)]()
 
 
 def rewards_of(grades: Sequence[Grade], config: RewardConfig) -> tuple[np.ndarray, np.ndarray]:

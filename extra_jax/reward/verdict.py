@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from extra_jax.data.problem import Problem
 
@@ -36,11 +36,42 @@ class Grade:
     detail: str = ""
 
 
+class Pending(Protocol):
+    """Grades that are being worked on."""
+
+    def result(self) -> list[Grade]:
+        """Waits for the grades; their order follows the input."""
+        ...
+
+
+@dataclass(frozen=True)
+class Finished:
+    """``Pending`` grades of a grader that needs no waiting."""
+
+    grades: list[Grade]
+
+    def result(self) -> list[Grade]:
+        return self.grades
+
+
 class Grader(Protocol):
     """Grades completions; order of the result follows the order of the input."""
 
     name: str
 
+    def submit(self, problems: Sequence[Problem], completions: Sequence[str]) -> Pending:
+        """Starts grading and returns at once, so that it overlaps with generation."""
+        ...
+
     def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ComparesAnswers(Protocol):
+    """A grader for whose problems one answer is right, so that samples can vote; countdown has many right answers."""
+
+    def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether the two answers of each pair (``Grade.answer``) are one answer."""
+        ...

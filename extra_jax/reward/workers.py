@@ -272,6 +272,14 @@ class MathGrader:
         """Grades in the order of the input."""
         return self.submit(problems, completions).result()
 
+    def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether either one would be correct if the other were the gold; what takes too long is not the same."""
+        same = self._accepted(pairs)
+        left = [index for index, equal in enumerate(same) if not equal]
+        for index, equal in zip(left, self._accepted([pairs[i][::-1] for i in left]), strict=True):
+            same[index] = equal
+        return same
+
     def close(self) -> None:
         """Stop the workers."""
         self._pool.close()
@@ -281,6 +289,15 @@ class MathGrader:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def _accepted(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        values = [tuple(map(math_grader.plain_rational, pair)) for pair in pairs]
+        slow = {i: self._pool.submit(*pairs[i], True) for i, value in enumerate(values) if None in value}
+        outcomes = {i: future.result() for i, future in slow.items()}
+        return [
+            outcomes[i].status == "done" and outcomes[i].value[0] == Verdict.CORRECT if i in outcomes else one == other
+            for i, (one, other) in enumerate(values)
+        ]
 
     def _begin(self, gold: str, completion: str) -> "Grade | tuple[str, Future[Outcome]]":
         started = math_grader.begin(gold, completion, self._options)

@@ -21,7 +21,7 @@ from extra_jax.rollout.session import Finished, Progress, Session
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
 
 _SHORTEST = 64  # tokens; smaller lengths do not get programs of their own
-_ROW_LEVELS = 4  # programs are compiled for all slots, a half, a quarter and an eighth of them
+_ROW_LEVELS = (8, 6, 4, 3, 2, 1)  # eighths of the slots that programs are compiled for
 
 
 class Sampler:
@@ -64,7 +64,7 @@ class Sampler:
         self.mesh, self.params, self.max_prompt_length, self.chunk = mesh, params, max_prompt_length, chunk
         self.shards = batch_ways(mesh)
         self.shard_slots = -(-slots // self.shards)
-        self._row_levels = {-(-self.shard_slots // 2**level) for level in range(_ROW_LEVELS)}
+        self._row_levels = {-(-self.shard_slots * eighths // 8) for eighths in _ROW_LEVELS}
         self.detokenize = detokenize
         self.longest = max_prompt_length + params.max_completion_length
         memory.check_context(model_config, self.longest)

@@ -71,9 +71,16 @@ def _short_seconds(value: float) -> str:
 
 
 def _evaluation(metrics: Mapping[str, Any]) -> list[str]:
-    names = [key for key in metrics if key.startswith("eval_pass@") and not key.endswith(("_low", "_high"))]
-    shown = names if len(names) < 2 else [names[0], names[-1]]
-    return [f"{name.replace('eval_', 'eval ')} {_interval(metrics, name)}" for name in shown]
+    """pass@1 of every benchmark; of a single one also the largest pass@k."""
+    names = [
+        key for key in metrics if key.startswith("eval_") and "pass@" in key and not key.endswith(("_low", "_high"))
+    ]
+    shown = [name for name in names if name.endswith("pass@1")]
+    if len(shown) == 1 and len(names) > 1:
+        shown.append(names[-1])
+    return [
+        f"{name.replace('eval_', 'eval ', 1).replace('_pass', ' pass')} {_interval(metrics, name)}" for name in shown
+    ]
 
 
 def _interval(metrics: Mapping[str, Any], name: str) -> str:

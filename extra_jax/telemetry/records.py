@@ -1,16 +1,13 @@
-"""What the model wrote, and how it was judged: rollout records and evaluation files of a run directory.
+"""What the model wrote, and how it was judged: ``rollouts/step_000012.jsonl``, one row per completion of step 12.
 
-- ``rollouts/step_000012.jsonl``: one row per training completion of step 12;
-- ``evals/step_000012.jsonl``: the same rows for the completions of the evaluation after step 12 (0: before training);
-- ``evals/step_000012.json``: that evaluation in numbers, with the matrix problems x samples.
-
-Every file is written beside its name and renamed, so a file that exists is complete.
+Every file is written beside its name and renamed, so a file that exists is complete. ``evaluation_rows`` makes the same
+rows for evaluations, without the numbers of each token.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,19 +16,12 @@ from extra_jax.errors import ExtraError
 from extra_jax.reward.verdict import Grade
 from extra_jax.rollout.types import Rollouts
 from extra_jax.telemetry.files import (
-    EVALS_FOLDER,
     ROLLOUTS_FOLDER,
     local_run_dir,
-    parse_row,
     read_jsonl,
-    to_json,
-    write_atomically,
     write_jsonl,
 )
-from extra_jax.telemetry.statistics import evaluation_metrics, evaluation_summary
 
-Kind = Literal["rollouts", "evals"]
-_FOLDERS: dict[str, str] = {"rollouts": ROLLOUTS_FOLDER, "evals": EVALS_FOLDER}
 SIGNIFICANT_DIGITS = 5
 
 
@@ -43,12 +33,11 @@ def write_rollouts(
     texts: Sequence[str],
     grades: Sequence[Grade],
     rewards: np.ndarray,
-    advantages: np.ndarray | None = None,
+    advantages: np.ndarray,
     *,
     reward_parts: Mapping[str, np.ndarray] | None = None,
     prompt_texts: Sequence[str] | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
-    kind: Kind = "rollouts",
 ) -> Path:
     """Writes the ``R`` completions of one step, one JSON row each.
 
@@ -64,12 +53,11 @@ def write_rollouts(
         texts: ``[R]`` decoded completions.
         grades: ``[R]`` grades.
         rewards: ``[R]`` rewards before normalisation.
-        advantages: ``[R]``, or ``None`` in an evaluation.
+        advantages: ``[R]``.
         reward_parts: Name -> ``[R]``; the parts that add up to the reward. Default: ``{grader name: reward}``.
         prompt_texts: Per request, the prompt exactly as the model saw it (template applied); default: the problem's
             own text.
         columns: Further columns, name -> ``[R]`` JSON values (lineage, novelty, ...).
-        kind: ``"rollouts"`` or ``"evals"``: the folder.
 
     Returns:
         Path of the file.
@@ -78,19 +66,39 @@ def write_rollouts(
         ValueError: an argument does not have one entry per completion, or a column has the name of a standard one.
     """
     record = _sources(step, problems, rollouts, prompt_texts)
-    record |= _outcomes(rollouts, texts, grades, rewards, advantages, reward_parts or {})
+    record |= _outcomes(rollouts, texts, grades, rewards, reward_parts or {})
+    record["advantage"] = _numbers(round_significant(advantages))
     record |= _tokens(rollouts)
     if clash := record.keys() & (columns or {}).keys():
         raise ValueError(f"columns {sorted(clash)} already exist in a rollout record")
     record |= columns or {}
-    for name, values in record.items():
-        if len(values) != len(rollouts):
-            raise ValueError(f"{name} has {len(values)} entries for {len(rollouts)} completions")
-    rows = (dict(zip(record, values, strict=True)) for values in zip(*record.values(), strict=True))
-    return write_jsonl(record_path(run_dir, step, kind), rows)
+    return write_jsonl(record_path(run_dir, step), _rows(record, len(rollouts)))
+
+
+def evaluation_rows(
+    step: int,
+    problems: Sequence[Problem],
+    rollouts: Rollouts,
+    texts: Sequence[str],
+    grades: Sequence[Grade],
+    rewards: np.ndarray,
+) -> list[dict[str, Any]]:
+    """``R`` rows of an evaluation: those of ``write_rollouts`` with ``length`` (tokens) and without the advantage, the
+    prompt's tokens, logprobs and entropies, which would be most of a file of long solutions."""
+    record = _sources(step, problems, rollouts, None) | _outcomes(rollouts, texts, grades, rewards, {})
+    record["length"] = rollouts.lengths.tolist()
+    record["completion_ids"] = [rollouts.completion_ids(row).tolist() for row in range(len(rollouts))]
+    return list(_rows(record, len(rollouts)))
 
 
 Columns = dict[str, Sequence[Any]]
+
+
+def _rows(record: Columns, count: int) -> Iterator[dict[str, Any]]:
+    for name, values in record.items():
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} entries for {count} completions")
+    return (dict(zip(record, values, strict=True)) for values in zip(*record.values(), strict=True))
 
 
 def _sources(step: int, problems: Sequence[Problem], rollouts: Rollouts, prompt_texts: Sequence[str] | None) -> Columns:
@@ -110,7 +118,6 @@ def _outcomes(
     texts: Sequence[str],
     grades: Sequence[Grade],
     rewards: np.ndarray,
-    advantages: np.ndarray | None,
     reward_parts: Mapping[str, np.ndarray],
 ) -> Columns:
     """What each completion says and what it was worth."""
@@ -131,7 +138,6 @@ def _outcomes(
         "grader_detail": [grade.detail for grade in grades],
         "reward": reward,
         "reward_parts": divided,
-        "advantage": [None] * len(rollouts) if advantages is None else _numbers(round_significant(advantages)),
         "stop_reason": [str(reason) for reason in rollouts.stop_reasons],
     }
 
@@ -149,105 +155,30 @@ def _tokens(rollouts: Rollouts) -> Columns:
     }
 
 
-def read_rollouts(run_dir: str | Path, step: int, kind: Kind = "rollouts") -> list[dict[str, Any]]:
+def read_rollouts(run_dir: str | Path, step: int) -> list[dict[str, Any]]:
     """The rows that ``write_rollouts`` wrote for ``step``.
 
     Raises:
         ExtraError: there is no record of that step (the recorded steps are named) or a row is damaged.
     """
-    path = record_path(run_dir, step, kind)
+    path = record_path(run_dir, step)
     if not path.is_file():
-        steps = recorded_steps(run_dir, kind)
+        steps = recorded_steps(run_dir)
         known = f"steps with records: {', '.join(map(str, steps))}" if steps else "the run has none"
         raise ExtraError(f"{path}: no such file; {known} (see logging.rollouts_every)")
     return list(read_jsonl(path))
 
 
-def recorded_steps(run_dir: str | Path, kind: Kind = "rollouts", suffix: str = ".jsonl") -> list[int]:
-    """Steps that have a file of this kind, ascending."""
-    folder = local_run_dir(run_dir) / _FOLDERS[kind]
-    stems = (path.name.removesuffix(suffix).removeprefix("step_") for path in folder.glob(f"step_*{suffix}"))
+def recorded_steps(run_dir: str | Path) -> list[int]:
+    """Steps that have a record, ascending."""
+    folder = local_run_dir(run_dir) / ROLLOUTS_FOLDER
+    stems = (path.name.removesuffix(".jsonl").removeprefix("step_") for path in folder.glob("step_*.jsonl"))
     return sorted(int(stem) for stem in stems if stem.isdigit())
 
 
-def record_path(run_dir: str | Path, step: int, kind: Kind = "rollouts", suffix: str = ".jsonl") -> Path:
+def record_path(run_dir: str | Path, step: int) -> Path:
     """``run_dir/rollouts/step_000012.jsonl``."""
-    return local_run_dir(run_dir) / _FOLDERS[kind] / f"step_{step:06d}{suffix}"
-
-
-def write_evaluation(
-    run_dir: str | Path,
-    step: int,
-    uids: Sequence[str],
-    correct: np.ndarray,
-    lengths: np.ndarray,
-    truncated: np.ndarray,
-    *,
-    source: str = "",
-    grader: str = "",
-    sampling: Mapping[str, Any] | None = None,
-    verdicts: np.ndarray | None = None,
-) -> dict[str, float]:
-    """Writes ``evals/step_N.json`` and returns the evaluation as flat metrics for ``MetricsLog.log``.
-
-    Args:
-        run_dir: Local run directory.
-        step: Trainer step after which the evaluation ran; 0 before training.
-        uids: ``[P]`` identities of the problems; before/after comparisons pair on them.
-        correct: ``[P, N]`` bool.
-        lengths: ``[P, N]`` completion tokens.
-        truncated: ``[P, N]`` bool, 1 marks a completion cut at its length cap.
-        source: Data set or task, shown in the report.
-        grader: Name and version of the grader; a score without it cannot be compared.
-        sampling: Temperature, top_p, ... of the evaluation.
-        verdicts: ``[P, N]`` verdict strings, optional.
-
-    Returns:
-        ``eval_avg@N``, ``eval_pass@k`` with ``_low`` and ``_high``, ``eval_completions/mean_length``,
-        ``eval_completions/clipped_ratio``.
-
-    Raises:
-        ExtraError: the matrix is empty.
-        ValueError: the shapes disagree.
-    """
-    correct, lengths, truncated = np.asarray(correct, bool), np.asarray(lengths), np.asarray(truncated, bool)
-    if not (correct.shape == lengths.shape == truncated.shape) or len(uids) != len(correct):
-        raise ValueError(
-            f"shapes disagree: {len(uids)} uids, correct {correct.shape}, lengths {lengths.shape}, "
-            f"truncated {truncated.shape}"
-        )
-    summary = evaluation_summary(correct)
-    record = {
-        "step": int(step),
-        "source": source,
-        "grader": grader,
-        "sampling": dict(sampling or {}),
-        "summary": summary,
-        "mean_length": float(lengths.mean()),
-        "clipped_ratio": float(truncated.mean()),
-        "uids": list(uids),
-        "correct": correct.astype(int).tolist(),
-        "lengths": lengths.astype(int).tolist(),
-        "truncated": truncated.astype(int).tolist(),
-    }
-    if verdicts is not None:
-        record["verdicts"] = np.asarray(verdicts).astype(str).tolist()
-    write_atomically(record_path(run_dir, step, "evals", ".json"), to_json(record) + "\n")
-    return {
-        **evaluation_metrics(summary),
-        "eval_completions/mean_length": record["mean_length"],
-        "eval_completions/clipped_ratio": record["clipped_ratio"],
-    }
-
-
-def read_evaluations(run_dir: str | Path) -> list[dict[str, Any]]:
-    """Every evaluation of the run in step order, as ``write_evaluation`` stored it; empty if there is none.
-
-    Raises:
-        ExtraError: a file is damaged.
-    """
-    paths = [record_path(run_dir, step, "evals", ".json") for step in recorded_steps(run_dir, "evals", ".json")]
-    return [parse_row(path.read_text(encoding="utf-8"), path, 1) for path in paths]
+    return local_run_dir(run_dir) / ROLLOUTS_FOLDER / f"step_{step:06d}.jsonl"
 
 
 def prompt_text(prompt: Prompt) -> str:

@@ -98,10 +98,11 @@ def _header(run: data.RunData) -> str:
     steps = f"{run.training[-1]['step']:,} steps" if run.training else "no training step"
     clock = data.wall_clock(run)
     facts = [run.name, steps] + ([clock[0], data.span_text(clock[1])] if clock else [])
-    sentence, certainty = (escape(text) for text in data.verdict(run))
+    told = [[escape(text) for text in data.verdict(one)] for one in run.each_benchmark() or [run]]
+    sentences = "".join(f'<p class="verdict">{sentence}</p><p class="change">{change}</p>' for sentence, change in told)
     return (
         f"<header><h1>{escape(' · '.join(facts))}</h1>"
-        f'<p class="verdict">{sentence}</p><p class="change">{certainty}</p>'
+        f"{sentences}"
         f'<div class="tiles">{"".join(_tiles(run))}</div></header>'
     )
 
@@ -133,24 +134,29 @@ def _evaluation(run: data.RunData) -> str:
             "pass@k before and after training. Training reward alone cannot tell learning from reward hacking.</p>"
             "</section>"
         )
+    return f"<section><h2>Evaluation</h2>{''.join(map(_benchmark, run.each_benchmark()))}</section>"
+
+
+def _benchmark(run: data.RunData) -> str:
     before, after = run.evaluations[0], run.evaluations[-1]
     changed = len(run.evaluations) > 1
     head = f'<th class="n">step {before["step"]:,}</th>' + (
         f'<th class="n">step {after["step"]:,}</th><th class="n">change</th>' if changed else ""
     )
-    rows = [_pass_row(before, after, name, changed) for name in data.shared_pass_names([before, after])]
+    names = [*data.shared_pass_names([before, after]), *data.majority_names([before, after])]
+    rows = [_pass_row(before, after, name, changed) for name in names]
     rows.append(_plain_row("Mean length, tokens", before["mean_length"], after["mean_length"], changed, _tokens))
     rows.append(_plain_row("Truncated", before["clipped_ratio"], after["clipped_ratio"], changed, _share))
     unjudged = data.unjudged_share(before), data.unjudged_share(after)
     if any(unjudged):
         rows.append(_plain_row("Not judged, counted as not solved", *unjudged, changed, _share))
+    title = f"<h3>{escape(run.benchmark)}</h3>" if len(run.benchmarks) > 1 else ""
     return (
-        '<section><h2>Evaluation</h2><p class="lead">'
-        f"{escape(_provenance(after))}</p>"
+        f'{title}<p class="lead">{escape(_provenance(after))}</p>'
         f'<div class="two"><div class="card"><table><tr><th></th>{head}</tr>{"".join(rows)}</table>'
         '<p class="small muted">Brackets: 95 % bootstrap intervals over problems (2,000 resamples); changes are '
         "paired by problem. They cover the draw of problems, not another seed of training. The last step is shown, "
-        f"not the best.{_width_note(before, after)}</p></div>{pass_at_k_chart(run)}</div></section>"
+        f"not the best.{_width_note(before, after)}</p></div>{pass_at_k_chart(run)}</div>"
     )
 
 
@@ -163,7 +169,9 @@ def _width_note(*evaluations: dict[str, Any]) -> str:
 
 def _provenance(evaluation: dict[str, Any]) -> str:
     summary = evaluation["summary"]
-    sampling = ", ".join(f"{key} {value}" for key, value in evaluation.get("sampling", {}).items() if value is not None)
+    sampling = ", ".join(
+        f"{key} {value}" for key, value in evaluation.get("sampling", {}).items() if value not in (None, [])
+    )
     parts = [
         f"{summary['num_problems']:,} held-out problems"
         + (f" of {evaluation['source']}" if evaluation.get("source") else ""),

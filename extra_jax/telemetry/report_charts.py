@@ -103,9 +103,11 @@ def pass_at_k_chart(run: RunData) -> str:
 def panels(run: RunData) -> list[str]:
     """One card per group of metrics that the run logged."""
     cards = []
-    if len(run.evaluations) > 1:
-        chart = line_chart(evaluation_series(run), description="pass@k by step", unit="share")
-        cards.append(_card("Held-out pass@k", "By evaluation, with 95 % intervals over problems.", chart))
+    for one in run.each_benchmark():
+        if len(one.evaluations) > 1:
+            chart = line_chart(evaluation_series(one), description="pass@k by step", unit="share")
+            title = "Held-out pass@k" + (f", {one.benchmark}" if len(run.benchmarks) > 1 else "")
+            cards.append(_card(title, "By evaluation, with 95 % intervals over problems.", chart))
     for keys in _SINGLE_PANELS if run.has("reward") else (("loss",), *_SINGLE_PANELS):
         if run.has(keys[0]):
             cards.append(_metric_panel(run, [key for key in keys if run.has(key)]))

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from extra_jax.errors import ExtraError
 from extra_jax.reward.verdict import Verdict
+from extra_jax.telemetry.evaluations import evaluated_steps, read_completions, read_evaluations
 from extra_jax.telemetry.files import CONFIG_FILE, METRICS_FILE, RUN_FILE, local_run_dir, parse_row
 from extra_jax.telemetry.metrics import read_metrics
-from extra_jax.telemetry.records import read_evaluations, read_rollouts, recorded_steps
-from extra_jax.telemetry.statistics import paired_difference
+from extra_jax.telemetry.records import read_rollouts, recorded_steps
+from extra_jax.telemetry.statistics import paired_change, paired_difference
 
 _UNJUDGED = (Verdict.GOLD_UNPARSEABLE, Verdict.TIMEOUT, Verdict.ERROR)
 
@@ -25,20 +26,31 @@ class RunData:
     Attributes:
         directory: The run directory.
         metrics: One dict per step, ascending; empty when the run only evaluated.
-        evaluations: As written by ``write_evaluation``, ascending by step.
+        benchmarks: Evaluations by benchmark, each ascending by step.
+        benchmark: The one that ``evaluations`` shows, ``""`` if there is none.
         config_text: The resolved configuration as YAML, ``""`` if not saved.
         environment: Content of ``run.json``, empty if not saved.
     """
 
     directory: Path
     metrics: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]]
+    benchmarks: dict[str, list[dict[str, Any]]]
+    benchmark: str
     config_text: str
     environment: dict[str, Any]
 
     @property
     def name(self) -> str:
         return self.directory.resolve().name
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Those of the selected benchmark, ascending by step."""
+        return self.benchmarks.get(self.benchmark, [])
+
+    def each_benchmark(self) -> "list[RunData]":
+        """This run with each of its benchmarks selected."""
+        return [replace(self, benchmark=name) for name in self.benchmarks]
 
     @property
     def training(self) -> list[dict[str, Any]]:
@@ -63,8 +75,8 @@ def load_run(run_dir: str | Path) -> RunData:
     """
     directory = local_run_dir(run_dir)
     has_metrics = (directory / METRICS_FILE).is_file()
-    evaluations = read_evaluations(directory)
-    if not has_metrics and not evaluations:
+    benchmarks = read_evaluations(directory)
+    if not has_metrics and not benchmarks:
         raise ExtraError(
             f"{directory}: neither {METRICS_FILE} nor evals/ is there; give the directory of a run that has started"
         )
@@ -72,7 +84,8 @@ def load_run(run_dir: str | Path) -> RunData:
     return RunData(
         directory=directory,
         metrics=read_metrics(directory) if has_metrics else [],
-        evaluations=evaluations,
+        benchmarks=benchmarks,
+        benchmark=next(iter(benchmarks), ""),
         config_text=config.read_text(encoding="utf-8") if config.is_file() else "",
         environment=parse_row(run.read_text(encoding="utf-8"), run, 1) if run.is_file() else {},
     )
@@ -90,12 +103,23 @@ def shared_pass_names(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(shared, key=lambda name: int(name.removeprefix("pass@")))
 
 
+def majority_names(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """``["maj@16"]`` if every one of the evaluations has it."""
+    names = [{name for name in e["summary"] if name.startswith("maj@")} for e in evaluations]
+    return sorted(set.intersection(*names)) if names else []
+
+
 def difference(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> dict[str, float] | None:
-    """Paired change of one pass@k; ``None`` when the two evaluations are not on the same problems."""
+    """Paired change of one pass@k or of maj@N; ``None`` when problems, grader or sampling are not the same."""
+    if any(before.get(key) != after.get(key) for key in ("problems", "grader", "sampling")):
+        return None
     if set(before["uids"]) != set(after["uids"]) or len(set(before["uids"])) != len(before["uids"]):
         return None
     row = {uid: index for index, uid in enumerate(after["uids"])}
-    aligned = np.asarray(after["correct"])[[row[uid] for uid in before["uids"]]]
+    order = [row[uid] for uid in before["uids"]]
+    if name.startswith("maj@"):
+        return paired_change(np.asarray(before["majority"]), np.asarray(after["majority"])[order])
+    aligned = np.asarray(after["correct"])[order]
     return paired_difference(np.asarray(before["correct"]), aligned, int(name.removeprefix("pass@")))
 
 
@@ -116,7 +140,8 @@ def verdict(run: RunData, name: str = "pass@1") -> tuple[str, str]:
     if not run.evaluations:
         return "No held-out evaluation was run.", _training_sentence(run)
     before, after = run.evaluations[0], run.evaluations[-1]
-    problems = f"{after['summary']['num_problems']:,} held-out problems"
+    named = f" of {run.benchmark}" if len(run.benchmarks) > 1 else ""
+    problems = f"{after['summary']['num_problems']:,} held-out problems{named}"
     if len(run.evaluations) == 1:
         when = "before training" if after["step"] == 0 else f"at step {after['step']:,}"
         return f"{name} on {problems} is {interval_text(after['summary'][name])} {when}.", ""
@@ -129,7 +154,7 @@ def verdict(run: RunData, name: str = "pass@1") -> tuple[str, str]:
 
 def _change_sentence(change: Mapping[str, float] | None) -> str:
     if change is None:
-        return "The two evaluations are not on the same problems, so the change is not paired."
+        return "The two evaluations differ in problems, grader or sampling, so the change is not paired."
     text = f"Change on the same problems: {interval_text(change, sign=True)}"
     if change["low"] <= 0 <= change["high"]:
         return f"{text}; the interval includes zero, so this is no evidence of a change."
@@ -164,14 +189,16 @@ def choose_examples(run: RunData) -> tuple[list[Example], str]:
     The first problem in file order of each kind (wrong or correct, before and after) by its first sample, so nobody
     picks by hand. Without two recorded evaluations: completions of the first and last recorded training step.
     """
-    steps = recorded_steps(run.directory, "evals")
+    steps = evaluated_steps(run.directory, run.benchmark, ".jsonl") if run.benchmark else []
     if len(steps) >= 2:
-        before, after = (_first_samples(read_rollouts(run.directory, step, "evals")) for step in (steps[0], steps[-1]))
-        return _paired_examples(before, after), (
-            f"Held-out problems, evaluated at step {steps[0]:,} and step {steps[-1]:,}: the first problem of each kind "
-            "in file order with its first sample, not picked by hand."
+        before, after = (
+            _first_samples(read_completions(run.directory, run.benchmark, step)) for step in (steps[0], steps[-1])
         )
-    steps = recorded_steps(run.directory, "rollouts")
+        return _paired_examples(before, after), (
+            f"Held-out problems of {run.benchmark}, evaluated at step {steps[0]:,} and step {steps[-1]:,}: the first "
+            "problem of each kind in file order with its first sample, not picked by hand."
+        )
+    steps = recorded_steps(run.directory)
     if not steps:
         return [], "No completions were recorded (logging.rollouts_every=0)."
     return _training_examples(run, steps), (

@@ -1,4 +1,4 @@
-"""Evaluation statistics: unbiased pass@k, averages and their intervals.
+"""Evaluation statistics: unbiased pass@k, averages, their intervals, and tests of paired differences.
 
 ``correct`` is always a ``[P, N]`` bool matrix: ``N`` independent samples of each of ``P`` problems, 1 where the grader
 said correct. Intervals are percentile bootstrap intervals over *problems* (the samples of a problem stay together):
@@ -6,7 +6,7 @@ they answer "what if the benchmark had drawn other problems of this kind", which
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,10 @@ import numpy as np
 from extra_jax.errors import ExtraError
 
 RESAMPLES = 2000
+DRAWS = 10_000
 CONFIDENCE = 0.95
 _CELLS_AT_ONCE = 4_000_000
+_EXACT_FLIPS = 14  # values up to which all sign flips are enumerated
 
 
 def pass_at_k(n: np.ndarray | int, c: np.ndarray | int, k: np.ndarray | int) -> np.ndarray:
@@ -83,16 +85,17 @@ def bootstrap_interval(
     return low.reshape(shape), high.reshape(shape)
 
 
-def evaluation_summary(correct: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Average accuracy and pass@k of an evaluation, with 95 % intervals.
+def evaluation_summary(correct: np.ndarray, majority: np.ndarray | None = None, *, seed: int = 0) -> dict[str, Any]:
+    """Average accuracy, pass@k and majority vote of an evaluation, with 95 % intervals.
 
     Args:
         correct: ``[P, N]`` bool.
+        majority: ``[P]`` scores of majority voting in [0, 1], where samples can vote.
         seed: Of the bootstrap (2,000 resamples over problems).
 
     Returns:
         ``{"num_problems": P, "num_generations": N, "avg@N": {"mean", "low", "high"}, "pass@1": {...}, "pass@2": ...}``
-        for every power of two up to ``N``. ``pass@1`` equals ``avg@N`` by definition.
+        for every power of two up to ``N``, and ``maj@N`` with ``majority``. ``pass@1`` equals ``avg@N`` by definition.
 
     Raises:
         ExtraError: the matrix is empty or not two-dimensional.
@@ -101,12 +104,14 @@ def evaluation_summary(correct: np.ndarray, seed: int = 0) -> dict[str, Any]:
     problems, samples = correct.shape
     ks = powers_of_two(samples)
     counts = correct.sum(axis=1)
-    columns = np.stack([counts / samples, *(pass_at_k(samples, counts, k) for k in ks)], axis=1)  # [P, 1 + len(ks)]
+    scores = {f"avg@{samples}": counts / samples} | {f"pass@{k}": pass_at_k(samples, counts, k) for k in ks}
+    if majority is not None:
+        scores[f"maj@{samples}"] = np.asarray(majority, np.float64)
+    columns = np.stack(list(scores.values()), axis=1)  # [P, scores]
     low, high = bootstrap_interval(columns, seed)
-    names = [f"avg@{samples}", *(f"pass@{k}" for k in ks)]
     means = columns.mean(axis=0)
     summary: dict[str, Any] = {"num_problems": problems, "num_generations": samples}
-    for index, name in enumerate(names):
+    for index, name in enumerate(scores):
         summary[name] = {"mean": float(means[index]), "low": float(low[index]), "high": float(high[index])}
     return summary
 
@@ -133,19 +138,100 @@ def paired_difference(before: np.ndarray, after: np.ndarray, k: int = 1, seed: i
         raise ExtraError(
             f"cannot pair {len(before)} problems before with {len(after)} after; evaluate both on the same problems"
         )
-    change = pass_at_k(after.shape[1], after.sum(1), k) - pass_at_k(before.shape[1], before.sum(1), k)
+    scores = (pass_at_k(correct.shape[1], correct.sum(1), k) for correct in (before, after))
+    return paired_change(*scores, seed)
+
+
+def paired_change(before: np.ndarray, after: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """``{"mean", "low", "high"}`` of ``after - before``, both ``[P]`` scores of the same problems."""
+    change = after - before
     low, high = bootstrap_interval(change, seed)
     return {"mean": float(change.mean()), "low": float(low), "high": float(high)}
 
 
-def evaluation_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+def quantile_interval(draws: np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile interval of bootstrap draws ``[draws]``."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def hierarchical_draws(differences: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """Bootstrap draws of the mean difference of each benchmark.
+
+    Each draw takes ``S`` seeds with replacement, the same for every benchmark, then in each benchmark ``P`` problems
+    with replacement, the same for every seed: arms, seeds and benchmarks stay paired.
+
+    Args:
+        differences: Per benchmark ``[S, P]``.
+        draws: Number of draws.
+        seed: Of the drawing.
+
+    Returns:
+        ``[draws, benchmarks]``.
+    """
+    generator = np.random.default_rng(seed)
+    seeds = len(differences[0])
+    seed_weights = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    columns = []
+    for difference in differences:
+        problems = difference.shape[1]
+        step = max(1, _CELLS_AT_ONCE // problems)
+        means = []
+        for start in range(0, draws, step):
+            weights = seed_weights[start : start + step]
+            drawn = generator.multinomial(problems, np.full(problems, 1 / problems), size=len(weights)) / problems
+            means.append(np.einsum("rs,sp,rp->r", weights, difference, drawn, optimize=True))
+        columns.append(np.concatenate(means))
+    return np.stack(columns, axis=1)
+
+
+def sign_flip_p(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> float:
+    """Two-sided p-value of the sign-flip test that the values are symmetric about zero.
+
+    The statistic is the absolute sum. All ``2^n`` flips are enumerated up to 14 values; beyond, ``draws`` random ones
+    and the observed one are counted. With few values the smallest possible result is ``2 / 2^n``: 3 seeds can never
+    give less than 0.25, 6 are needed for less than 0.05.
+
+    Args:
+        values: ``[n]`` paired differences.
+        draws: Random flips.
+        seed: Of the flips.
+    """
+    values = np.asarray(values, np.float64)
+    observed = abs(values.sum())
+    reached = observed - 1e-12 * max(1.0, np.abs(values).sum())
+    if len(values) <= _EXACT_FLIPS:
+        signs = np.array(list(itertools.product((1, -1), repeat=len(values))))
+        return float(np.mean(np.abs(signs @ values) >= reached))
+    generator = np.random.default_rng(seed)
+    hits = 0
+    step = max(1, _CELLS_AT_ONCE // len(values))
+    for start in range(0, draws, step):
+        signs = generator.choice((-1.0, 1.0), size=(min(step, draws - start), len(values)))
+        hits += int(np.sum(np.abs(signs @ values) >= reached))
+    return (hits + 1) / (draws + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values (Holm 1979), in the order of the input."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(p_values))
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted.tolist()
+
+
+def evaluation_metrics(summary: Mapping[str, Any], prefix: str = "eval_") -> dict[str, float]:
     """The summary as flat metrics: ``eval_pass@1``, ``eval_pass@1_low``, ``eval_pass@1_high``, ..."""
     flat = {}
     for name, value in summary.items():
         if isinstance(value, Mapping):
-            flat[f"eval_{name}"] = float(value["mean"])
-            flat[f"eval_{name}_low"] = float(value["low"])
-            flat[f"eval_{name}_high"] = float(value["high"])
+            flat[f"{prefix}{name}"] = float(value["mean"])
+            flat[f"{prefix}{name}_low"] = float(value["low"])
+            flat[f"{prefix}{name}_high"] = float(value["high"])
     return flat
 
 

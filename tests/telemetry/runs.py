@@ -7,8 +7,10 @@ import numpy as np
 from extra_jax.data.problem import Problem
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.rollout.types import Rollouts, StopReason
+from extra_jax.telemetry.evaluations import EvaluationLog, metrics_of
+from extra_jax.telemetry.files import to_json
 from extra_jax.telemetry.metrics import MetricsLog
-from extra_jax.telemetry.records import write_evaluation, write_rollouts
+from extra_jax.telemetry.records import evaluation_rows, write_rollouts
 
 
 def problems_of(count):
@@ -39,25 +41,52 @@ def grades_of(correct):
     return [Grade(Verdict.CORRECT if c else Verdict.WRONG, "4" if c else None, "sums/1") for c in correct]
 
 
-def write_records(run_dir, step, correct, kind):
-    """Records of a ``[P, N]`` outcome matrix."""
+def texts_of(correct):
+    return [f"I say {'right' if c else 'wrong'} <i>{i}</i>" for i, c in enumerate(correct)]
+
+
+def write_records(run_dir, step, correct):
+    """Training records of a ``[P, N]`` outcome matrix."""
     correct = np.asarray(correct, bool)
     flat = correct.ravel()
-    texts = [f"I say {'right' if c else 'wrong'} <i>{i}</i>" for i, c in enumerate(flat)]
     rollouts = rollouts_of(*correct.shape)
-    advantages = None if kind == "evals" else flat - flat.mean()
+    problems, advantages = problems_of(len(correct)), flat - flat.mean()
     return write_rollouts(
-        run_dir, step, problems_of(len(correct)), rollouts, texts, grades_of(flat), flat * 1.0, advantages, kind=kind
-    )
-
-
-def write_eval(run_dir, step, correct, uids=None, **kwargs):
-    correct = np.asarray(correct, bool)
-    uids = uids or [f"p{i}" for i in range(len(correct))]
-    return write_evaluation(
-        run_dir, step, uids, correct, np.full(correct.shape, 10 + step), ~correct, source="sums", grader="sums/1",
-        sampling={"temperature": 1.0}, **kwargs,
+        run_dir, step, problems, rollouts, texts_of(flat), grades_of(flat), flat * 1.0, advantages
     )  # fmt: skip
+
+
+def eval_identity(count, samples, benchmark="sums", **other):
+    """What is evaluated: ``count`` problems of the task sums."""
+    return {
+        "benchmark": benchmark, "source": "sums", "grader": "sums/1", "num_problems": count, "problems": f"p{count}",
+        "num_generations": samples, "sampling": {"temperature": 1.0}, "seed": 0, "weights": "00",
+    } | other  # fmt: skip
+
+
+def eval_lines(step, correct, uids=None, verdicts=None):
+    """The rows of a ``[P, N]`` outcome matrix; lengths are ``10 + step``, wrong completions are truncated."""
+    correct = np.asarray(correct, bool)
+    flat = correct.ravel()
+    rollouts = rollouts_of(*correct.shape)
+    rows = evaluation_rows(
+        step, problems_of(len(correct)), rollouts, texts_of(flat), grades_of(flat), flat * 1.0
+    )  # fmt: skip
+    for index, row in enumerate(rows):
+        row |= {"length": 10 + step, "stop_reason": "stop_token" if flat[index] else "length"}
+        if uids is not None:
+            row["uid"] = uids[index // correct.shape[1]]
+        if verdicts is not None:
+            row["verdict"] = str(np.asarray(verdicts).ravel()[index])
+    return [to_json(row) for row in rows]
+
+
+def write_eval(run_dir, step, correct, uids=None, verdicts=None, majority=None, **identity):
+    """A finished evaluation of a ``[P, N]`` outcome matrix; returns its metrics."""
+    with EvaluationLog(run_dir, step, eval_identity(*np.shape(correct), **identity)) as log:
+        log.resume(1)
+        log.append(eval_lines(step, correct, uids, verdicts))
+        return metrics_of(log.finish(majority), "eval_")
 
 
 def training_metrics(step, nan=False):
@@ -93,12 +122,10 @@ def write_run(run_dir, steps=5, evaluate=True):
     with MetricsLog(run_dir) as log:
         if evaluate:
             log.log(0, write_eval(run_dir, 0, before), time=1_700_000_000.0)
-            write_records(run_dir, 0, before, "evals")
         for step in range(1, steps + 1):
             log.log(step, training_metrics(step, nan=step == 2), time=1_700_000_000.0 + 60 * step)
-            write_records(run_dir, step, [[True, False], [False, False]], "rollouts")
+            write_records(run_dir, step, [[True, False], [False, False]])
         if evaluate:
             log.log(steps, write_eval(run_dir, steps, after), time=1_700_000_000.0 + 60 * steps)
-            write_records(run_dir, steps, after, "evals")
     (run_dir / "config.yaml").write_text("run:\n  dir: runs/<x>\n")
     (run_dir / "run.json").write_text(json.dumps({"jax": "0.10.2", "devices": ["cpu:0"], "host": {"cores": 2}}))

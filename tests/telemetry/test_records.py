@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.telemetry.records import (
+    evaluation_rows,
     prompt_text,
-    read_evaluations,
     read_rollouts,
     recorded_steps,
     round_significant,
     write_rollouts,
 )
-from telemetry.runs import grades_of, problems_of, rollouts_of, write_eval, write_records
+from telemetry.runs import grades_of, problems_of, rollouts_of
 
 
 def write_two_by_two(run_dir, rollouts=None, **kwargs):
@@ -64,10 +64,15 @@ def test_a_chat_prompt_is_readable():
     assert prompt_text(chat.prompt) == "[system]\nBe brief.\n\n[user]\n2 + 2?"
 
 
-def test_evaluations_have_no_advantage_and_their_own_folder(tmp_path):
-    path = write_records(tmp_path, 0, [[True, False]], "evals")
-    assert path == tmp_path / "evals" / "step_000000.jsonl"
-    assert {row["advantage"] for row in read_rollouts(tmp_path, 0, "evals")} == {None}
+def test_rows_of_an_evaluation_are_those_of_training_without_the_numbers_of_each_token(tmp_path):
+    rollouts, correct = rollouts_of(2, 2), [True, False, False, True]
+    rewards = np.array([1.0, 0.0, 0.0, 1.5])
+    rows = evaluation_rows(12, problems_of(2), rollouts, ["a", "b", "ü\n", "d"], grades_of(correct), rewards)
+    write_two_by_two(tmp_path, rollouts)
+    for row, trained in zip(rows, read_rollouts(tmp_path, 12), strict=True):
+        assert row.pop("length") == len(trained["completion_ids"])
+        assert row == {key: trained[key] for key in row}
+        assert trained.keys() - row.keys() == {"advantage", "prompt_ids", "logprobs", "entropies"}
 
 
 def test_values_that_are_not_finite_are_null(tmp_path):
@@ -105,7 +110,7 @@ def test_a_missing_record_names_those_that_exist(tmp_path):
     with pytest.raises(ExtraError, match="steps with records: 12"):
         read_rollouts(tmp_path, 13)
     with pytest.raises(ExtraError, match="the run has none"):
-        read_rollouts(tmp_path, 0, "evals")
+        read_rollouts(tmp_path / "empty", 0)
 
 
 def test_a_damaged_record_names_the_row(tmp_path):
@@ -113,24 +118,6 @@ def test_a_damaged_record_names_the_row(tmp_path):
     path.write_text(path.read_text().replace('{"step": 12, "rollout_id": 102', '{"step": 12 "rollout_id": 102'))
     with pytest.raises(ExtraError, match=r"step_000012\.jsonl, row 3: not valid JSON"):
         read_rollouts(tmp_path, 12)
-
-
-def test_an_evaluation_is_stored_with_its_matrix_and_returned_as_metrics(tmp_path):
-    correct = np.array([[1, 0], [0, 0], [1, 1]], bool)
-    metrics = write_eval(tmp_path, 20, correct, verdicts=np.where(correct, "correct", "timeout"))
-    assert metrics["eval_pass@1"] == pytest.approx(0.5)
-    assert metrics["eval_pass@2"] == pytest.approx(2 / 3)
-    assert metrics["eval_completions/mean_length"] == 30.0
-    assert metrics["eval_completions/clipped_ratio"] == pytest.approx(0.5)
-    (stored,) = read_evaluations(tmp_path)
-    assert stored["correct"] == [[1, 0], [0, 0], [1, 1]]
-    assert stored["verdicts"][1] == ["timeout", "timeout"]
-    assert (stored["step"], stored["grader"], stored["uids"]) == (20, "sums/1", ["p0", "p1", "p2"])
-
-
-def test_evaluation_shapes_must_agree(tmp_path):
-    with pytest.raises(ValueError, match="shapes disagree: 1 uids"):
-        write_eval(tmp_path, 0, np.ones((2, 2)), uids=["p0"])
 
 
 magnitudes = st.floats(1e-15, 1e20)

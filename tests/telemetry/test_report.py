@@ -11,7 +11,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.telemetry.metrics import MetricsLog
 from extra_jax.telemetry.report import write_curve_svg, write_report
 from extra_jax.telemetry.report_data import choose_examples, load_run, span_text, verdict
-from telemetry.runs import training_metrics, write_eval, write_records, write_run
+from telemetry.runs import training_metrics, write_eval, write_run
 
 
 class Page(HTMLParser):
@@ -192,7 +192,7 @@ def test_a_curve_of_nothing_is_refused(tmp_path):
 
 def test_recorded_steps_of_one_evaluation_fall_back_on_training(tmp_path):
     write_run(tmp_path, evaluate=False)
-    write_records(tmp_path, 0, np.eye(2, dtype=bool), "evals")
+    write_eval(tmp_path, 0, np.eye(2, dtype=bool))
     examples, _ = choose_examples(load_run(tmp_path))
     assert [e.title for e in examples] == [
         "Step 1, correct",
@@ -204,3 +204,24 @@ def test_recorded_steps_of_one_evaluation_fall_back_on_training(tmp_path):
 
 def test_span_text():
     assert [span_text(s) for s in (42, 425, 11520)] == ["42 s", "7 min 5 s", "3 h 12 min"]
+
+
+def test_several_benchmarks_are_told_apart(tmp_path):
+    generator = np.random.default_rng(0)
+    for step, rate in ((0, 0.2), (9, 0.7)):
+        for name in ("aime24", "math500"):
+            write_eval(tmp_path, step, generator.random((30, 4)) < rate, benchmark=name, majority=[rate] * 30)
+    _, page, text = page_of(tmp_path)
+    for name in ("aime24", "math500"):
+        assert f"30 held-out problems of {name} went from" in text
+        assert f"Held-out pass@k, {name}" in text
+    assert page.tags.count("table") >= 2
+    assert "maj@4" in text
+    assert "+0.500" in text
+    assert "Held-out problems of aime24, evaluated at step 0 and step 9" in text
+
+
+def test_evaluations_with_other_sampling_are_not_paired(tmp_path):
+    write_eval(tmp_path, 0, np.eye(3, dtype=bool))
+    write_eval(tmp_path, 9, np.eye(3, dtype=bool), sampling={"temperature": 0.6})
+    assert "differ in problems, grader or sampling, so the change is not paired" in verdict(load_run(tmp_path))[1]

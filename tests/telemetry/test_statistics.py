@@ -7,15 +7,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from extra_jax.errors import ExtraError
 from extra_jax.telemetry.statistics import (
     bootstrap_interval,
     evaluation_metrics,
     evaluation_summary,
+    hierarchical_draws,
+    holm,
     paired_difference,
     pass_at_k,
     powers_of_two,
+    quantile_interval,
+    sign_flip_p,
 )
 
 
@@ -129,3 +134,68 @@ def test_evaluation_metrics_are_flat():
     metrics = evaluation_metrics(evaluation_summary(np.eye(4, dtype=bool)))
     assert {"eval_pass@1", "eval_pass@1_low", "eval_pass@1_high", "eval_avg@4", "eval_pass@4"} <= metrics.keys()
     assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_the_interval_is_scipys_percentile_bootstrap():
+    values = np.random.default_rng(0).beta(1, 3, 80)
+    expected = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
+    assert np.array(bootstrap_interval(values, resamples=20_000)) == pytest.approx(expected, abs=0.003)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 10])
+def test_the_sign_flip_test_is_scipys_exact_permutation_test(count):
+    for seed in range(5):
+        values = np.random.default_rng(seed).normal(0.3, 1, count).round(1)
+        flips = stats.permutation_test(
+            (values, np.zeros(count)), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf
+        ) if count > 1 else None  # fmt: skip
+        assert sign_flip_p(values) == pytest.approx(1.0 if flips is None else flips.pvalue)
+
+
+def test_the_random_sign_flip_test_agrees_with_the_exact_one():
+    values = np.random.default_rng(1).normal(0.4, 1, 14)
+    exact = sign_flip_p(values)
+    assert sign_flip_p(np.append(values, np.zeros(6))) == pytest.approx(exact, abs=0.015), "zeros have no sign"
+
+
+def test_the_smallest_p_value_is_that_of_the_number_of_seeds():
+    assert [sign_flip_p(np.ones(n)) for n in (1, 3, 5, 6)] == [1.0, 0.25, 0.0625, 0.03125]
+    assert sign_flip_p(np.zeros(4)) == 1.0
+    assert sign_flip_p(np.ones(30)) == pytest.approx(1 / 10_001)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
+@settings(deadline=None)
+def test_holm_is_closed_testing_with_bonferroni(p_values):
+    """By definition: a hypothesis falls when every intersection that contains it does, at ``min p <= level / size``."""
+    indices = range(len(p_values))
+    intersections = [s for size in range(1, len(p_values) + 1) for s in itertools.combinations(indices, size)]
+    for index, adjusted in enumerate(holm(p_values)):
+        sizes = [min(1.0, len(s) * min(p_values[i] for i in s)) for s in intersections if index in s]
+        assert adjusted == pytest.approx(max(sizes))
+
+
+def test_hierarchical_draws_have_the_variance_of_a_crossed_design():
+    """Seed effects and problem effects that are drawn independently: the variances of both means add up."""
+    generator = np.random.default_rng(0)
+    seeds, problems = generator.normal(0, 0.2, (12, 1)), generator.normal(0, 0.5, (1, 50))
+    draws = hierarchical_draws([seeds + problems, seeds + problems[:, :30]])
+    assert draws.shape == (10_000, 2)
+    for column, width in zip(draws.T, (50, 30), strict=True):
+        expected = seeds.var() / 12 + problems[:, :width].var() / width
+        assert column.var() == pytest.approx(expected, rel=0.06)
+        assert column.mean() == pytest.approx((seeds + problems[:, :width]).mean(), abs=0.01)
+    assert np.cov(draws.T)[0, 1] == pytest.approx(seeds.var() / 12, rel=0.2), "benchmarks share the drawn seeds"
+
+
+def test_hierarchical_draws_of_one_seed_are_the_bootstrap_over_problems():
+    values = np.random.default_rng(0).normal(0, 1, 60)
+    low, high = quantile_interval(hierarchical_draws([values[None, :]])[:, 0])
+    expected = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=1).confidence_interval
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.02)
+
+
+def test_a_summary_with_votes_has_the_majority():
+    summary = evaluation_summary(np.eye(4, dtype=bool), np.array([1.0, 0.5, 0.0, 1.0]))
+    assert summary["maj@4"]["mean"] == pytest.approx(0.625)
+    assert "maj@4" not in evaluation_summary(np.eye(4, dtype=bool))

@@ -1,0 +1,57 @@
+"""Grading while others still decode."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from extra_jax.data.problem import Problem
+from extra_jax.reward.verdict import Grade, Grader, Pending
+
+
+class OverlappedGrading:
+    """Takes completions as they finish and hands each to the grader at once; ``finished`` is what the sampler calls.
+
+    Args:
+        grader: whose ``submit`` returns before the work is done.
+        decode: token ids to text.
+        problems: ``[R]``, the problem of each completion.
+        prefixes: ``[R]``, the given beginning of each answer, which is graded with it; default: none.
+    """
+
+    def __init__(
+        self,
+        grader: Grader,
+        decode: Callable[[Sequence[int]], str],
+        problems: Sequence[Problem],
+        prefixes: Sequence[Sequence[int]] | None = None,
+    ):
+        self._grader, self._decode, self._problems = grader, decode, problems
+        self._prefixes = prefixes
+        self._started: dict[int, tuple[str, Pending]] = {}
+
+    def finished(self, row: int, token_ids: np.ndarray) -> None:
+        """Starts grading the completion of ``row``; returns at once.
+
+        Args:
+            row: place of the completion in the result.
+            token_ids: ``[length]``, without the prefix.
+
+        Raises:
+            ValueError: a row that does not exist or was given before.
+        """
+        if not 0 <= row < len(self._problems) or row in self._started:
+            raise ValueError(f"row {row} of {len(self._problems)} was finished before, or there is none")
+        prefix = [] if self._prefixes is None else list(self._prefixes[row])
+        text = self._decode([*prefix, *np.asarray(token_ids).tolist()])
+        self._started[row] = text, self._grader.submit([self._problems[row]], [text])
+
+    def result(self) -> tuple[list[str], list[Grade]]:
+        """``[R]`` texts and ``[R]`` grades in the order of the rows; waits for the grades that are not there yet.
+
+        Raises:
+            ValueError: completions that never finished.
+        """
+        if missing := len(self._problems) - len(self._started):
+            raise ValueError(f"{missing} of {len(self._problems)} completions never finished")
+        rows = [self._started[row] for row in range(len(self._problems))]
+        return [text for text, _ in rows], [pending.result()[0] for _, pending in rows]

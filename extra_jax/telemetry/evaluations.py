@@ -1,0 +1,260 @@
+"""Evaluations of a run directory, one folder a benchmark.
+
+- ``evals/math500/step_000012.jsonl``: a row per completion of the evaluation after step 12 (0: before training);
+- ``evals/math500/step_000012.json``: that evaluation in numbers, with the matrix problems x samples;
+- ``evals/math500/step_000012.part.jsonl``: one that is not finished: what was evaluated, then the rows so far.
+
+An evaluation grows shard by shard, each written to disk before the next begins, so that a killed one goes on.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+
+from extra_jax.errors import ExtraError
+from extra_jax.reward.verdict import Verdict
+from extra_jax.telemetry.files import EVALS_FOLDER, local_run_dir, parse_row, read_jsonl, to_json, write_atomically
+from extra_jax.telemetry.statistics import (
+    evaluation_metrics,
+    evaluation_summary,
+    hierarchical_draws,
+    pass_at_k,
+    quantile_interval,
+)
+
+Row = dict[str, Any]
+Record = dict[str, Any]
+
+PART = ".part.jsonl"
+ROWS = ".jsonl"
+NUMBERS = ".json"
+_NUMBERED = ("uid", "verdict", "answer", "length", "stop_reason")
+
+
+class EvaluationLog:
+    """One evaluation of one benchmark, while it is made.
+
+    Args:
+        run_dir: Local run directory.
+        step: Trainer step after which it runs; 0 before training.
+        identity: What is evaluated, as JSON values: ``benchmark`` (its name), ``num_problems``, ``num_generations``
+            and whatever else two evaluations must agree in to be one (problems, sampling, seed, grader, weights).
+    """
+
+    def __init__(self, run_dir: str | Path, step: int, identity: Mapping[str, Any]):
+        self._path = {
+            suffix: evaluation_path(run_dir, identity["benchmark"], step, suffix) for suffix in (PART, ROWS, NUMBERS)
+        }
+        self._step, self._identity = step, json.loads(to_json(identity))  # as it will be read
+        self._part: BinaryIO | None = None
+
+    def finished(self) -> Record | None:
+        """The numbers of this very evaluation, if it was finished before."""
+        if not (self._path[NUMBERS].is_file() and self._path[ROWS].is_file()):
+            return None
+        record = parse_row(self._path[NUMBERS].read_text(encoding="utf-8"), self._path[NUMBERS], 1)
+        if not self._identity.items() <= record.items():
+            return None
+        self._path[PART].unlink(missing_ok=True)  # of a kill between the last two lines of `finish`
+        return record
+
+    def resume(self, shard: int) -> int:
+        """Problems that are done, a multiple of ``shard`` or all; what a kill left behind them is cut off.
+
+        An unfinished evaluation of something else is begun anew.
+
+        Raises:
+            ExtraError: another process is at it.
+        """
+        path, total, n = self._path[PART], self._identity["num_problems"], self._identity["num_generations"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = path.open("a+b")
+        try:
+            fcntl.flock(self._part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ExtraError(f"{path}: another process is at this evaluation; wait for it, or stop it") from error
+        self._part.seek(0)
+        head = f"{to_json(self._identity)}\n".encode()
+        if self._part.readline() != head:
+            self._part.truncate(0)
+            self._write(head)
+            return 0
+        lengths = [len(head), *(len(line) for line in self._part if line.endswith(b"\n"))]
+        done = min((len(lengths) - 1) // n, total)
+        if done < total:
+            done -= done % shard
+        self._part.truncate(sum(lengths[: 1 + done * n]))
+        return done
+
+    def append(self, lines: Sequence[str]) -> None:
+        """Adds the rows of further problems, each as ``to_json`` writes it; they are on disk when this returns."""
+        self._write("".join(f"{line}\n" for line in lines).encode())
+
+    def _write(self, data: bytes) -> None:
+        self._part.write(data)  # always at the end
+        self._part.flush()
+        os.fsync(self._part.fileno())
+
+    def rows(self) -> list[Row]:
+        """The rows so far, problem by problem, with what the numbers are made of: the texts may not fit into memory."""
+        with self._path[PART].open(encoding="utf-8") as file:
+            file.readline()
+            parsed = (parse_row(line, self._path[PART], number) for number, line in enumerate(file, start=2))
+            return [{key: row[key] for key in _NUMBERED} for row in parsed]
+
+    def finish(self, majority: Sequence[float] | None = None) -> Record:
+        """Writes the numbers and gives the completions their name.
+
+        Args:
+            majority: ``[P]`` scores of majority voting, where samples can vote.
+
+        Raises:
+            ValueError: problems are missing.
+        """
+        rows, n = self.rows(), self._identity["num_generations"]
+        if len(rows) != n * self._identity["num_problems"]:
+            raise ValueError(f"{len(rows)} rows for {self._identity['num_problems']} problems x {n} samples")
+        record = evaluation_record(self._step, self._identity, rows, majority)
+        self._path[NUMBERS].unlink(missing_ok=True)  # numbers that are there belong to the completions beside them
+        beside = self._path[ROWS].with_suffix(".tmp")
+        with self._path[PART].open("rb") as part, beside.open("wb") as file:
+            part.readline()
+            shutil.copyfileobj(part, file)
+        beside.replace(self._path[ROWS])
+        write_atomically(self._path[NUMBERS], to_json(record) + "\n")
+        self._path[PART].unlink()
+        return record
+
+    def close(self) -> None:
+        """Lets other processes at it; may be called again."""
+        if self._part is not None:
+            self._part.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def evaluation_record(
+    step: int, identity: Mapping[str, Any], rows: Sequence[Row], majority: Sequence[float] | None = None
+) -> Record:
+    """An evaluation in numbers: ``identity``, ``summary``, mean length, truncation, and ``[P][N]`` matrices.
+
+    Args:
+        step: Trainer step.
+        identity: See ``EvaluationLog``.
+        rows: ``P * N`` rows, problem by problem, with ``uid``, ``verdict``, ``length`` and ``stop_reason``.
+        majority: ``[P]`` scores of majority voting.
+    """
+    n = identity["num_generations"]
+
+    def matrix(values: Sequence[Any]) -> list[list[Any]]:
+        return [list(values[start : start + n]) for start in range(0, len(values), n)]
+
+    correct = matrix([int(row["verdict"] == Verdict.CORRECT) for row in rows])
+    truncated = matrix([int(row["stop_reason"] == "length") for row in rows])
+    lengths = matrix([row["length"] for row in rows])
+    votes = None if majority is None else np.asarray(majority)
+    return {
+        "step": int(step),
+        **identity,
+        "summary": evaluation_summary(np.array(correct), votes),
+        "mean_length": float(np.mean(lengths)),
+        "clipped_ratio": float(np.mean(truncated)),
+        "uids": [row["uid"] for row in rows[::n]],
+        "correct": correct,
+        "lengths": lengths,
+        "truncated": truncated,
+        "verdicts": matrix([row["verdict"] for row in rows]),
+        "majority": None if majority is None else list(majority),
+    }
+
+
+def mean_summary(records: Sequence[Record]) -> dict[str, dict[str, float]]:
+    """The scores that all benchmarks have, averaged over them with equal weights, with 95 % intervals.
+
+    Returns:
+        ``{"pass@1": {"mean", "low", "high"}, ...}``; problems are drawn within each benchmark (10,000 times).
+    """
+    means = {}
+    for name in records[0]["summary"]:
+        values = [_scores(record, name) for record in records]
+        if any(value is None for value in values):
+            continue
+        draws = hierarchical_draws([value[None, :] for value in values]).mean(axis=1)
+        low, high = quantile_interval(draws)
+        means[name] = {"mean": float(np.mean([value.mean() for value in values])), "low": low, "high": high}
+    return means
+
+
+def _scores(record: Record, name: str) -> np.ndarray | None:
+    """``[P]`` of one score."""
+    kind, _, at = name.partition("@")
+    if kind not in ("pass", "maj") or name not in record["summary"]:
+        return None
+    if kind == "maj":
+        return np.asarray(record["majority"])
+    correct = np.asarray(record["correct"])
+    return pass_at_k(correct.shape[1], correct.sum(axis=1), int(at))
+
+
+def metrics_of(record: Record, prefix: str) -> dict[str, float]:
+    """An evaluation as flat metrics: ``eval_pass@1``, ``eval_pass@1_low``, ..., ``eval_completions/mean_length``.
+
+    Args:
+        record: Of ``evaluation_record``.
+        prefix: ``eval_``, or ``eval_NAME_`` where there are several benchmarks (as the Hugging Face trainers do).
+    """
+    return {
+        **evaluation_metrics(record["summary"], prefix),
+        f"{prefix}completions/mean_length": record["mean_length"],
+        f"{prefix}completions/clipped_ratio": record["clipped_ratio"],
+    }
+
+
+def evaluation_path(run_dir: str | Path, benchmark: str, step: int, suffix: str = NUMBERS) -> Path:
+    """``run_dir/evals/math500/step_000012.json``."""
+    return local_run_dir(run_dir) / EVALS_FOLDER / benchmark / f"step_{step:06d}{suffix}"
+
+
+def evaluated_steps(run_dir: str | Path, benchmark: str, suffix: str = NUMBERS) -> list[int]:
+    """Steps that have a finished evaluation of a benchmark, ascending."""
+    folder = local_run_dir(run_dir) / EVALS_FOLDER / benchmark
+    stems = (path.name.removesuffix(suffix).removeprefix("step_") for path in folder.glob(f"step_*{suffix}"))
+    return sorted(int(stem) for stem in stems if stem.isdigit())
+
+
+def read_evaluations(run_dir: str | Path) -> dict[str, list[Record]]:
+    """Every finished evaluation of a run: benchmark -> numbers in step order; benchmarks by name.
+
+    Raises:
+        ExtraError: a file is damaged.
+    """
+    folders = (path for path in (local_run_dir(run_dir) / EVALS_FOLDER).glob("*") if path.is_dir())
+    found = {}
+    for name in sorted(path.name for path in folders):
+        paths = [evaluation_path(run_dir, name, step) for step in evaluated_steps(run_dir, name)]
+        if paths:
+            found[name] = [parse_row(path.read_text(encoding="utf-8"), path, 1) for path in paths]
+    return found
+
+
+def read_completions(run_dir: str | Path, benchmark: str, step: int) -> list[Row]:
+    """The completions of an evaluation, problem by problem.
+
+    Raises:
+        ExtraError: there is no such evaluation (those that exist are named), or a row is damaged.
+    """
+    path = evaluation_path(run_dir, benchmark, step, ROWS)
+    if not path.is_file():
+        steps = ", ".join(map(str, evaluated_steps(run_dir, benchmark, ROWS))) or "none"
+        raise ExtraError(f"{path}: no such file; evaluated steps of {benchmark}: {steps}")
+    return list(read_jsonl(path))
