@@ -21,8 +21,8 @@ import numpy as np
 from figures import save
 
 from extra_jax.config.explore_presets import ARMS
+from extra_jax.telemetry.evaluations import read_evaluations
 from extra_jax.telemetry.metrics import read_metrics
-from extra_jax.telemetry.records import read_evaluations
 from extra_jax.telemetry.statistics import pass_at_k
 from extra_jax.telemetry.svg import Series, line_chart
 
@@ -82,7 +82,7 @@ def collect(runs: Path) -> None:
             if arm not in ARMS or not (run / "report.html").exists():
                 print(f"{run}: not finished, left out")
                 continue
-            for evaluation in read_evaluations(run):
+            for evaluation in itertools.chain(*read_evaluations(run).values()):
                 for uid, row in zip(evaluation["uids"], evaluation["correct"], strict=True):
                     scores.writerow([arm, seed, evaluation["step"], uid, len(row), sum(row)])
             for row in read_metrics(run):
