@@ -35,6 +35,8 @@ METRICS = (
     "entropy",
     "num_tokens",
     "completions/mean_length",
+    "timing_s/explore",
+    "step_time",
     "exploration/gt_check",
     "exploration/novelty_mean",
     "exploration/novelty_within_std",
@@ -213,6 +215,7 @@ def diagnostics(arms: list[str], scores: Scores, steps: dict) -> list[str]:
             else:
                 cells.append("")
         lines.append(f"| {name.removeprefix('exploration/')} | {' | '.join(cells)} |")
+    lines.append(f"| share of step time | {' | '.join(explore_share(arm, scores, steps) for arm in arms)} |")
     early = {
         name: np.mean([v for s in {s for a, s, _ in scores if a == BASELINE}
                        for step, v in steps[BASELINE, s, name].items() if 0 < step <= 10])
@@ -221,6 +224,16 @@ def diagnostics(arms: list[str], scores: Scores, steps: dict) -> list[str]:
     wrong, right = early.values()
     lines += ["", f"First ten steps of {BASELINE}: {wrong:.0%} of the groups all wrong, {right:.0%} all correct.", ""]
     return lines
+
+
+def explore_share(arm: str, scores: Scores, steps: dict) -> str:
+    """Time in exploration over that of the step, without the first step, which compiles."""
+    totals = [
+        [sum(v for step, v in steps[arm, seed, name].items() if step > 1) for name in ("timing_s/explore", "step_time")]
+        for seed in sorted({s for a, s, _ in scores if a == arm})
+    ]
+    explore, whole = np.sum(totals, axis=0)
+    return f"{explore / whole:.2%}"
 
 
 def draw(scores: Scores) -> None:

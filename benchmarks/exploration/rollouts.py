@@ -1,8 +1,8 @@
 """Cuts, leaks and novelty distances on the 1,280 rollouts that the authors of ExTra published.
 
 Needs their two files (fields example_id, answer, response), the Qwen3 tokenizer, and all-MiniLM-L6-v2; about ten
-minutes on two cores, nearly all of it MiniLM. Writes rollouts.json (summary), rollouts.csv (a row per rollout) and
-rollouts.svg beside this file.
+minutes on two idle cores, nearly all of it MiniLM. Writes rollouts.json (summary), rollouts.csv (a row per rollout)
+and rollouts.svg beside this file; without files it only draws.
 """
 
 import argparse
@@ -27,9 +27,17 @@ from extra_jax.explore.minilm import MiniLMEncoder
 from extra_jax.explore.proposals import leaks
 from extra_jax.reward.verdict import Verdict
 from extra_jax.reward.workers import MathGrader
-from extra_jax.telemetry.svg import line_chart
+from extra_jax.telemetry.svg import Series, line_chart
 
 HERE = Path(__file__).parent
+SHORT = {
+    "minilm truncate": "minilm, cut",
+    "minilm chunk_mean": "minilm",
+    "hashed_ngram": "hashed",
+    "bigram jaccard": "bigrams",
+}
+NAMES = list(SHORT)
+RULES = {"release": "release", "corrected": "corrected", "without its limit": "corrected, to the end"}
 GROUP = 6  # the authors' group size; the 16 samples of a problem give two groups
 RELEASE = config_from_dict(
     {"model": {"preset": "tiny"}, "train": {"num_generations": GROUP}, "explore": {"preset": "release_faithful"}}
@@ -38,10 +46,16 @@ RELEASE = config_from_dict(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, help="JSONL with example_id, answer, response")
-    parser.add_argument("--tokenizer", required=True, type=Path, help="folder of the Qwen3 tokenizer")
-    parser.add_argument("--minilm", required=True, type=Path, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("files", nargs="*", type=Path, help="JSONL with example_id, answer, response")
+    parser.add_argument("--tokenizer", type=Path, help="folder of the Qwen3 tokenizer")
+    parser.add_argument("--minilm", type=Path, help="folder of all-MiniLM-L6-v2")
     args = parser.parse_args()
+    if args.files:
+        measure(args)
+    draw()
+
+
+def measure(args: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(args.tokenizer)
     rows = [row | {"file": file.stem} for file in args.files for row in map(json.loads, file.read_text().splitlines())]
     for row in rows:
@@ -54,7 +68,6 @@ def main() -> None:
     summary["novelty"] = novelty_statistics(rows, vectors)
     (HERE / "rollouts.json").write_text(json.dumps(summary, indent=1) + "\n")
     write_rows(rows)
-    draw(rows, summary)
 
 
 def grade(rows: list[dict[str, Any]]) -> None:
@@ -204,61 +217,57 @@ def within_group_spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def write_rows(rows: list[dict[str, Any]]) -> None:
-    names = ["hashed_ngram", "minilm truncate", "minilm chunk_mean", "bigram jaccard"]
     with (HERE / "rollouts.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "example_id", "correct", "tokens", *names])
+        writer.writerow(["file", "example_id", "correct", "tokens", *NAMES])
         for row in rows:
-            shown = [f"{row[name]:.4f}" if name in row else "" for name in names]
+            shown = [f"{row[name]:.4f}" if name in row else "" for name in NAMES]
             writer.writerow([row["file"], row["example_id"], int(row["correct"]), len(row["ids"]), *shown])
 
 
-def draw(rows: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    edges = np.linspace(0, 1, 41)
-    names = ["minilm truncate", "minilm chunk_mean", "hashed_ngram", "bigram jaccard"]
-    values = {name: np.array([row[name] for row in rows if name in row]) for name in names}
-    tokens = np.array([len(row["ids"]) for row in rows if names[0] in row])
+def draw() -> None:
+    summary = json.loads((HERE / "rollouts.json").read_text())
+    with (HERE / "rollouts.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row[NAMES[0]]]
+    values = {name: 100 * np.array([float(row[name]) for row in rows]) for name in NAMES}
+    tokens = np.array([int(row["tokens"]) for row in rows])
     deciles = np.quantile(tokens, np.linspace(0, 1, 11))
     bins = np.clip(np.searchsorted(deciles, tokens, side="right") - 1, 0, 9)
-    cuts = summary["cuts"]
-    positions = np.linspace(0.025, 0.975, 20).tolist()
+    cuts = {label: np.array(summary["cuts"][rule]["fractions"]) / summary["rollouts"] for label, rule in RULES.items()}
+    middles = [float(np.median(tokens[bins == b])) for b in range(10)]
+    positions = np.linspace(2.5, 97.5, 20).tolist()
+    edges = np.linspace(0, 100, 41)
+    size = {"width": 400, "height": 216}
     charts = [
         (
             "Distance to the nearest of five siblings",
             line_chart(
-                [histogram(name, values[name], edges, color) for color, name in enumerate(names)],
-                description="histogram of distances", x_label="distance", unit="share", width=400, height=216,
+                [histogram(SHORT[name], values[name], edges, color) for color, name in enumerate(NAMES)],
+                description="histogram of distances", x_label="100 x distance", unit="share", **size,
             ),
         ),
         (
-            "Mean distance by length of the rollout",
+            "100 x mean distance, by length",
             line_chart(
                 [
-                    line(name, [np.median(tokens[bins == b]) for b in range(10)],
-                         [values[name][bins == b].mean() for b in range(10)], color)
-                    for color, name in enumerate(names)
+                    Series(SHORT[name], middles, [v[bins == b].mean() for b in range(10)], color, points=True)
+                    for color, (name, v) in enumerate(values.items())
                 ],
-                description="distance by length", x_label="tokens", width=400, height=216,
+                description="distance by length", x_label="tokens of the rollout", **size,
             ),
         ),
         (
-            "Where the cuts lie",
+            "Cuts of a rollout, by position",
             line_chart(
                 [
-                    line(name, positions, (np.array(cuts[name]["fractions"]) / len(rows)).tolist(), color)
-                    for color, name in enumerate(("release", "corrected", "corrected, to the end"))
+                    Series(label, positions, shares.tolist(), color, points=True)
+                    for color, (label, shares) in enumerate(cuts.items())
                 ],
-                description="cuts by position", x_label="position in the rollout", unit="", width=400, height=216,
+                description="cuts by position", x_label="position, % of the rollout", **size,
             ),
         ),
     ]  # fmt: skip
-    save(HERE / "rollouts.svg", charts)
-
-
-def line(label: str, x: list[float], y: list[float], color: int):
-    from extra_jax.telemetry.svg import Series
-
-    return Series(label, x, y, color, points=True)
+    save(HERE / "rollouts.svg", charts, columns=1)
 
 
 if __name__ == "__main__":
