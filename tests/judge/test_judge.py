@@ -182,7 +182,7 @@ def test_several_samples_are_averaged(tmp_path):
 
 def test_settings_that_cannot_work_are_refused(tmp_path, url):
     chain_store(tmp_path, prompts=1, samples=1, shards=1)
-    with pytest.raises(ExtraError, match="does not serve it; it serves chain-judge"):
+    with pytest.raises(ExtraError, match=r"status 404: .*The model `other` does not exist, only `chain-judge`"):
         run.judge(tmp_path, settings(url).model_copy(update={"model": "other"}))
     with pytest.raises(ExtraError, match="nobody answers"):
         run.judge(tmp_path, settings("http://127.0.0.1:9/v1"))
