@@ -9,12 +9,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import openai
-
 from extra_jax.config import JudgeConfig
 from extra_jax.errors import ExtraError
 from extra_jax.judge.replies import Reply
 from extra_jax.judge.score import expected_score, parse_score
+
+try:
+    import openai
+except ImportError as error:
+    raise ExtraError("asking a judge needs the package `openai`: pip install 'extra-jax[judge]'") from error
 
 _LONGEST_PAUSE = 60.0  # seconds between two tries
 _HELLO_TRIES = 5
