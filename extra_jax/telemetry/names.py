@@ -126,6 +126,22 @@ _METRICS = (
         "The same for prompts that waited and were not drawn: the difference is what regeneration does.",
     ),
     Metric("exploration/gt_check", "Ground truth kept", "share", "Guided prompts graded against their own answer."),
+    Metric("judge/scored", "Judged", "share", "Rollouts for which the judge gave a score."),
+    Metric("judge/score_correct", "Score when correct", "", "Mean judge score, 0 to 1, of verified correct rollouts."),
+    Metric("judge/score_wrong", "Score when wrong", "", "Mean judge score of rollouts that the verifier calls wrong."),
+    Metric("judge/auroc", "Judge AUROC", "share", "A verified correct rollout outscores a wrong one; 50 % is a coin."),
+    Metric(
+        "judge/drift",
+        "Judge drift",
+        "",
+        "Rise of (mean score - pass rate) since the start. From 0.2 on the policy may be learning to please the judge.",
+    ),
+    Metric(
+        "judge/segments_mean", "Segments", "", "Mean segments of a trace; a fall to 1 means that process rewards end."
+    ),
+    Metric(
+        "distill/reverse_kl", "KL to teacher", "nats / token", "Student against the teacher that sees the reference."
+    ),
     Metric("num_tokens", "Tokens so far", "tokens", "Prompt and completion tokens processed since step 0."),
     Metric("tokens_per_second", "Throughput", "tokens / s", "Completion tokens of the step over its wall time."),
     Metric("step_time", "Step time", "s", "Wall time of the step."),

@@ -16,6 +16,9 @@ _GROUPS = (
 )
 _SINGLE_PANELS = (
     ("reward",),
+    ("judge/score_correct", "judge/score_wrong"),
+    ("judge/auroc",),
+    ("judge/drift",),
     ("pass_rate",),
     ("frac_reward_zero_std",),
     ("completions/mean_length", "completions/mean_terminated_length"),
