@@ -84,7 +84,6 @@ def train(config: Config) -> None:
                 journal.step(step, evaluator(state.params, step, journal.rollouts))
             timer = PhaseTimer()
             slots = explorer.inject(loader.next, step)
-
             with timer.phase("generate"):
                 weights = policy.rollout_weights(state.params)
                 rollouts = sampler.generate(weights, explorer.requests(slots), step, journal.rollouts)
@@ -112,11 +111,10 @@ def train(config: Config) -> None:
             metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics(completion_tokens)}
             done = step + 1
             check_gradient(done, metrics["grad_norm"], checkpoints.latest_step())
-            asked = [slot.problem for slot in slots]
-            journal.records(done, asked, rollouts, texts, grades, rewards, advantages, columns=explorer.columns)
+            problems = [slot.problem for slot in slots]
+            journal.records(done, problems, rollouts, texts, grades, rewards, advantages, columns=explorer.columns)
             journal.step(done, metrics)
-            stopping = stop.requested()
-            if stopping or done == settings.max_steps or is_due(done, config.checkpoint.every):
+            if (stopping := stop.requested()) or done == settings.max_steps or is_due(done, config.checkpoint.every):
                 host = {"loader": loader.state(), "num_tokens": num_tokens}
                 checkpoints.save(done, state, host, explorer.dumps())
             if stopping:
