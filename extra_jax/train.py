@@ -129,11 +129,10 @@ def train(config: Config) -> None:
             if dumped:
                 write_bundle(run_dir, done, config, before, rollouts, rewards, valid, advantages, learned)
             check_gradient(done, metrics["grad_norm"], checkpoints.latest_step())
-            asked = [slot.problem for slot in slots]
-            journal.records(done, asked, rollouts, texts, grades, rewards, advantages, columns=explorer.columns)
+            problems = [slot.problem for slot in slots]
+            journal.records(done, problems, rollouts, texts, grades, rewards, advantages, columns=explorer.columns)
             journal.step(done, metrics)
-            stopping = stop.requested()
-            if stopping or done == settings.max_steps or is_due(done, config.checkpoint.every):
+            if (stopping := stop.requested()) or done == settings.max_steps or is_due(done, config.checkpoint.every):
                 host = {"loader": loader.state(), "num_tokens": num_tokens}
                 checkpoints.save(done, state, host, explorer.dumps())
             if stopping:

@@ -136,59 +136,90 @@ def measure(
     gate = (correct if settings.gate == "correct" else valid & solvable) & where.present
 
     allowed, remembered = _pool(where, prompts, correct, settings)
-    vectors = where.spread(rows.vectors)
-    history = np.zeros((len(prompts), remembered.shape[1], vectors.shape[2]), np.float32)
-    for k, prompt in enumerate(prompts):
-        if prompt.vectors is not None:
-            history[k, : len(prompt.vectors)] = prompt.vectors
-    pairs = settings.centring in ("loo_exact", "loo_all")
-    similar = cosine_similarities(vectors, history)
-    real = _active(distances(similar, allowed, settings.aggregate, settings.k, leave_one_out=pairs), active)
+    similar = _similarities(rows, where, prompts, remembered.shape[1])
+    real = _compared(similar, allowed, active, settings)
     defined = active & allowed.any(axis=2)
-    used, used_defined, lexical = real, defined, None
-
+    by_words = None
     if rows.codes:
-        texts = [[np.unique(rows.codes[row]) for row in members] for members in where.members]
-        overlap = np.zeros_like(similar)
-        for k, (prompt, own) in enumerate(zip(prompts, texts, strict=True)):
-            earlier = len(prompt.codes)
-            found = jaccard_similarities(own, [*prompt.codes, *own])
-            overlap[k, :, :earlier] = found[:, :earlier]
-            overlap[k, :, remembered.shape[1] :] = found[:, earlier:]
         pool = allowed if settings.metric == "jaccard" else _siblings_only(allowed, remembered.shape[1])
-        by_words = distances(overlap, pool, settings.aggregate, settings.k, leave_one_out=pairs)
-        lexical = by_words.values
-        if settings.metric == "jaccard":
-            used = _active(by_words, active)
-    if settings.metric == "ngram_count":
-        counts = [
-            [count_novelty(rows.codes[row], prompt.counts) if row >= 0 else 0.0 for row in members]
-            for prompt, members in zip(prompts, where.members, strict=True)
-        ]
-        used, used_defined = Distances(np.array(counts), real.nearest), where.present
-    if settings.metric == "policy_surprise":
-        logprobs, lengths = where.spread(rows.logprobs), where.spread(rows.lengths)
-        used = Distances(surprise(logprobs, lengths, correct, settings.surprise), real.nearest)
-        used_defined = correct & (correct.sum(axis=1, keepdims=True) >= 2)
+        by_words = _compared(_overlaps(rows, where, prompts, similar.shape), pool, active, settings)
+    used, used_defined = _by_metric(rows, where, prompts, correct, real, defined, by_words, settings)
+    values = used.values
     if settings.quantile_map:
-        used = Distances(
-            quantile_map(used.values, real.values, gate & defined), real.nearest, used.without, used.undefined
-        )
+        values = quantile_map(values, real.values, gate & defined)
     if settings.control != "none":
         values = controlled(
             settings.control,
-            used.values,
+            values,
             gate & used_defined,
             Identity(seed, step, where.uids),
             running_mean=state.scales.updated(real.values, gate & defined, settings.ema).mean,
             codes=[[rows.codes[row] for row in members] for members in where.members] if rows.codes else (),
         )
-        used = Distances(values, real.nearest, used.without, used.undefined)
     if settings.length_residual:
-        residual = _without_length(used.values, where.spread(rows.lengths), gate & used_defined)
-        used = Distances(residual, real.nearest, used.without, used.undefined)
-    nearest = _origins(real.nearest, where, prompts, remembered.shape[1], rows, step)
-    return Measured(real, used, gate, defined, used_defined, nearest, lexical)
+        values = _without_length(values, where.spread(rows.lengths), gate & used_defined)
+    return Measured(
+        real=real,
+        used=used._replace(values=values),
+        gate=gate,
+        defined=defined,
+        used_defined=used_defined,
+        nearest=_origins(real.nearest, where, prompts, remembered.shape[1], rows, step),
+        lexical=None if by_words is None else by_words.values,
+    )
+
+
+def _similarities(rows: Rows, where: Layout, prompts: Sequence[PromptState], memory: int) -> np.ndarray:
+    """``[K, W, M + W]`` cosines of the completions' vectors with those remembered and with each other."""
+    vectors = where.spread(rows.vectors)
+    history = np.zeros((len(prompts), memory, vectors.shape[2]), np.float32)
+    for k, prompt in enumerate(prompts):
+        if prompt.vectors is not None:
+            history[k, : len(prompt.vectors)] = prompt.vectors
+    return cosine_similarities(vectors, history)
+
+
+def _overlaps(rows: Rows, where: Layout, prompts: Sequence[PromptState], shape: tuple[int, int, int]) -> np.ndarray:
+    """``[K, W, M + W]`` Jaccard similarities of the completions' n-grams, likewise; 0 where none are remembered."""
+    overlap = np.zeros(shape)
+    for k, (prompt, members) in enumerate(zip(prompts, where.members, strict=True)):
+        own, earlier = [np.unique(rows.codes[row]) for row in members], len(prompt.codes)
+        found = jaccard_similarities(own, [*prompt.codes, *own])
+        overlap[k, :, :earlier], overlap[k, :, -len(own) :] = found[:, :earlier], found[:, earlier:]
+    return overlap
+
+
+def _compared(similar: np.ndarray, allowed: np.ndarray, active: np.ndarray, settings: NoveltyConfig) -> Distances:
+    """Distances as the settings aggregate them, 0 for problems whose history is too short."""
+    pairs = settings.centring in ("loo_exact", "loo_all")
+    found = distances(similar, allowed, settings.aggregate, settings.k, leave_one_out=pairs)
+    return found._replace(values=np.where(active, found.values, 0.0))
+
+
+def _by_metric(
+    rows: Rows,
+    where: Layout,
+    prompts: Sequence[PromptState],
+    correct: np.ndarray,
+    real: Distances,
+    defined: np.ndarray,
+    by_words: Distances | None,
+    settings: NoveltyConfig,
+) -> tuple[Distances, np.ndarray]:
+    """Distances of the metric that the bonus is made of, and ``[K, W]`` where they mean something."""
+    if settings.metric == "jaccard":
+        return by_words, defined
+    if settings.metric == "ngram_count":
+        counts = [
+            [count_novelty(rows.codes[row], prompt.counts) if row >= 0 else 0.0 for row in members]
+            for prompt, members in zip(prompts, where.members, strict=True)
+        ]
+        return Distances(np.array(counts), real.nearest), where.present
+    if settings.metric == "policy_surprise":
+        logprobs, lengths = where.spread(rows.logprobs), where.spread(rows.lengths)
+        several = correct & (correct.sum(axis=1, keepdims=True) >= 2)
+        return Distances(surprise(logprobs, lengths, correct, settings.surprise), real.nearest), several
+    return real, defined
 
 
 @dataclass(frozen=True)
@@ -287,11 +318,6 @@ def _siblings_only(allowed: np.ndarray, history: int) -> np.ndarray:
     alone = allowed.copy()
     alone[:, :, :history] = False
     return alone
-
-
-def _active(found: Distances, active: np.ndarray) -> Distances:
-    """Distances 0 for problems whose history is too short."""
-    return found._replace(values=np.where(active, found.values, 0.0))
 
 
 def _without_length(values: np.ndarray, lengths: np.ndarray, gate: np.ndarray) -> np.ndarray:

@@ -128,34 +128,48 @@ def propose(
     for index, slot in slots.items():
         rows = np.flatnonzero(rollouts.prompt_index == index - first)
         rng = keyed_rng("source", seed, step, memory_key(slot, config))
-        row = rows[source_rollout(means[rows], correct[rows], config.source, rng)]
-        ids = rollouts.completion_ids(row)
-        whole = np.concatenate([np.array(slot.prefix_ids, np.int32), ids]).astype(np.int32)
-        before = len(whole) - len(ids)
-        cuts = [cut for cut in cut_lengths(ids, table, config) if before + cut <= room(slot)]
-        decoded = [tokenizer.decode(whole[: before + cut].tolist()) for cut in cuts]
-        kept = [i for i, text in enumerate(decoded) if before_stop(text, config)]
-        scores = prefix_scores(rollouts.entropies[row, : len(ids)], cuts, config)
-        prefixes = [
-            Prefix(
-                tokens=whole[: before + cuts[i]],
-                score=float(scores[i]),
-                vector=None,
-                step=step,
-                rollout_id=int(rollouts.rollout_ids[row]),
-                depth=1 + (slot.guided.prefix.depth if slot.guided else 0),
-                fraction=cuts[i] / len(ids),
-                correct=bool(correct[row]),
-                leak=leaks(decoded[i], slot.problem.answer),
-            )
-            for i in kept
-        ]
+        row = int(rows[source_rollout(means[rows], correct[rows], config.source, rng)])
+        prefixes = _prefixes_of(row, slot, rollouts, bool(correct[row]), table, tokenizer, config, room(slot), step)
         proposals.append(Proposal(index, prefixes))
-        texts += [tokenizer.decode(ids[: cuts[i]].tolist()) for i in kept]
+        texts += [tokenizer.decode(prefix.tokens[len(slot.prefix_ids) :].tolist()) for prefix in prefixes]
     if encode is None or not texts:
         return proposals
     vectors = iter(encode(texts))
     return [replace(p, prefixes=[replace(x, vector=next(vectors)) for x in p.prefixes]) for p in proposals]
+
+
+def _prefixes_of(
+    row: int,
+    slot: Slot,
+    rollouts: Rollouts,
+    correct: bool,
+    table: np.ndarray,
+    tokenizer: Tokenizer,
+    config: PrefixConfig,
+    room: int,
+    step: int,
+) -> list[Prefix]:
+    """The prefixes that one attempt offers; behind a prefix, they begin with it."""
+    ids, before = rollouts.completion_ids(row), len(slot.prefix_ids)
+    whole = np.concatenate([np.array(slot.prefix_ids, np.int32), ids]).astype(np.int32)
+    cuts = [cut for cut in cut_lengths(ids, table, config) if before + cut <= room]
+    scores = prefix_scores(rollouts.entropies[row, : len(ids)], cuts, config)
+    texts = [tokenizer.decode(whole[: before + cut].tolist()) for cut in cuts]
+    return [
+        Prefix(
+            tokens=whole[: before + cut],
+            score=float(score),
+            vector=None,
+            step=step,
+            rollout_id=int(rollouts.rollout_ids[row]),
+            depth=1 + (slot.guided.prefix.depth if slot.guided else 0),
+            fraction=cut / len(ids),
+            correct=correct,
+            leak=leaks(text, slot.problem.answer),
+        )
+        for cut, score, text in zip(cuts, scores, texts, strict=True)
+        if before_stop(text, config)
+    ]
 
 
 def leaks(text: str, answer: str) -> bool:
