@@ -18,7 +18,7 @@ from extra_jax.learn.batch import MicroBatches, TokenBatch, micro_batches
 from extra_jax.learn.grpo import grpo_examples
 from extra_jax.learn.score import token_logprobs
 from extra_jax.learn.update import micro_batch
-from extra_jax.parallel.processes import allgather
+from extra_jax.parallel.processes import allgather_rows
 from extra_jax.rollout.types import Rollouts
 
 SKETCH = 4096
@@ -65,17 +65,16 @@ class GradientProbe:
         """
         if not self.settings.gradient_every or step % self.settings.gradient_every:
             return {}
-        folds, train = self.settings.gradient_folds, self.config.train
-        fold = (
-            np.random.default_rng((self.config.run.seed & 0xFFFFFFFF, step)).permutation(train.prompts_per_step) % folds
-        )
-        first = jax.process_index() * train.prompts_per_step // jax.process_count()
-        mine = fold[first + rollouts.prompt_index]
-        used = {name: values for name, values in parts.items() if allgather(np.abs(values)[None]).sum() > 0}
+        folds, seed = self.settings.gradient_folds, self.config.run.seed & 0xFFFFFFFF
+        groups = rollouts.rollout_ids // self.config.train.num_generations
+        everywhere = np.unique(allgather_rows(groups))
+        fold = np.random.default_rng((seed, step)).permutation(len(everywhere)) % folds
+        mine = fold[np.searchsorted(everywhere, groups)]
+        used = {name: values for name, values in parts.items() if allgather_rows(values).any()}
         sketches = np.stack(
             [[self._fold(params, rollouts, values, mine == f) for f in range(folds)] for values in used.values()]
         ) if used else np.zeros((0, folds, SKETCH))  # fmt: skip
-        return gradient_metrics(dict(zip(used, folds * sketches, strict=True)), train.prompts_per_step)
+        return gradient_metrics(dict(zip(used, folds * sketches, strict=True)), len(everywhere))
 
     def _fold(self, params: nnx.State, rollouts: Rollouts, advantages: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """``[4096]`` sketch of a fold's share of the step's gradient."""
