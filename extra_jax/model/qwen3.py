@@ -205,6 +205,8 @@ class Qwen3(nnx.Module):
         caches = [cache.kv for cache in past]
         if self.scan:
             layer_def, params = nnx.split(self.layers)
+            # Here and not in the layers: the gradients of all of them stay in ``dtype`` until they are added up.
+            params = jax.tree.map(lambda x: x.astype(dtype), params)
             body = _REMAT[self.remat](lambda x, scanned: run(nnx.merge(layer_def, scanned[0]), x, scanned[1]))
             x, new = jax.lax.scan(body, x, (params, caches))
             return self.final_norm(x), new

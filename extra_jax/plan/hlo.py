@@ -91,7 +91,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
         if match := _COMPUTATION.match(line):
             lines = computations.setdefault(match[2], [])
             entry = match[2] if match[1] else entry
-        elif line.startswith("}"):
+        elif line == "}":  # alone: a line of the JSON of a kernel may begin with one, too
             lines = []
         else:
             lines.append(line)

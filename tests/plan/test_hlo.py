@@ -111,6 +111,9 @@ TPU = """\
   %constant.2 = u32[]{:T(128)} constant(2)
   %counter.2 = u32[]{:T(128)} get-tuple-element(%p), index=0
   %next.2 = u32[]{:T(128)} add(%counter.2, %constant.2)
+  %kernel.2 = bf16[64] custom-call(%x), custom_call_target="tpu_custom_call", backend_config={"a": {
+"b": 1
+}}, metadata={op_name="attention"}
   %permute.2 = (bf16[64], bf16[64], u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,1},{1,0}}
   ROOT %tuple.4 = (u32[]{:T(128)}, bf16[64]{0:T(512)}) tuple(%next.2, %moved)
 }
