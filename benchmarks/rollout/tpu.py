@@ -49,7 +49,7 @@ def config_of(model: str, chips: int) -> Config:
     )
 
 
-def row_of(model: str, topology: str, plan: Plan) -> dict[str, object]:
+def row_of(model: str, topology: str, plan: Plan, prefill: Plan) -> dict[str, object]:
     decode, phase, work = plan.compiled["decode"], plan.phases["decode"], plan.run.workload
     inside = [one for one in decode.collectives if one.loops]
     activations = ROWS * preset(model).hidden_size  # elements; a matrix of any layer has more
@@ -57,7 +57,7 @@ def row_of(model: str, topology: str, plan: Plan) -> dict[str, object]:
         "model": model,
         "topology": topology,
         "decode_temp_gb": plan.memory["decode"].temporaries / 1e9,
-        "prefill_temp_gb": plan.memory["prefill"].temporaries / 1e9,
+        "prefill_temp_gb": prefill.memory["prefill"].temporaries / 1e9,
         "sampler_gb": plan.run.memory["sampler"] / 1e9,
         "cache_gb": plan.run.memory["cache"] / 1e9,
         "weight_all_gathers": sum(one.kind == "all-gather" and elements(one.shape) > activations for one in inside),
@@ -107,7 +107,8 @@ def main() -> None:
     rows = []
     for model, topology in itertools.product(MODELS, TOPOLOGIES):
         chips = int(np.prod([int(n) for n in topology.partition(":")[2].split("x")]))
-        rows.append(row_of(model, topology, make_plan(config_of(model, chips), topology, only=("prefill", "decode"))))
+        plans = [make_plan(config_of(model, chips), topology, only=(name,)) for name in ("decode", "prefill")]
+        rows.append(row_of(model, topology, *plans))
         print(json.dumps(rows[-1]), flush=True)
         (HERE / "tpu.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
