@@ -65,7 +65,7 @@ def make_plan(config: Config, topology: str, slices: int = 1, only: tuple[str, .
     compiled = {program.name: compile_program(program, mesh, slices) for program in run.programs}
     needed = {program.name: memory_of(program, compiled[program.name], run) for program in run.programs}
     phases = {
-        program.name: phase(work[program.name], chip, compiled[program.name].collectives, program.runs)
+        program.name: phase(work[program.name], chip, compiled[program.name].collectives or [], program.runs)
         for program in run.programs
     }
     return Plan(config, topology, slices, mesh.size // chip.devices, chip, axes, run, compiled, needed, phases)

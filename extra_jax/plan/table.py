@@ -58,7 +58,15 @@ def show(plan: Plan, console: Console) -> None:
     table.add_row("a step, at best", *[""] * (len(kinds) + 6), _short(plan.seconds))
     console.print(table)
     for program in run.programs:
-        if found := plan.compiled[program.name].collectives:
+        found = plan.compiled[program.name].collectives
+        if found is None:
+            console.print(
+                f"A call of {program.name}: the compiler cannot print this program; its traffic over links is unknown "
+                "and not in the estimate of time.",
+                style="yellow",
+                soft_wrap=True,
+            )
+        elif found:
             where = {"decode": "in the loop over tokens"}.get(program.name, "in loops over micro-batches and chunks")
             console.print(f"A call of {program.name}: {_collectives(found, where)}", style="dim", soft_wrap=True)
     console.print(_basis(plan), style="dim", soft_wrap=True)
@@ -99,7 +107,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
             "lower_seconds": compiled.lower_seconds,
             "compile_seconds": compiled.compile_seconds,
             "stablehlo_bytes": compiled.stablehlo_bytes,
-            "collectives": _grouped(compiled.collectives),
+            "collectives": None if compiled.collectives is None else _grouped(compiled.collectives),
         }
     return {
         "topology": plan.topology,

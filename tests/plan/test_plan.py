@@ -172,3 +172,12 @@ def test_a_folder_that_is_not_here_has_the_shape_of_its_name() -> None:
     with pytest.raises(ExtraError, match=r"model.path=models/Other"):
         shape_of(config_from_dict({"model": {"path": "models/Other"}}))
     assert jax.devices()[0].platform == "cpu"
+
+
+def test_a_program_that_the_compiler_cannot_print_is_told_not_passed_over(planned: Plan) -> None:
+    unknown = dataclasses.replace(planned.compiled["prefill"], collectives=None)
+    plan = dataclasses.replace(planned, compiled=planned.compiled | {"prefill": unknown})
+    console = Console(width=200, record=True)
+    show(plan, console)
+    assert "A call of prefill: the compiler cannot print this program" in console.export_text()
+    assert to_json(plan)["programs"]["prefill"]["collectives"] is None
