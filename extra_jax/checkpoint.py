@@ -1,8 +1,9 @@
 """Checkpoints: everything that changes the next step, written by Orbax in the background, atomically.
 
-A checkpoint is the arrays of a ``TrainState`` (flat, by path, so that it can be read on any mesh) and a
-JSON of host state (data cursor, counters). Its number is the count of finished steps. A save that was
-interrupted leaves a temporary folder, which the next start removes; it is never taken for a checkpoint.
+A checkpoint is the arrays of a ``TrainState`` (flat, by path, so that it can be read on any mesh), a JSON of
+host state (data cursor, counters), and the memory of exploration as bytes where there is one. Its number is the
+count of finished steps. A save that was interrupted leaves a temporary folder, which the next start removes; it is
+never taken for a checkpoint.
 """
 
 from pathlib import Path
@@ -10,11 +11,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from extra_jax.errors import ExtraError
 
 CHECKPOINTS = "checkpoints"
+_EXPLORE = "state"
 
 State = TypeVar("State")
 
@@ -35,7 +38,7 @@ class Checkpointer:
             create=not read_only,
             cleanup_tmp_directories=not read_only,  # whose folder it is, only the training process knows
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("arrays", "host"))
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("arrays", "host", "explore"))
 
     def latest_step(self) -> int | None:
         """Finished steps of the newest complete checkpoint."""
@@ -45,12 +48,29 @@ class Checkpointer:
         """Finished steps of every complete checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any, host: dict[str, Any]) -> None:
-        """Starts writing a checkpoint and returns once the arrays are copied; a step already saved is left alone."""
+    def save(self, step: int, state: Any, host: dict[str, Any], explore: np.ndarray | None = None) -> None:
+        """Starts writing a checkpoint and returns once the arrays are copied; a step already saved is left alone.
+
+        Args:
+            step: finished steps.
+            state: a tree of arrays.
+            host: JSON.
+            explore: ``[n]`` uint8, the state of exploration, the same on every process; ``None`` where there is none.
+        """
         if step == self.latest_step():
             return
-        items = ocp.args.Composite(arrays=ocp.args.PyTreeSave(_flatten(state)), host=ocp.args.JsonSave(host))
-        self._manager.save(step, args=items)
+        items = {"arrays": ocp.args.PyTreeSave(_flatten(state)), "host": ocp.args.JsonSave(host)}
+        if explore is not None:
+            items["explore"] = ocp.args.PyTreeSave({_EXPLORE: explore})
+        self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def restore_explore(self) -> np.ndarray | None:
+        """The state of exploration in the newest checkpoint; ``None`` where it has none."""
+        step = self.latest_step()
+        if not (self.directory / str(step) / "explore").is_dir():
+            return None
+        as_saved = ocp.args.PyTreeRestore(restore_args={_EXPLORE: ocp.RestoreArgs(restore_type=np.ndarray)})
+        return self._manager.restore(step, args=ocp.args.Composite(explore=as_saved)).explore[_EXPLORE]
 
     def restore(self, state: State, *, within: str = "", step: int | None = None) -> tuple[int, State, dict[str, Any]]:
         """Reads a checkpoint into the layout of ``state``, whose own arrays are freed first.

@@ -126,6 +126,7 @@ def _train_facts(config: Config, problems: list[Problem] | None) -> list[Fact]:
         ("sampling", _sampling(config)),
         ("grader", _grader(config, config.data)),
         ("loss", _loss(config)),
+        ("exploration", _exploration(config)),
         ("learning rate", _schedule(config, t.max_steps * t.updates_per_step)),
     ]
     return [*facts, ("checkpoints", _checkpoints(config, t.max_steps))]
@@ -335,6 +336,18 @@ def _loss(config: Config) -> str:
     clip = f"ratio at most {high:g}" if t.loss_type == "cispo" else f"clip [1 - {t.epsilon:g}, 1 + {high:g}]"
     level = ", ratios of sequences (GSPO)" if t.importance_sampling_level == "sequence" else ""
     return f"{t.loss_type}, advantages scaled by {t.scale_rewards}, {clip}{level}, {kl}"
+
+
+def _exploration(config: Config) -> str:
+    e = config.explore
+    if not e.active:
+        return "none (explore.preset=grpo)"
+    parts = [f"preset {e.preset}" if e.arm is None else f"arm {e.arm} of preset {e.preset}"]
+    if e.novelty.enabled:
+        parts.append(f"novelty bonus, alpha {e.novelty.alpha:g}, by {e.encoder.name}")
+    if e.prefix.enabled:
+        parts.append(f"up to {_count(config.guided_slots, 'prompt')} a step brought back with a prefix")
+    return ", ".join(parts)
 
 
 def _schedule(config: Config, updates: int) -> str:

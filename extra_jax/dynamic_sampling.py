@@ -5,30 +5,29 @@ A group whose completions are all correct or all wrong has advantages of zero: i
 outcome, never the shaped reward: a bonus must not turn a group without a solution into a signal.
 """
 
-import dataclasses
 from collections.abc import Collection, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
-from extra_jax.data.problem import Problem
+from extra_jax.explore.injection import Slot
 from extra_jax.parallel.processes import allgather_rows
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.rollout.types import Rollouts
 
 
-@dataclasses.dataclass(frozen=True)
-class Graded:
-    """Completions of some problems, on this process; groups are adjacent and in the order of ``problems``.
+class Graded(NamedTuple):
+    """Completions of some slots, on this process; groups are adjacent and in the order of ``slots``.
 
     Attributes:
-        problems: one per request; ``rollouts.prompt_index`` points into it.
+        slots: one per request; ``rollouts.prompt_index`` points into it.
         rollouts: ``R`` completions.
         texts: ``[R]``.
         grades: ``[R]``.
     """
 
-    problems: list[Problem]
+    slots: list[Slot]
     rollouts: Rollouts
     texts: list[str]
     grades: list[Grade]
@@ -96,17 +95,17 @@ class GroupPool:
 
 def _join(parts: Sequence[Graded]) -> Graded:
     """One after the other."""
-    problems, texts, grades = (
-        list(chain.from_iterable(getattr(part, name) for part in parts)) for name in ("problems", "texts", "grades")
+    slots, texts, grades = (
+        list(chain.from_iterable(getattr(part, name) for part in parts)) for name in ("slots", "texts", "grades")
     )
-    return Graded(problems, Rollouts.join([part.rollouts for part in parts]), texts, grades)
+    return Graded(slots, Rollouts.join([part.rollouts for part in parts]), texts, grades)
 
 
 def _select(graded: Graded, numbers: set[int], group_size: int) -> Graded:
     """Only the groups with these numbers."""
     rows = np.flatnonzero(np.isin(graded.rollouts.rollout_ids // group_size, list(numbers)))
     return Graded(
-        [graded.problems[i] for i in dict.fromkeys(graded.rollouts.prompt_index[rows].tolist())],
+        [graded.slots[i] for i in dict.fromkeys(graded.rollouts.prompt_index[rows].tolist())],
         graded.rollouts.take(rows),
         [graded.texts[row] for row in rows],
         [graded.grades[row] for row in rows],

@@ -53,7 +53,7 @@ def replay(file: str, advantages_only: bool = False) -> int:
     found = list(compare_advantages(bundle))
     if not advantages_only:
         found += compare_updates(bundle, path.absolute().parents[1])
-    width = max(len(one.what) for one in found)
+    width = max((len(one.what) for one in found), default=0)
     for one in found:
         mark = "DIFFERS" if one.differs else "same"
         print(f"  {one.what:<{width}}  {one.recorded:>14.7g}  {one.recomputed:>14.7g}  {mark}")
@@ -63,7 +63,10 @@ def replay(file: str, advantages_only: bool = False) -> int:
 
 
 def compare_advantages(bundle: Bundle) -> Iterator[Comparison]:
-    """Largest advantage and every row that differs, from the recorded rewards."""
+    """Largest advantage and every row that differs, from the recorded rewards; nothing where a bonus was added, which
+    follows from all the steps before."""
+    if bundle.config.explore.active:
+        return
     again = advantages_of(bundle.rewards, bundle.valid, bundle.config)
     largest = Comparison("advantages/abs_max", *(float(np.abs(x).max()) for x in (bundle.advantages, again)), 1e-9)
     yield largest

@@ -1,40 +1,54 @@
 """The training loop: one step is a straight line from problems to an update.
 
-    loader -> problems -> sampler -> rollouts -> grader -> rewards -> advantages -> batches -> learner
+    loader -> slots -> sampler -> rollouts -> grader -> rewards -> advantages -> batches -> learner
+
+A slot is a problem, or one that exploration brings back with a prefix; advantages are the task's and the bonus.
 
 Everything that changes the next step is in ``state`` and in the loader's cursor, and both are in every
 checkpoint: kill the process anywhere, run the same command again, and it goes on bit-identically.
 """
 
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config
-from extra_jax.data.loader import ProblemLoader, share
+from extra_jax.data.loader import ProblemLoader
 from extra_jax.data.problem import Problem
 from extra_jax.dynamic_sampling import Graded, GroupPool
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator, load_problems_of
+from extra_jax.explore.explorer import Explorer
+from extra_jax.explore.gain import GainProbe
+from extra_jax.explore.injection import Slot
 from extra_jax.learn.advantage import group_advantages
 from extra_jax.learn.bundle import write_bundle
 from extra_jax.learn.grpo import Learner
+from extra_jax.learn.variance import GradientProbe
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.model.hf_convert import export_policy
 from extra_jax.parallel.processes import allgather, allgather_rows
 from extra_jax.parallel.shutdown import GracefulStop
-from extra_jax.policy import load_policy
+from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.graders import make_grader, rewards_of
+from extra_jax.reward.overlap import OverlappedGrading
 from extra_jax.reward.shaping import soft_overlong_punishment
-from extra_jax.rollout.types import Request, SamplingParams
+from extra_jax.reward.verdict import Grader
+from extra_jax.rollout.types import Rollouts, SamplingParams
 from extra_jax.run_dir import check_length, open_run
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.summary import rollout_metrics
 from extra_jax.telemetry.timing import PhaseTimer
+
+Probe = Callable[[nnx.State, nnx.State, Rollouts, int], dict[str, float]]
+"""(parameters, rollout weights, rollouts, step) -> metrics; empty in a step where it is not due."""
 
 
 def train(config: Config) -> None:
@@ -49,8 +63,8 @@ def train(config: Config) -> None:
     settings, group = config.train, config.train.num_generations
     problems = load_problems_of(config.data, config.run.seed)
     prompts = policy.encode_prompts(problems)
-    process = (jax.process_index(), jax.process_count())
-    loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed, *process)
+    loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed)
+    explorer = Explorer(config, problems, prompts, policy.tokenizer, graphdef=policy.graphdef, mesh=policy.mesh)
     sampler = policy.sampler(sampling_params(config), stream="rollout")
     learner = Learner(policy.graphdef, config, policy.mesh)
     reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
@@ -61,10 +75,12 @@ def train(config: Config) -> None:
         evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.benchmarks else None
         checkpoints = stack.enter_context(Checkpointer(run_dir / CHECKPOINTS, keep=config.checkpoint.keep))
         stop = stack.enter_context(GracefulStop())
+        probes = make_probes(policy, explorer, grader)
         if checkpoints.latest_step() is not None:
             first, state, host = checkpoints.restore(state)
             if host["loader"]:  # none in a checkpoint that import-hf made
                 loader.restore(host["loader"])
+            explorer.loads(checkpoints.restore_explore())
             num_tokens = host["num_tokens"]
             check_length(run_dir, first, settings.max_steps)
         journal = stack.enter_context(Journal(config, total_steps=settings.max_steps, first_step=first))
@@ -76,21 +92,24 @@ def train(config: Config) -> None:
             pool = GroupPool(settings.prompts_per_step, settings.prompts_budget, group, config.reward.exclude)
             weights = policy.rollout_weights(state.params)
             while count := pool.more():
-                problems = loader.next(count)
+                slots = explorer.inject(partial(loader.next, count), step)
                 with timer.phase("generate"):
-                    requests = make_requests(problems, prompts, group, pool.generated + share(count, *process).start)
-                    rollouts = sampler.generate(weights, requests, step, journal.rollouts)
+                    requests = explorer.requests(slots, pool.generated, count)
+                    grading = OverlappedGrading(grader, policy.tokenizer.decode, *graded_with(slots, group))
+                    rollouts = sampler.generate(weights, requests, step, journal.rollouts, grading.finished)
                 with timer.phase("grade"):
-                    texts = policy.decode(rollouts)
-                    grades = grader.grade([problems[i] for i in rollouts.prompt_index], texts)
-                pool.add(Graded(problems, rollouts, texts, grades), count)
-            del weights  # the update needs the room
-            chosen = pool.chosen()
-            problems, rollouts, texts, grades = chosen.problems, chosen.rollouts, chosen.texts, chosen.grades
+                    texts, grades = grading.result()
+                pool.add(Graded(slots, rollouts, texts, grades), count)
+            slots, rollouts, texts, grades = pool.chosen()
             rewards, valid = rewards_of(grades, config.reward)
             cap, cache = config.rollout.max_completion_length, config.reward.soft_punish_cache
-            rewards = rewards + soft_overlong_punishment(rollouts.lengths, cap, cache)
-            advantages = advantages_of(rewards, valid, config)
+            rewards = rewards + soft_overlong_punishment(rollouts.answer_lengths, cap, cache)
+            with timer.phase("explore"):
+                task = partial(advantages_of, valid=valid, config=config)
+                advantages = explorer.observe(state.params, rollouts, grades, rewards, valid, task, step)
+            with timer.phase("probe"):
+                probed = [probe(state.params, weights, rollouts, step) for probe in probes]
+            del weights  # the update needs the room
             dumped = step + 1 in settings.dump_steps
             before = fingerprint(state.params, policy.mesh) if dumped else ""
             with timer.phase("update"):
@@ -102,7 +121,7 @@ def train(config: Config) -> None:
                 jax.block_until_ready(learned)
 
             metrics = rollout_metrics(rollouts, grades, rewards, advantages, group)
-            metrics |= pool.metrics() | learner.summary(state, learned)
+            metrics |= pool.metrics() | learner.summary(state, learned) | explorer.metrics | ChainMap(*probed)
             num_tokens += int(metrics["num_tokens"])
             completion_tokens = settings.completions_per_step * metrics["completions/mean_length"]
             metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics(completion_tokens)}
@@ -110,11 +129,12 @@ def train(config: Config) -> None:
             if dumped:
                 write_bundle(run_dir, done, config, before, rollouts, rewards, valid, advantages, learned)
             check_gradient(done, metrics["grad_norm"], checkpoints.latest_step())
-            journal.records(done, problems, rollouts, texts, grades, rewards, advantages)
+            problems = [slot.problem for slot in slots]
+            journal.records(done, problems, rollouts, texts, grades, rewards, advantages, columns=explorer.columns)
             journal.step(done, metrics)
-            stopping = stop.requested()
-            if stopping or done == settings.max_steps or is_due(done, config.checkpoint.every):
-                checkpoints.save(done, state, {"loader": loader.state(), "num_tokens": num_tokens})
+            if (stopping := stop.requested()) or done == settings.max_steps or is_due(done, config.checkpoint.every):
+                host = {"loader": loader.state(), "num_tokens": num_tokens}
+                checkpoints.save(done, state, host, explorer.dumps())
             if stopping:
                 journal.message(f"asked to stop: saved step {done}; the same command continues")
                 return
@@ -136,15 +156,29 @@ def sampling_params(config: Config) -> SamplingParams:
     return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length, r.stop_strings)
 
 
-def make_requests(problems: Sequence[Problem], prompts: dict[str, list[int]], group: int, first: int) -> list[Request]:
-    """One request a problem; problem ``first`` of the step comes first, and ids count through the whole step."""
-    return [Request(prompts[p.uid], group, (first + i) * group) for i, p in enumerate(problems)]
+def graded_with(slots: Sequence[Slot], group: int) -> tuple[list[Problem], list[tuple[int, ...]]]:
+    """The problem that each completion is graded with, and the prefix that is graded as a part of it."""
+    rows = [slot for slot in slots for _ in range(group)]
+    return [slot.graded for slot in rows], [slot.prefix_ids for slot in rows]
+
+
+def make_probes(policy: Policy, explorer: Explorer, grader: Grader) -> list[Probe]:
+    """The measurements that ``explore.probe`` asks for."""
+    config, asked = policy.config, policy.config.explore.probe
+    probes: list[Probe] = []
+    if asked.gradient_every:
+        gradients = GradientProbe(policy.graphdef, config, policy.mesh)
+        probes.append(lambda params, weights, rollouts, step: gradients(params, rollouts, explorer.parts, step))
+    if asked.gain_every:
+        gain = GainProbe(explorer, policy.sampler(sampling_params(config), stream="probe"), grader)
+        probes.append(lambda params, weights, rollouts, step: gain(weights, step))
+    return probes
 
 
 def advantages_of(rewards: np.ndarray, valid: np.ndarray, config: Config) -> np.ndarray:
     """``[R]`` advantages of this process's completions; ``scale_rewards: batch`` looks at all processes."""
     groups = [allgather_rows(x).reshape(-1, config.train.num_generations) for x in (rewards, valid)]
-    everywhere = group_advantages(*groups, config.train.scale_rewards).ravel()
+    everywhere = group_advantages(*groups, config.train.scale_rewards, config.explore.std_epsilon).ravel()
     before = int(allgather(np.array([len(rewards)]))[: jax.process_index()].sum())
     return everywhere[before : before + len(rewards)]
 

@@ -184,6 +184,8 @@ async def _one_request(judge: Judge, reader: asyncio.StreamReader, writer: async
     if (method, path) != ("POST", "/v1/chat/completions"):
         return await _send(writer, 404, _error(f"{method} {path}: no such route"))
     request = json.loads(content)
+    if request["model"] != MODEL:
+        return await _send(writer, 404, _error(f"The model `{request['model']}` does not exist, only `{MODEL}`."))
     settings = judge.settings
     if settings.latency:
         await asyncio.sleep(settings.latency)

@@ -10,6 +10,7 @@ from extra_jax.config import RewardConfig
 from extra_jax.data.loader import share
 from extra_jax.data.problem import Problem
 from extra_jax.dynamic_sampling import Graded, GroupPool
+from extra_jax.explore.injection import Slot
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.rollout.types import Rollouts, StopReason
 
@@ -27,7 +28,7 @@ def graded(outcomes: list[tuple[Verdict, ...]], numbers: range) -> Graded:
     verdicts = [verdict for number in numbers for verdict in outcomes[number]]
     length = len(ids)
     return Graded(
-        [Problem(f"p{number}", "?", "0") for number in numbers],
+        [Slot(*[Problem(f"p{number}", "?", "0")] * 2) for number in numbers],
         Rollouts(
             ids,
             np.repeat(np.arange(len(numbers), dtype=np.int32), GROUP),
@@ -67,9 +68,9 @@ def test_mixed_groups_come_first_and_refilling_ends_when_there_are_enough_or_the
     expected = sorted((mixed + others)[:4])
     assert chosen.rollouts.rollout_ids.tolist() == [number * GROUP + i for number in expected for i in range(GROUP)]
     rollouts = chosen.rollouts
-    assert [int(problem.uid[1:]) for problem in chosen.problems] == expected
+    assert [int(slot.problem.uid[1:]) for slot in chosen.slots] == expected
     for row, uid in enumerate(rollouts.rollout_ids):
-        assert chosen.problems[rollouts.prompt_index[row]].uid == f"p{uid // GROUP}"
+        assert chosen.slots[rollouts.prompt_index[row]].problem.uid == f"p{uid // GROUP}"
         assert (rollouts.tokens[row, 0], rollouts.entropies[row, 0], chosen.texts[row]) == (uid, uid, str(uid))
         assert chosen.grades[row].verdict is outcomes[uid // GROUP][uid % GROUP]
 

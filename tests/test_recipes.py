@@ -21,6 +21,7 @@ def problems(tmp_path_factory) -> str:
 def test_every_recipe_is_listed_here():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
         "quickstart",
+        "exploration",
         "tiny_base",
         "math_smoke",
         "qwen3_1_7b_grpo",
@@ -37,6 +38,7 @@ def test_every_recipe_is_listed_here():
     ("verb", "recipe", "overrides"),
     [
         ("train", "quickstart", []),
+        ("train", "exploration", []),
         ("sft", "tiny_base", ["data.source={problems}"]),
         ("exprl", "exprl_outcome", ["judge.endpoint=http://localhost:8000/v1"]),
         ("rollout", "exprl_process", ["out=runs/store"]),

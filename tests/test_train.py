@@ -22,6 +22,7 @@ from extra_jax.config import Config, config_from_dict, load_config
 from extra_jax.errors import ExtraError
 from extra_jax.learn.grpo import Learner
 from extra_jax.policy import Policy
+from extra_jax.rollout.session import Finished
 from extra_jax.rollout.types import Request, Rollouts, StopReason
 from extra_jax.run_dir import open_run
 from extra_jax.train import check_batches, train
@@ -123,12 +124,16 @@ def test_the_reference_model_exists_only_when_beta_is_positive(
     class Canned:
         """In place of the sampler: completions of one token."""
 
-        def generate(self, weights: object, requests: list[Request], step: int, progress: object) -> Rollouts:
+        def generate(
+            self, weights: object, requests: list[Request], step: int, progress: object, finished: Finished
+        ) -> Rollouts:
             index = np.repeat(np.arange(len(requests)), 4)
             prompts = [np.array(requests[i].prompt_ids, np.int32) for i in index]
             ones, zeros = np.ones(len(index), np.int32), np.zeros((len(index), 1), np.float32)
             stops = [StopReason.LENGTH] * len(index)
             none = [np.zeros(0, np.int32)] * len(index)
+            for row in range(len(index)):
+                finished(row, ones[:1])
             return Rollouts(index, index, prompts, ones[:, None], ones, zeros, zeros, stops, none, zeros, zeros)
 
     def batches(self: Learner, params: object, reference: object, *rest: object) -> None:

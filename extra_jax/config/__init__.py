@@ -6,6 +6,7 @@ Nothing else in the package reads YAML or the environment. A configuration is a 
 """
 
 from extra_jax.config.data import DataConfig, EvalConfig, benchmark_name
+from extra_jax.config.explore import EncoderConfig, ExploreConfig, NoveltyConfig, PrefixConfig, ProbeConfig
 from extra_jax.config.exprl import ExprlConfig, SegmentConfig
 from extra_jax.config.judge import JudgeConfig
 from extra_jax.config.loading import (
@@ -36,14 +37,19 @@ __all__ = [
     "DType",
     "DataConfig",
     "DistributedConfig",
+    "EncoderConfig",
     "EvalConfig",
+    "ExploreConfig",
     "ExprlConfig",
     "GRPOConfig",
     "JudgeConfig",
     "LoggingConfig",
     "MeshConfig",
     "ModelConfig",
+    "NoveltyConfig",
     "OptimConfig",
+    "PrefixConfig",
+    "ProbeConfig",
     "RematPolicy",
     "RewardConfig",
     "RolloutConfig",

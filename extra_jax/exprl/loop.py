@@ -17,6 +17,7 @@ from flax import nnx
 from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config
 from extra_jax.data.problem import Problem
+from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator
 from extra_jax.exprl.batch import Batch, Source, to_rollouts
 from extra_jax.exprl.drift import Drift
@@ -45,6 +46,7 @@ def exprl(config: Config) -> None:
 
 
 def _train(config: Config, make_source: Callable[[Policy, nnx.State], Source]) -> None:
+    check_settings(config)
     # The policy that sampled the rollouts is the one to compare with, however many updates it is ago.
     settings = config.train.model_copy(update={"old_logprobs": "sampler"})
     config = config.model_copy(update={"train": settings})
@@ -113,6 +115,19 @@ def _train(config: Config, make_source: Callable[[Policy, nnx.State], Source]) -
             journal.step(settings.max_steps, evaluator(state.params, settings.max_steps, journal.rollouts))
         export_policy(policy, state.params, run_dir / "export")
         journal.report()
+
+
+def check_settings(config: Config) -> None:
+    """Refuses settings of other sections that would have no effect here."""
+    if config.explore.active:
+        raise ExtraError(f"explore.preset={config.explore.preset} does not go with judge scores; set it to grpo")
+    for key, off in (("train.max_num_gen_batches", 1), ("reward.soft_punish_cache", 0)):
+        section, _, name = key.partition(".")
+        if (value := getattr(getattr(config, section), name)) != off:
+            remedy = (
+                "use exprl.overlong" if name == "soft_punish_cache" else "groups of judge scores are rarely all equal"
+            )
+            raise ExtraError(f"{key}={value} has no effect on judge scores; remove it ({remedy})")
 
 
 def batch_metrics(batch: Batch, group_size: int) -> dict[str, float]:

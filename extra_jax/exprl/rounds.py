@@ -22,7 +22,6 @@ from extra_jax.exprl.distill import Teacher
 from extra_jax.exprl.scored import Scored, judge_of, score, unjudged
 from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
-from extra_jax.judge.run import judge
 from extra_jax.parallel.processes import allgather, is_main, process_slice
 from extra_jax.policy import Policy
 from extra_jax.telemetry.journal import Journal
@@ -89,6 +88,8 @@ class RoundSource:
         with timer.phase("judge"):
             if self.config.judge.endpoint is not None:
                 if is_main():
+                    from extra_jax.judge.run import judge  # needs `openai`, which those who only wait do without
+
                     tally = judge(folder, self.config.judge, prefix, quiet=True)
                     if lost := tally.statuses.total() - tally.statuses["ok"]:
                         journal.message(f"round {number}: {lost:,} of {tally.statuses.total():,} units without a score")

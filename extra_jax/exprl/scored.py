@@ -11,9 +11,9 @@ from extra_jax.config import Config, ExprlConfig
 from extra_jax.errors import ExtraError
 from extra_jax.judge import store
 from extra_jax.judge.advantages import outcome_advantages, process_advantages
+from extra_jax.judge.identity import judge_id, rubric_of
 from extra_jax.judge.join import STATUSES, join_scores
 from extra_jax.judge.metrics import auroc, index_of, within_prompt_auroc
-from extra_jax.judge.run import judge_id, rubric_of
 from extra_jax.judge.score import normalise
 from extra_jax.judge.segment import token_segments
 from extra_jax.reward.verdict import Verdict

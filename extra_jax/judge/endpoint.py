@@ -9,12 +9,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import openai
-
 from extra_jax.config import JudgeConfig
 from extra_jax.errors import ExtraError
 from extra_jax.judge.replies import Reply
 from extra_jax.judge.score import expected_score, parse_score
+
+try:
+    import openai
+except ImportError as error:
+    raise ExtraError("asking a judge needs the package `openai`: pip install 'extra-jax[judge]'") from error
 
 _LONGEST_PAUSE = 60.0  # seconds between two tries
 _HELLO_TRIES = 5
@@ -62,19 +65,19 @@ class Endpoint:
         self.requests = 0
 
     async def hello(self) -> None:
-        """Asks for the list of models, so that a wrong address or name is found before the first question.
+        """Makes sure that somebody answers, before all workers find out that nobody does.
 
         Raises:
-            ExtraError: nobody answers there, the key is refused, or the model is not served.
+            ExtraError: nobody is there, or the key is refused.
         """
         for tries in range(1, _HELLO_TRIES + 1):
             try:
-                names = [model.id async for model in self._client.models.list()]
-                break
+                await self._client.models.list()
+                return
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise self._refusal(error) from error
             except openai.APIStatusError:
-                return  # somebody is there; whether the model is, the first question will tell
+                return  # not every server lists its models; whether it has this one, the first question tells
             except openai.APIConnectionError as error:
                 if tries == _HELLO_TRIES:
                     raise ExtraError(
@@ -82,11 +85,6 @@ class Endpoint:
                         f"e.g. `vllm serve {self.config.model} --port 8000`, and give its URL with the /v1"
                     ) from error
                 await asyncio.sleep(min(self.config.backoff, 1.0))
-        if self.config.model not in names:
-            raise ExtraError(
-                f"model={self.config.model}: the endpoint {self.config.endpoint} does not serve it; it serves "
-                f"{', '.join(names) or 'nothing'}"
-            )
 
     async def ask(self, messages: Sequence[Mapping[str, str]], sampling: Mapping[str, Any]) -> Reply:
         """Sends a question until it is answered.

@@ -6,8 +6,6 @@ finds the finished shards, finds the replies of the others in the cache, and ask
 """
 
 import asyncio
-import hashlib
-import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,10 +18,11 @@ from extra_jax.config import JudgeConfig
 from extra_jax.errors import ExtraError
 from extra_jax.judge import store
 from extra_jax.judge.endpoint import Endpoint, NoAnswer
+from extra_jax.judge.identity import judge_card, judge_id, rubric_of
 from extra_jax.judge.join import OK
 from extra_jax.judge.progress import JudgeProgress, Tally
 from extra_jax.judge.replies import Reply, ReplyCache, question_key
-from extra_jax.judge.rubric import Chat, Rubric, load_rubric
+from extra_jax.judge.rubric import Chat, Rubric
 from extra_jax.judge.score import parse_score
 
 REPLIES = "replies"
@@ -94,42 +93,6 @@ def judge(folder: epath.PathLike, config: JudgeConfig, prefix: str = "", quiet: 
         run = _Run(folder, name, config, rubric, shards, cache, progress, prefix)
         asyncio.run(run.everything())
         return progress.tally
-
-
-def rubric_of(config: JudgeConfig) -> Rubric:
-    """The rubric that a configuration asks with.
-
-    Raises:
-        ExtraError: no such rubric, or condition and rubric do not fit.
-    """
-    rubric = load_rubric(config.rubric)
-    if config.condition == "noref":
-        if rubric.no_reference is None:
-            raise ExtraError(f"rubric {rubric.name} has no twin without a reference, so condition=noref has no meaning")
-        return load_rubric(rubric.no_reference)
-    if config.condition == "wrongref" and not rubric.reference:
-        raise ExtraError(f"rubric {rubric.name} shows no reference, so condition=wrongref has no meaning")
-    return rubric
-
-
-def judge_card(config: JudgeConfig, rubric: Rubric) -> dict[str, Any]:
-    """What ``judge.json`` says: everything that the scores depend on."""
-    asked = ("model", "condition", "wrongref_seed", "scoring", "samples", "temperature", "max_tokens", "extra_body")
-    return {
-        **{key: getattr(config, key) for key in asked},
-        "asked_for": config.rubric,
-        "rubric": rubric.name,
-        "rubric_sha": {domain: rubric.sha(domain) for domain in rubric.system},
-        "unit": rubric.unit,
-    }
-
-
-def judge_id(config: JudgeConfig, rubric: Rubric) -> str:
-    """Folder name of a judge's scores: readable, and different for whatever can change a score."""
-    card = json.dumps(judge_card(config, rubric), sort_keys=True)
-    model = "".join(c if c.isalnum() or c in "-." else "-" for c in str(config.model).rpartition("/")[2])
-    condition = "" if config.condition == "ref" else f"-{config.condition}"
-    return f"{model}-{rubric.name}{condition}-{hashlib.sha256(card.encode()).hexdigest()[:8]}"
 
 
 def units_of(row: Mapping[str, Any], rubric: Rubric, reference: str | None) -> Iterator[Unit]:

@@ -4,13 +4,14 @@ from typing import Literal
 
 import numpy as np
 
-_EPS = 1e-4  # TRL's; added to the standard deviation
-
 
 def group_advantages(
-    rewards: np.ndarray, valid: np.ndarray, scale_rewards: Literal["group", "batch", "none"] = "group"
+    rewards: np.ndarray,
+    valid: np.ndarray,
+    scale_rewards: Literal["group", "batch", "none"] = "group",
+    epsilon: float = 1e-4,
 ) -> np.ndarray:
-    """Group-relative advantages of GRPO: ``(r - mean of the group) / (std + 1e-4)``.
+    """Group-relative advantages of GRPO: ``(r - mean of the group) / (std + epsilon)``.
 
     Args:
         rewards: ``[P, G]``, one row a group.
@@ -18,6 +19,7 @@ def group_advantages(
             failed) stay out of mean and std and get advantage 0.
         scale_rewards: ``group`` divides by the sample std (ddof 1) of the group; ``batch`` by that of all valid
             rewards; ``none`` does not divide (Dr. GRPO).
+        epsilon: added to the standard deviation; TRL's by default.
 
     Returns:
         ``[P, G]`` float64. A group with fewer than two valid rewards gets zeros.
@@ -36,4 +38,4 @@ def group_advantages(
         std = np.sqrt((centred**2).sum(axis=1, keepdims=True) / np.maximum(count - 1, 1))
     else:
         std = np.std(rewards[valid], ddof=1) if valid.sum() > 1 else 0.0
-    return centred / (std + _EPS)
+    return centred / (std + epsilon)

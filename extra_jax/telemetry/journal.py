@@ -40,13 +40,13 @@ class Journal:
             self._log.log(step, metrics)
             self._progress.step(step, metrics)
 
-    def records(self, step: int, *columns: Any) -> None:
+    def records(self, step: int, *arguments: Any, **further: Any) -> None:
         """The completions of a step (arguments of ``write_rollouts``), every ``logging.rollouts_every`` steps.
 
         Process 0 writes its own rows: in a run of many hosts, a sample.
         """
         if self._log is not None and self._every and step % self._every == 0:
-            write_rollouts(self.run_dir, step, *columns)
+            write_rollouts(self.run_dir, step, *arguments, **further)
 
     def report(self) -> None:
         """Writes ``report.html`` and says where."""

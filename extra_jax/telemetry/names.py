@@ -89,6 +89,59 @@ _METRICS = (
         "Mean |log p trainer - log p sampler| of the sampled tokens; rounding only, as both run one forward.",
     ),
     Metric("sampling/sampling_logp_difference/max", "Sampler mismatch, max", "nats", "The largest one of the step."),
+    Metric(
+        "exploration/novelty_mean",
+        "Novelty",
+        "",
+        "Mean distance of a correct completion from its nearest neighbour: siblings and earlier visits.",
+    ),
+    Metric(
+        "exploration/novelty_within_std", "Novelty spread in a group", "", "Running; what alpha is measured against."
+    ),
+    Metric("exploration/bonus_abs_mean", "Novelty bonus", "", "Mean absolute bonus of correct completions."),
+    Metric(
+        "exploration/bonus_to_advantage",
+        "Bonus over advantage",
+        "",
+        "In mixed groups. Below about 0.05 the bonus is too weak to be seen.",
+    ),
+    Metric(
+        "exploration/novelty_length_spearman", "Novelty and length", "", "Rank correlation; near 1, it pays length."
+    ),
+    Metric("exploration/hard_prompt_count", "Hard prompts", "prompts", "Prompts of the step that need help."),
+    Metric("exploration/guided_injected", "Guided prompts", "prompts", "Prompts that came back with a prefix."),
+    Metric("exploration/guided_queue_size", "Waiting prompts", "prompts", "Prefixes in the queue."),
+    Metric("exploration/guided_pass_rate", "Guided pass rate", "share", "Correct completions behind a prefix."),
+    Metric("exploration/regular_pass_rate", "Plain pass rate", "share", "Correct completions of plain prompts."),
+    Metric(
+        "exploration/transfer_drawn",
+        "Next visit, regenerated",
+        "share",
+        "Pass rate of the plain prompt at its next visit after it was drawn from the queue.",
+    ),
+    Metric(
+        "exploration/transfer_not_drawn",
+        "Next visit, not drawn",
+        "share",
+        "The same for prompts that waited and were not drawn: the difference is what regeneration does.",
+    ),
+    Metric("exploration/gt_check", "Ground truth kept", "share", "Guided prompts graded against their own answer."),
+    Metric("judge/scored", "Judged", "share", "Rollouts for which the judge gave a score."),
+    Metric("judge/score_correct", "Score when correct", "", "Mean judge score, 0 to 1, of verified correct rollouts."),
+    Metric("judge/score_wrong", "Score when wrong", "", "Mean judge score of rollouts that the verifier calls wrong."),
+    Metric("judge/auroc", "Judge AUROC", "share", "A verified correct rollout outscores a wrong one; 50 % is a coin."),
+    Metric(
+        "judge/drift",
+        "Judge drift",
+        "",
+        "Rise of (mean score - pass rate) since the start. From 0.2 on the policy may be learning to please the judge.",
+    ),
+    Metric(
+        "judge/segments_mean", "Segments", "", "Mean segments of a trace; a fall to 1 means that process rewards end."
+    ),
+    Metric(
+        "distill/reverse_kl", "KL to teacher", "nats / token", "Student against the teacher that sees the reference."
+    ),
     Metric("num_tokens", "Tokens so far", "tokens", "Prompt and completion tokens processed since step 0."),
     Metric("tokens_per_second", "Throughput", "tokens / s", "Completion tokens of the step over its wall time."),
     Metric("step_time", "Step time", "s", "Wall time of the step."),

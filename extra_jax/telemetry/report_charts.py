@@ -16,6 +16,9 @@ _GROUPS = (
 )
 _SINGLE_PANELS = (
     ("reward",),
+    ("judge/score_correct", "judge/score_wrong"),
+    ("judge/auroc",),
+    ("judge/drift",),
     ("pass_rate",),
     ("frac_reward_zero_std",),
     ("completions/mean_length", "completions/mean_terminated_length"),
@@ -27,6 +30,12 @@ _SINGLE_PANELS = (
     ("clip_ratio/region_mean",),
     ("sampling/sampling_logp_difference/mean",),
     ("sampling/sampling_logp_difference/max",),
+    ("exploration/novelty_mean", "exploration/novelty_within_std"),
+    ("exploration/bonus_abs_mean",),
+    ("exploration/bonus_to_advantage",),
+    ("exploration/hard_prompt_count", "exploration/guided_injected", "exploration/guided_queue_size"),
+    ("exploration/guided_pass_rate", "exploration/regular_pass_rate"),
+    ("exploration/transfer_drawn", "exploration/transfer_not_drawn"),
     ("tokens_per_second",),
     ("learning_rate",),
 )

@@ -7,6 +7,7 @@ from extra_jax.config import config_from_dict
 from extra_jax.errors import ExtraError
 from extra_jax.exprl.batch import make_batch, to_rollouts
 from extra_jax.exprl.drift import Drift
+from extra_jax.exprl.loop import check_settings
 from extra_jax.exprl.scored import judge_of, score, unjudged
 from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
@@ -204,6 +205,14 @@ def test_a_batch_keeps_order_and_groups():
     assert rollouts.lengths.tolist() == [4, 8]
     assert rollouts.prompt_ids[1].tolist() == [5, 1]
     assert rollouts.completion_ids(0).tolist() == [1, 1, 1, 1]
+
+
+def test_settings_without_effect_are_refused():
+    with pytest.raises(ExtraError, match=r"train\.max_num_gen_batches=2 has no effect on judge scores"):
+        check_settings(settings({"max_num_gen_batches": 2}))
+    with pytest.raises(ExtraError, match="does not go with judge scores"):
+        check_settings(config_from_dict({"model": {"preset": "tiny"}, "explore": {"preset": "corrected"}}))
+    check_settings(settings())
 
 
 def test_which_judge_is_read(tmp_path):

@@ -17,6 +17,7 @@ from extra_jax.config import JudgeConfig
 from extra_jax.data.tasks import chain
 from extra_jax.errors import ExtraError
 from extra_jax.judge import run, store
+from extra_jax.judge.identity import judge_id, rubric_of
 from extra_jax.judge.join import STATUSES, join_scores
 from extra_jax.judge.replies import Reply, ReplyCache, question_key
 from extra_jax.judge.rubric import load_rubric
@@ -44,8 +45,8 @@ def settings(url, **changes):
 
 
 def scores_of(folder, rows, config):
-    name = run.judge_id(config, run.rubric_of(config))
-    rubric = run.rubric_of(config)
+    name = judge_id(config, rubric_of(config))
+    rubric = rubric_of(config)
     return join_scores(rows, store.score_rows(folder, name), whole=rubric.unit == "rollout", duplicates="error")
 
 
@@ -182,7 +183,7 @@ def test_several_samples_are_averaged(tmp_path):
 
 def test_settings_that_cannot_work_are_refused(tmp_path, url):
     chain_store(tmp_path, prompts=1, samples=1, shards=1)
-    with pytest.raises(ExtraError, match="does not serve it; it serves chain-judge"):
+    with pytest.raises(ExtraError, match=r"status 404: .*The model `other` does not exist, only `chain-judge`"):
         run.judge(tmp_path, settings(url).model_copy(update={"model": "other"}))
     with pytest.raises(ExtraError, match="nobody answers"):
         run.judge(tmp_path, settings("http://127.0.0.1:9/v1"))
@@ -279,22 +280,25 @@ def test_it_runs_where_jax_cannot_be_imported(tmp_path, url):
         f"for name in {HEAVY}:\n"
         "    sys.modules[name] = None\n"
         "from extra_jax.cli import main\n"
-        "sys.exit(main(sys.argv[1:]))"
+        "sys.exit(main(['judge', *sys.argv[1:]]) or main(['calibrate', sys.argv[1]]))"
     )
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-c",
-        program,
-        "judge",
-        str(tmp_path),
-        f"endpoint={url}",
-        "model=chain-judge",
-    ]
+    command = [sys.executable, "-W", "error", "-c", program, str(tmp_path), f"endpoint={url}", "model=chain-judge"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "ok 8" in done.stdout
+    assert "misplacement" in done.stdout
+
+
+def test_training_needs_no_openai_and_asking_says_that_it_does():
+    program = (
+        "import sys\nsys.modules['openai'] = None\nimport extra_jax.exprl.loop\nfrom extra_jax.cli import main\n"
+        "sys.exit(main(['judge', 'store', 'endpoint=http://localhost:1/v1', 'model=m']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == (
+        "extra-jax judge: asking a judge needs the package `openai`: pip install 'extra-jax[judge]'\n"
+    )
 
 
 def test_the_server_grades_by_established_steps():

@@ -1,0 +1,76 @@
+"""Trains arms x seeds of the experiment plan, one after another; start it again, or several times, and it goes on.
+
+    nohup python benchmarks/exploration/run.py --arms G0 N1 N2 L1 P1 P3 P6 F --seeds 0 1 2 > runs/evidence.log 2>&1 &
+    python benchmarks/exploration/run.py --status --arms ... --seeds ...
+
+A run is ``OUT/ARM_seedS``; a finished one is left alone, one that was interrupted continues from its last checkpoint,
+one that another process works on is skipped. Seeds come before arms, so that the arms of a seed, which are compared
+with each other, are finished together. Further ``key.sub=value`` arguments go to every run.
+"""
+
+import argparse
+import fcntl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from extra_jax.config import load_config
+from extra_jax.config.explore_presets import ARMS
+from extra_jax.telemetry.metrics import read_metrics
+
+HERE = Path(__file__).parent
+CONFIG = HERE.parents[1] / "configs" / "exploration.yaml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", required=True, choices=list(ARMS), help="control arms, see explore.arm")
+    parser.add_argument("--seeds", nargs="+", type=int, required=True, help="the same for every arm")
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--out", type=Path, default=Path("runs/exploration"))
+    parser.add_argument("--status", action="store_true", help="only say how far each run is")
+    parser.add_argument("overrides", nargs="*", help="key.sub=value for every run")
+    args = parser.parse_args()
+    for seed in args.seeds:
+        for arm in args.arms:
+            run_dir = args.out / f"{arm}_seed{seed}"
+            overrides = [f"run.dir={run_dir}", f"run.seed={seed}", f"explore.arm={arm}"]
+            overrides += ["explore.preset=null", *args.overrides]  # an arm brings its own preset
+            if arm == "B1":
+                overrides.append("explore.acknowledge_bugs=true")
+            if args.status:
+                total = load_config(args.config, overrides).train.max_steps
+                print(f"{run_dir}: {steps_done(run_dir)} of {total}")
+            else:
+                train(args.config, run_dir, overrides)
+
+
+def train(config: Path, run_dir: Path, overrides: list[str]) -> None:
+    """Runs or continues one training, unless it is finished or another process has it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{run_dir}: another process works on it", flush=True)
+            return
+        if (run_dir / "report.html").exists():
+            print(f"{run_dir}: finished before", flush=True)
+            return
+        began = time.time()
+        with (run_dir / "train.log").open("a") as log:
+            command = [sys.executable, "-m", "extra_jax.cli", "train", str(config), *overrides]
+            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        ended = "finished" if status == 0 else f"ended with status {status}, see {run_dir}/train.log"
+        print(f"{run_dir}: {ended} after {(time.time() - began) / 60:.1f} min", flush=True)
+
+
+def steps_done(run_dir: Path) -> int:
+    if not (run_dir / "metrics.jsonl").exists():
+        return 0
+    return max((row["step"] for row in read_metrics(run_dir)), default=0)
+
+
+if __name__ == "__main__":
+    main()
