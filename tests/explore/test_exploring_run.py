@@ -125,6 +125,6 @@ def test_two_processes_explore_like_one(launcher: Launcher, explored: Path, tmp_
 
 
 def test_a_run_may_not_change_how_it_explores(explored: Path) -> None:
-    changed = exploring(explored, EXPLORE | {"novelty": {"alpha": 0.5}})
-    with pytest.raises(ExtraError, match=r"explore.novelty.alpha: 0.1 -> 0.5"):
+    changed = exploring(explored, EXPLORE | {"novelty": {"alpha": 0.3}})
+    with pytest.raises(ExtraError, match=r"explore.novelty.alpha: 0.5 -> 0.3"):
         open_run(config_from_dict(changed))
