@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from extra_jax.config import NoveltyConfig, PrefixConfig
+from extra_jax.explore.diversity import diversity_metrics
 from extra_jax.explore.injection import Slot
 from extra_jax.explore.keyed import keyed_rng
 from extra_jax.explore.novelty import Layout, Measured, Paid, Rows
@@ -48,6 +49,8 @@ def group_metrics(rows: Rows, slots: Sequence[Slot]) -> dict[str, float]:
         for name, wanted in (("leak", True), ("no_leak", False)):
             chosen = [r for r, s in zip(rate, slots, strict=True) if s.guided and s.guided.prefix.leak == wanted]
             found[f"guided_pass_rate_{name}"] = _mean(chosen)
+    if rows.codes:
+        found |= diversity_metrics(rows.codes, rows.correct.reshape(len(slots), -1), ~guided)
     return _named(found)
 
 
@@ -183,15 +186,16 @@ def prefix_metrics(
 
 
 def state_metrics(
-    state: ExplorationState, slots: Sequence[Slot], guided_advantages: np.ndarray, step: int
+    state: ExplorationState, slots: Sequence[Slot], guided_advantages: np.ndarray, expired: int, step: int
 ) -> dict[str, float]:
-    """The queue and the memory after a step."""
+    """The queue and the memory after a step in which ``expired`` prompts had waited too long."""
     ages = [step - entry.born for entry in state.queue]
     used = [step - slot.guided.born for slot in slots if slot.guided is not None]
     injected = np.sort([prompt.injected for prompt in state.prompts.values() if prompt.injected])
     found = {
         "guided_queue_size": len(state.queue),
         "guided_injected": len(used),
+        "queue_expired": expired,
         "guided_age": _mean(used),
         "guided_advantage_abs": _mean(np.abs(guided_advantages)),
         "queue_age_median": float(np.median(ages)) if ages else float("nan"),
