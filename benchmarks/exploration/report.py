@@ -77,6 +77,8 @@ MEASURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] 
     "different": lambda _samples, _correct, different: different.astype(np.float64),
 }
 
+DIGITS = {"pass@1": 1, "pass@16": 1, "different": 2}
+
 Scores = dict[tuple[str, int, int], np.ndarray]
 """(arm, seed, step) -> ``[P, 3]`` samples, correct and different correct completions of each problem, in one order."""
 
@@ -162,11 +164,11 @@ def compared(scores: Scores, arm: str, other: str, measure: str) -> str | None:
         return None
     difference = matrix(scores, arm, seeds, measure) - matrix(scores, other, seeds, measure)
     whole, inner = interval(difference, seeds=True), interval(difference, seeds=False)
-    each = ", ".join(f"{x:+.1f}" for x in difference.mean(axis=1))
-    return (
-        f"{difference.mean():+.1f} [{whole[0]:+.1f}, {whole[1]:+.1f}] | [{inner[0]:+.1f}, {inner[1]:+.1f}] | "
-        f"{each} | {sign_flip_p(difference.mean(axis=1)):.2f}"
-    )
+    digits = DIGITS[measure]
+    each = ", ".join(f"{x:+.{digits}f}" for x in difference.mean(axis=1))
+    mean, *ends = (f"{x:+.{digits}f}" for x in (difference.mean(), *whole, *inner))
+    p = sign_flip_p(difference.mean(axis=1))
+    return f"{mean} [{ends[0]}, {ends[1]}] | [{ends[2]}, {ends[3]}] | {each} | {p:.2f}"
 
 
 def report(scores: Scores, steps: dict) -> str:
@@ -179,14 +181,14 @@ def report(scores: Scores, steps: dict) -> str:
         "|---" * (len(MEASURES) + 3) + "|",
     ]
     first = seeds_of(scores, BASELINE)[0]
-    start = [f"{matrix(scores, BASELINE, [first], measure, 0).mean():.1f}" for measure in MEASURES]
+    start = [f"{matrix(scores, BASELINE, [first], m, 0).mean():.{DIGITS[m]}f}" for m in MEASURES]
     lines.append(f"| before training | | {' | '.join(start)} | |")
     for arm in arms:
         cells = []
         for measure in MEASURES:
             values = matrix(scores, arm, seeds_of(scores, arm), measure)
             low, high = interval(values, seeds=True)
-            cells.append(f"{values.mean():.1f} [{low:.1f}, {high:.1f}]")
+            cells.append("{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(values.mean(), low, high, d=DIGITS[measure]))
         tokens = np.mean([max(steps[arm, s, "num_tokens"].values()) for s in seeds_of(scores, arm)]) / 1e6
         lines.append(f"| {arm} | {len(seeds_of(scores, arm))} | {' | '.join(cells)} | {tokens:.2f} |")
     lines.append("")
@@ -241,6 +243,10 @@ def diagnostics(arms: list[str], scores: Scores, steps: dict) -> list[str]:
         for name in ("groups/frac_all_wrong", "groups/frac_all_correct")
     }
     wrong, right = early.values()
+    checks = [
+        value for (_, _, name), series in steps.items() if name == "exploration/gt_check" for value in series.values()
+    ]
+    lines += ["", f"gt_check is {min(checks):.3f} or more in all {len(checks)} steps of all runs."]
     lines += ["", f"First ten steps of {BASELINE}: {wrong:.0%} of the groups all wrong, {right:.0%} all correct.", ""]
     return lines
 
