@@ -78,6 +78,7 @@ MEASURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] 
 }
 
 DIGITS = {"pass@1": 1, "pass@16": 1, "different": 2}
+TITLES = {"pass@1": "Held-out pass@1", "pass@16": "Held-out pass@16", "different": "Different correct texts a problem"}
 
 Scores = dict[tuple[str, int, int], np.ndarray]
 """(arm, seed, step) -> ``[P, 3]`` samples, correct and different correct completions of each problem, in one order."""
@@ -103,7 +104,7 @@ def collect(runs: Path) -> None:
         steps.writerow(["arm", "seed", "step", *METRICS])
         for run in sorted(runs.glob("*_seed*")):
             arm, _, seed = run.name.partition("_seed")
-            if arm not in ARMS or not (run / "report.html").exists():
+            if arm.partition("+")[0] not in ARMS or not (run / "report.html").exists():
                 print(f"{run}: not finished, left out")
                 continue
             for benchmark, evaluations in read_evaluations(run).items():
@@ -139,6 +140,12 @@ def read_steps(path: Path) -> dict[tuple[str, int, str], dict[int, float]]:
     return found
 
 
+def arms_of(scores: Scores) -> list[str]:
+    """Arms in the order of the table c.1, their variants at the end."""
+    found = {arm for arm, _, _ in scores}
+    return [arm for arm in ARMS if arm in found] + sorted(found - set(ARMS))
+
+
 def seeds_of(scores: Scores, arm: str) -> list[int]:
     return sorted({seed for a, seed, _ in scores if a == arm})
 
@@ -172,7 +179,7 @@ def compared(scores: Scores, arm: str, other: str, measure: str) -> str | None:
 
 
 def report(scores: Scores, steps: dict) -> str:
-    arms = [arm for arm in ARMS if seeds_of(scores, arm)]
+    arms = arms_of(scores)
     lines = [
         "pass@k in percent; `different`: different correct texts among the samples of a problem. Brackets are 95 % "
         "intervals.",
@@ -199,6 +206,7 @@ def report(scores: Scores, steps: dict) -> str:
             "|---|---|---|---|---|",
         ]
         wanted = [(arm, BASELINE) for arm in arms] + [pair for pair in PAIRS if pair[1] != BASELINE]
+        wanted += [(arm, base) for arm in arms if "+" in arm for base in (arm.partition("+")[0], "P6")]
         for arm, other in wanted:
             cell = compared(scores, arm, other, measure) if {arm, other} <= set(arms) else None
             if cell:
@@ -262,22 +270,28 @@ def explore_share(arm: str, scores: Scores, steps: dict) -> str:
 
 
 def draw(scores: Scores) -> None:
-    """Measures by step, mean over seeds; at most five arms a chart."""
-    arms = [arm for arm in ARMS if seeds_of(scores, arm)]
-    others = [arm for arm in arms if arm != BASELINE]
+    """Measures by step, mean over seeds: arms of novelty, arms of prefixes, each beside F and the baseline."""
+    arms = [arm for arm in arms_of(scores) if arm not in ("F", BASELINE)]
+    rows = ([arm for arm in arms if arm[0] != "P"], [arm for arm in arms if arm[0] == "P"])
     charts = []
-    for start in range(0, max(len(others), 1), 4):
-        for measure in MEASURES:
-            series = []
-            for color, arm in enumerate([*others[start : start + 4], BASELINE]):
-                seeds = seeds_of(scores, arm)
-                at = sorted(set.intersection(*({x for a, s, x in scores if (a, s) == (arm, seed)} for seed in seeds)))
-                means = [float(matrix(scores, arm, seeds, measure, step).mean()) for step in at]
-                series.append(Series(arm, [float(x) for x in at], means, 4 if arm == BASELINE else color, points=True))
-            unit = "percent" if measure.startswith("pass") else "texts"
-            chart = line_chart(series, description=measure, unit=unit, from_zero=False, width=400, height=216)
-            charts.append((f"Held-out {measure}" if unit == "percent" else "Different correct texts a problem", chart))
+    for row in rows:
+        for start in range(0, len(row), 3):
+            shown = [*row[start : start + 3], "F", BASELINE]
+            charts += [(TITLES[measure], curves(scores, shown, measure)) for measure in MEASURES]
     save(HERE / "results.svg", charts, columns=len(MEASURES))
+
+
+def curves(scores: Scores, arms: list[str], measure: str) -> str:
+    """A chart of at most five arms; F and the baseline keep their colours."""
+    series = []
+    for place, arm in enumerate(arm for arm in arms if seeds_of(scores, arm)):
+        seeds = seeds_of(scores, arm)
+        at = sorted(set.intersection(*({x for a, s, x in scores if (a, s) == (arm, seed)} for seed in seeds)))
+        means = [float(matrix(scores, arm, seeds, measure, step).mean()) for step in at]
+        color = {"F": 3, BASELINE: 4}.get(arm, place)
+        series.append(Series(arm, [float(x) for x in at], means, color, points=True))
+    unit = "texts" if measure == "different" else "percent"
+    return line_chart(series, description=TITLES[measure], unit=unit, from_zero=False, width=400, height=216)
 
 
 if __name__ == "__main__":

@@ -152,9 +152,10 @@ class PrefixConfig(Section):
     warmup_steps: int | None = Field(
         None, ge=0, description="No prefix before; default: a tenth of max_steps. [b.3 warm-up]"
     )
-    source: Literal["prefer_correct", "min_mte", "max_mte", "random"] = Field(
+    source: Literal["prefer_correct", "correct", "min_mte", "max_mte", "random"] = Field(
         "prefer_correct",
-        description="Which completion is cut: lowest mean token entropy, correct ones first. [b.3 source]",
+        description="Which completion is cut: lowest mean token entropy, correct ones first; `correct`: none where no "
+        "completion is. [b.3 source]",
     )
     cut: Literal["contains_newline", "double_newline", "exact_ids", "every"] = Field(
         "contains_newline",
