@@ -277,6 +277,10 @@ class ExploreConfig(Section):
             )
         if prefix.ground_truth == "displaced" and not replica:
             raise ValueError("prefix.ground_truth=displaced exists only in preset release_replica_with_bugs")
+        if prefix.source == "correct" and prefix.hard_rule == "count" and prefix.hard_max_correct == 0:
+            raise ValueError(
+                "prefix.source=correct finds nothing where hard_max_correct=0 allows no correct completion"
+            )
         if self.encoder.name == "policy_hidden" and prefix.enabled and prefix.smoothing == "embedding":
             raise ValueError(
                 "encoder policy_hidden has no vectors of prefixes: set explore.prefix.smoothing=prefix_overlap"

@@ -297,3 +297,20 @@ def test_every_arm_runs_and_logs_the_real_signals():
             logged |= run.take(solved=0.4).metrics.keys()
             assert np.isfinite(run.advantages).all()
         assert {"novelty_mean", "novelty_lexical_mean", "prefix_score", "match_sum"} <= logged, arm
+
+
+def test_prefixes_of_correct_attempts_only():
+    run = Run({"arm": "P1", "prefix": {"source": "correct", "hard_max_correct": 2}})
+    queued = 0
+    for _ in range(4):
+        run.take(solved=0.2)
+        solved = {
+            run.slots[i].problem.uid for i, grade in zip(run.rollouts.prompt_index, run.grades, strict=True)
+            if grade.verdict is Verdict.CORRECT
+        }  # fmt: skip
+        born = [entry for entry in run.explorer.state.queue if entry.born == run.step - 1]
+        assert {entry.uid for entry in born} <= solved
+        assert all(entry.prefix.correct for entry in born)
+        assert run.metrics["no_cut_share"] > 0.0, "all-wrong prompts are hard, and offer nothing"
+        queued += len(born)
+    assert queued > 0

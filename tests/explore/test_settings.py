@@ -78,6 +78,10 @@ def test_each_arm_changes_one_thing():
         ({"preset": "corrected", "arm": "B0"}, "arm B0 needs preset release_faithful"),
         ({"preset": "release_faithful", "novelty": {"capacity": 4}}, "capacity=4 is smaller than .*num_generations=8"),
         ({"preset": "corrected", "prefix": {"slots_fraction": 0.001}}, "less than one prompt; raise it to 0.015625"),
+        (
+            {"preset": "corrected", "prefix": {"source": "correct", "hard_max_correct": 0}},
+            "source=correct finds nothing",
+        ),
         ({"preset": "corrected", "encoder": {"name": "policy_hidden"}}, "smoothing=prefix_overlap"),
         ({"arm": "L2", "novelty": {"centring": "loo_exact"}}, "needs distances between pairs"),
         ({"arm": "N2", "novelty": {"centring": "loo_all"}}, "no meaning with replaced distances"),
