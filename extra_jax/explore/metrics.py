@@ -216,7 +216,7 @@ def lineage(
 ) -> dict[str, list[Any]]:
     """Where each completion of this process comes from and what novelty made of it; ``None`` where nothing is.
 
-    ``parent`` and ``nearest`` are ``step:rollout_id`` of another record (steps of records count from 1); ``novelty`` is the
+    ``parent`` and ``nearest`` are ``step:rollout_id`` of another record (whose steps count from 1); ``novelty`` is the
     real distance, ``novelty_used`` the arm's.
     """
     total = len(rows.slot)
