@@ -77,6 +77,8 @@ MEASURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] 
     "different": lambda _samples, _correct, different: different.astype(np.float64),
 }
 
+T_95 = {3: 4.303, 6: 2.571, 12: 2.201}
+"""Seeds -> 97.5 % quantile of Student's t with one degree of freedom less."""
 DIGITS = {"pass@1": 1, "pass@16": 1, "different": 2}
 TITLES = {"pass@1": "Held-out pass@1", "pass@16": "Held-out pass@16", "different": "Different correct texts a problem"}
 
@@ -211,9 +213,26 @@ def report(scores: Scores, steps: dict) -> str:
             cell = compared(scores, arm, other, measure) if {arm, other} <= set(arms) else None
             if cell:
                 lines.append(f"| {arm} - {other} | {cell} |")
-        lines.append("")
+        lines += ["", spread(scores, arms, measure), ""]
     lines += diagnostics(arms, scores, steps)
     return "\n".join(lines) + "\n"
+
+
+def spread(scores: Scores, arms: list[str], measure: str) -> str:
+    """How far differences to the baseline vary from seed to seed, and what could be seen through that."""
+    seeds = sorted(set.intersection(*({*seeds_of(scores, arm)} for arm in arms)))
+    if len(seeds) < 2:
+        return "One seed: nothing is known about the spread between seeds."
+    base = matrix(scores, BASELINE, seeds, measure).mean(axis=1)
+    differences = [matrix(scores, arm, seeds, measure).mean(axis=1) - base for arm in arms if arm != BASELINE]
+    std = float(np.sqrt(np.mean([d.var(ddof=1) for d in differences])))
+    digits = DIGITS[measure]
+    halves = ", ".join(f"{std * T_95[n] / np.sqrt(n):.{digits}f} with {n} seeds" for n in T_95)
+    own = base.std(ddof=1)
+    return (
+        f"Between seeds, {BASELINE} varies by {own:.{digits}f} (sd), a difference to it by {std:.{digits}f} (pooled "
+        f"over arms). Half of a 95 % t interval of a mean difference: {halves}."
+    )
 
 
 def diagnostics(arms: list[str], scores: Scores, steps: dict) -> list[str]:
