@@ -66,8 +66,8 @@ class RMSNorm(nnx.Module):
 class Linear(nnx.Module):
     """Matmul with a named-axis weight and an optional bias.
 
-    Tokens are one axis of the matmul, and so are heads and head dim: with more of them XLA:CPU makes transposed copies of
-    weights in each use, and of activations for their gradient.
+    Tokens are one axis of the matmul, and so are heads and head dim: with more axes XLA makes transposed copies of
+    weights and, for the gradient, of activations.
 
     Args:
         rngs: seeds of the random weight.
@@ -78,7 +78,9 @@ class Linear(nnx.Module):
         bias: whether there is one.
     """
 
-    def __init__(self, rngs: nnx.Rngs, shape: tuple, axes: tuple, dtype: jnp.dtype, inputs: int = 1, bias: bool = False):
+    def __init__(
+        self, rngs: nnx.Rngs, shape: tuple, axes: tuple, dtype: jnp.dtype, inputs: int = 1, bias: bool = False
+    ):
         self.inputs = inputs
         self.kernel = _matrix(rngs, shape, axes, dtype)
         self.bias = _zeros(shape[inputs:], axes[inputs:], dtype) if bias else None

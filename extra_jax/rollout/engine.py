@@ -135,8 +135,8 @@ class Sampler:
                 )
 
     def capacity_for(self, length: int) -> int:
-        """Positions a row gets for ``length`` tokens: 1, 2, 3, 4, 6, 8, 12 ... times the shortest, at most what a row can
-        ever need."""
+        """Positions a row gets for ``length`` tokens: 1, 2, 3, 4, 6, 8, 12 ... times the shortest, at most what a row
+        can ever need."""
         size = _SHORTEST
         while size < length:
             halfway = size // 2 * 3
