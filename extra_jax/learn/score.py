@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
 
 from extra_jax.learn.batch import TokenBatch
 from extra_jax.model.qwen3 import Qwen3, head_logits
@@ -43,10 +44,9 @@ def token_logprobs(
     shards = 1 if mesh.empty else batch_ways(mesh)
     positions = rows // shards * length
     chunk = chunk_length(positions, model.config.vocab_size)
-    # Where the vocabulary divides, each shard of a replica projects the positions of all onto its part of it: then
-    # positions travel and not the head, and the gradient of the head is whole where it is made.
-    wide = divides(mesh, model.config.vocab_size, "wide_vocab")
-    replicas = mesh.shape["data"] if wide and not mesh.empty else shards
+    ways = 1 if mesh.empty else mesh.shape["data"]
+    wide = positions_travel(mesh, rows // ways * length, model.config.vocab_size)
+    replicas = ways if wide else shards
     rows_axis, vocab_axis = ("replica", "wide_vocab") if wide else ("batch", "vocab")
 
     @jax.custom_vjp
@@ -95,6 +95,15 @@ def token_logprobs(
         return jnp.roll(constrain(flat.reshape(rows, length), "batch", None), 1, axis=1)
 
     return align(told[0]), align(told[1])
+
+
+def positions_travel(mesh: Mesh | AbstractMesh, positions: int, vocab_size: int) -> bool:
+    """Whether each shard of a replica projects the positions of all of them onto its part of the vocabulary.
+
+    Then positions travel and not the head, and the gradient of the head is whole where it is made. On more chips the
+    head is the smaller of the two, and its size does not grow with them.
+    """
+    return divides(mesh, vocab_size, "wide_vocab") and positions <= vocab_size
 
 
 def _chunked(
