@@ -71,7 +71,6 @@ def empty_slots(config: Qwen3Config, slots: int, capacity: int, dtype: str, scan
 
 def resize(slots: Slots, capacity: int) -> Slots:
     """More or fewer positions a row; live rows must fit."""
-
     page, size = page_size(capacity), _head_dim(slots.kv)
 
     def fit(x: jax.Array, axis: int) -> jax.Array:
