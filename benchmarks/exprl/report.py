@@ -1,0 +1,213 @@
+"""The table and the curves of the arms, from raw CSV.
+
+    python -m benchmarks.exprl.report --runs runs/exprl_evidence    # collects finished seeds first
+    python -m benchmarks.exprl.report                               # from the CSV that is here
+
+Raw data beside this file: scores.csv (arm, seed, stage, problem, samples, correct; stage 0 is the untouched base) and
+steps.csv (arm, seed, stage, step, metric, value). Made from them: results.md, results.svg.
+
+Held-out problems are the same for all runs. Intervals are from a hierarchical bootstrap, 10,000 times: seeds are drawn,
+then problems, both the same for all arms. The last step is compared, never the best.
+"""
+
+import argparse
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.exploration.figures import save
+from benchmarks.exprl.run import ARMS, run_dir
+from extra_jax.telemetry.evaluations import read_evaluations
+from extra_jax.telemetry.metrics import read_metrics
+from extra_jax.telemetry.statistics import hierarchical_draws, pass_at_k, quantile_interval, sign_flip_p
+from extra_jax.telemetry.svg import Series, line_chart
+
+HERE = Path(__file__).parent
+KS = (1, 16)
+SPARSE = "sparse_grpo"
+# Of the training batches; a run of the verb `sft` has none of the first five.
+METRICS = (
+    "pass_rate",
+    "groups/frac_all_wrong",
+    "groups/frac_mixed",
+    "num_tokens",
+    "judge/gap",
+    "judge/auroc",
+    "distill/reverse_kl",
+    "entropy",
+    "loss",
+    "grad_norm",
+    "step_time",
+)
+# Two charts, so that five colours are enough; the base is in both.
+PANELS = (("outcome", "process", SPARSE), ("sft", "self_distillation"))
+COLORS = {"outcome": 0, "process": 1, SPARSE: 2, "sft": 3, "self_distillation": 0, "base": 4}
+PAIRS = (("outcome", SPARSE), ("process", SPARSE), ("outcome", "process"))
+
+Scores = dict[tuple[str, int, int], np.ndarray]
+"""(arm, seed, stage) -> ``[P, 2]`` samples and correct of each problem, in one order; stage 0 is that of the base."""
+
+Steps = dict[tuple[str, int, int, str], dict[int, float]]
+"""(arm, seed, stage, metric) -> step -> value."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, help="what run.py wrote, collected into CSV first")
+    runs = parser.parse_args().runs
+    if runs is not None:
+        collect(runs)
+    scores, steps = read_scores(HERE / "scores.csv"), read_steps(HERE / "steps.csv")
+    (HERE / "results.md").write_text(report(scores, steps))
+    draw(scores, steps)
+    print((HERE / "results.md").read_text())
+
+
+def collect(runs: Path) -> None:
+    """Writes the CSV files from seeds of which every arm is finished; others are named and left out."""
+    seeds = sorted({int(path.name.rpartition("_seed")[2]) for path in runs.glob("*_seed*")})
+    with (HERE / "scores.csv").open("w", newline="") as a, (HERE / "steps.csv").open("w", newline="") as b:
+        scores, steps = csv.writer(a), csv.writer(b)
+        scores.writerow(["arm", "seed", "stage", "problem", "samples", "correct"])
+        steps.writerow(["arm", "seed", "stage", "step", "metric", "value"])
+        for seed in seeds:
+            if missing := [arm for arm in ARMS if not (run_dir(runs, arm, seed, 2) / "report.html").exists()]:
+                print(f"seed {seed} left out: {', '.join(missing)} not finished")
+                continue
+            for arm, stage1 in ARMS.items():
+                ((before, after),) = read_evaluations(run_dir(runs, arm, seed, 2)).values()
+                for stage, evaluation in ((0 if stage1 is None else 1, before), (2, after)):
+                    for uid, row in zip(evaluation["uids"], evaluation["correct"], strict=True):
+                        scores.writerow([arm, seed, stage, uid, len(row), sum(row)])
+                for stage in (1, 2) if stage1 else (2,):
+                    for row in read_metrics(run_dir(runs, arm, seed, stage)):
+                        for name in METRICS:
+                            if row.get(name) is not None:
+                                steps.writerow([arm, seed, stage, row["step"], name, f"{row[name]:.6g}"])
+
+
+def read_scores(path: Path) -> Scores:
+    found: dict[tuple[str, int, int], list] = defaultdict(list)
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            key = (row["arm"], int(row["seed"]), int(row["stage"]))
+            found[key].append((row["problem"], int(row["samples"]), int(row["correct"])))
+    return {key: np.array([cells[1:] for cells in sorted(rows)]) for key, rows in found.items()}
+
+
+def read_steps(path: Path) -> Steps:
+    found: Steps = defaultdict(dict)
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            key = (row["arm"], int(row["seed"]), int(row["stage"]), row["metric"])
+            found[key][int(row["step"])] = float(row["value"])
+    return found
+
+
+def matrix(scores: Scores, arm: str, stage: int, k: int) -> np.ndarray:
+    """``[S, P]`` pass@k of each problem."""
+    if arm == "base" and stage == 1:
+        stage = 0
+    return np.array([pass_at_k(*scores[arm, seed, stage].T, k) for seed in seeds_of(scores)])
+
+
+def seeds_of(scores: Scores) -> list[int]:
+    return sorted({seed for _, seed, _ in scores})
+
+
+def interval(values: np.ndarray) -> str:
+    """Mean of ``values [S, P]`` in percent with its interval."""
+    low, high = quantile_interval(hierarchical_draws([values])[:, 0])
+    return f"{100 * values.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def report(scores: Scores, steps: Steps) -> str:
+    seeds = seeds_of(scores)
+    problems, samples = len(scores["base", seeds[0], 0]), scores["base", seeds[0], 0][0, 0]
+    lines = [
+        f"Seeds {', '.join(map(str, seeds))}; {problems} held-out problems x {samples} samples. Percent; brackets are "
+        "95 % intervals over seeds and problems.",
+        "",
+        "| arm | after stage 1: pass@1 | pass@16 | after stage 2: pass@1 | pass@16 | thousands of tokens, 1 and 2 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for arm in ARMS:
+        cells = [interval(matrix(scores, arm, stage, k)) for stage in (1, 2) for k in KS]
+        tokens = [f"{value / 1000:.0f}" if (value := tokens_of(steps, arm, seeds, stage)) else "-" for stage in (1, 2)]
+        lines.append(f"| {arm} | {' | '.join(cells)} | {', '.join(tokens)} |")
+    for stage in (1, 2):
+        for k in KS:
+            lines += ["", f"Differences in pass@{k} after stage {stage}:", ""]
+            lines += ["| comparison | mean, over seeds and problems | each seed | p over seeds |", "|---|---|---|---|"]
+            against = [(arm, "base") for arm in ARMS if arm != "base"]
+            for arm, other in (*against, *PAIRS):
+                difference = matrix(scores, arm, stage, k) - matrix(scores, other, stage, k)
+                by_seed = difference.mean(axis=1)
+                each = ", ".join(f"{100 * x:+.1f}" for x in by_seed)
+                lines.append(f"| {arm} - {other} | {interval(difference)} | {each} | {sign_flip_p(by_seed):.2f} |")
+    lines += ["", *training(steps, seeds)]
+    return "\n".join(lines) + "\n"
+
+
+def tokens_of(steps: Steps, arm: str, seeds: list[int], stage: int) -> float:
+    """Tokens of prompts and completions of one run, mean over seeds; 0 where they are not counted."""
+    return float(np.mean([max(steps[arm, seed, stage, "num_tokens"].values(), default=0) for seed in seeds]))
+
+
+def training(steps: Steps, seeds: list[int]) -> list[str]:
+    """What the batches looked like: first and last four steps of each run, means over seeds."""
+    lines = ["Training batches, first and last four steps, means over seeds:", ""]
+    lines += [
+        "| arm, stage | verified correct | groups all wrong | groups mixed | judge AUROC |",
+        "|---|---|---|---|---|",
+    ]
+    for stage in (1, 2):
+        for arm in ARMS:
+            cells = []
+            for name in ("pass_rate", "groups/frac_all_wrong", "groups/frac_mixed", "judge/auroc"):
+                series = [list(steps[arm, seed, stage, name].values()) for seed in seeds]
+                ends = [np.nanmean([s[:4] for s in series]), np.nanmean([s[-4:] for s in series])] if series[0] else []
+                cells.append(" to ".join(f"{x:.2f}" for x in ends))
+            if cells[0]:
+                lines.append(f"| {arm}, {stage} | {' | '.join(cells)} |")
+    return lines
+
+
+def draw(scores: Scores, steps: Steps) -> None:
+    """Held-out pass@k by stage, and verified correctness of the training batches by step."""
+    charts, seeds = [], seeds_of(scores)
+    size = {"width": 400, "height": 216}
+    for k in KS:
+        for panel in PANELS:
+            series = []
+            for arm in (*panel, "base"):
+                points = [("base", 0), (arm, 1), (arm, 2)]
+                values = [matrix(scores, *point, k) for point in points]
+                ends = [quantile_interval(hierarchical_draws([v])[:, 0]) for v in values]
+                means = [float(v.mean()) for v in values]
+                shift = 0.03 * (len(series) - 1)  # intervals side by side
+                low, high = zip(*ends, strict=True)
+                series.append(Series(arm, [x + shift for x in (0, 1, 2)], means, COLORS[arm], low, high, points=True))
+            charts.append(
+                (
+                    f"Held-out pass@{k}",
+                    line_chart(series, description=f"pass@{k}", x_label="stage", unit="share", **size),
+                )
+            )
+    for stage in (1, 2):
+        series = []
+        for arm in (*PANELS[0], *(("base",) if stage == 2 else ("self_distillation",))):
+            runs = [steps[arm, seed, stage, "pass_rate"] for seed in seeds]
+            at = sorted(runs[0])
+            means = [float(np.mean([run[x] for run in runs])) for x in at]
+            color = 4 if arm == "self_distillation" else COLORS[arm]
+            series.append(Series(arm, [float(x) for x in at], means, color))
+        title = f"Verified correct in the batches of stage {stage}"
+        charts.append((title, line_chart(series, description=title, unit="share", **size)))
+    save(HERE / "results.svg", charts)
+
+
+if __name__ == "__main__":
+    main()
