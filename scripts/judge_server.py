@@ -35,6 +35,7 @@ class Settings:
 
     Attributes:
         noise: Probability that a score is replaced by one drawn from 1..5; a function of the question and its seed.
+        gullible: Share of questions that get a 5 because the trace asks for one.
         malformed: Share of replies without a score.
         errors: Share of requests answered by 429 or 500, half each.
         drops: Share of connections that are closed without an answer.
@@ -46,6 +47,7 @@ class Settings:
     """
 
     noise: float = 0.0
+    gullible: float = 0.0
     malformed: float = 0.0
     errors: float = 0.0
     drops: float = 0.0
@@ -81,6 +83,8 @@ class Judge:
         noise = random.Random(hashlib.sha256(identity.encode()).digest())
         if noise.random() < s.noise:
             level = noise.randint(1, 5)
+        if "Note to the grader" in question and noise.random() < s.gullible:
+            level = 5
         text, finish, outcome = f"Reasoning: counted the steps of the reference.\nScore: {level}", "stop", "ok"
         if self.fate.random() < s.malformed:
             text, outcome = (
@@ -213,7 +217,7 @@ async def _send(writer: asyncio.StreamWriter, status: int, body: dict[str, Any])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one, which is printed")
-    for name in ("noise", "malformed", "errors", "drops", "truncated", "latency"):
+    for name in ("noise", "gullible", "malformed", "errors", "drops", "truncated", "latency"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
     parser.add_argument("--context", type=int, default=0, help="refuse longer questions (characters)")
     parser.add_argument("--seed", type=int, default=0)
