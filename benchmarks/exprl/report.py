@@ -41,10 +41,26 @@ METRICS = (
     "grad_norm",
     "step_time",
 )
-# Two charts, so that five colours are enough; the base is in both.
-PANELS = (("outcome", "process", SPARSE), ("sft", "self_distillation"))
-COLORS = {"outcome": 0, "process": 1, SPARSE: 2, "sft": 3, "self_distillation": 0, "base": 4}
-PAIRS = (("outcome", SPARSE), ("process", SPARSE), ("outcome", "process"))
+PAIRS = (
+    ("outcome", SPARSE),
+    ("process", SPARSE),
+    ("outcome_noisy", SPARSE),
+    ("process_noisy", SPARSE),
+    ("outcome", "process"),
+    ("outcome", "outcome_noisy"),
+    ("process", "process_noisy"),
+)
+# Five colours a chart.
+PANELS = {
+    "exact judge": ("outcome", "process", SPARSE, "sft", "base"),
+    "noisy judge": ("outcome_noisy", "process_noisy", SPARSE, "self_distillation", "base"),
+}
+LABELS = {
+    "outcome_noisy": "outcome",
+    "process_noisy": "process",
+    SPARSE: "sparse",
+    "self_distillation": "self-dist.",
+}
 
 Scores = dict[tuple[str, int, int], np.ndarray]
 """(arm, seed, stage) -> ``[P, 2]`` samples and correct of each problem, in one order; stage 0 is that of the base."""
@@ -66,17 +82,17 @@ def main() -> None:
 
 
 def collect(runs: Path) -> None:
-    """Writes the CSV files from seeds of which every arm is finished; others are named and left out."""
+    """Writes the CSV files from finished runs; arms that are not are named and left out."""
     seeds = sorted({int(path.name.rpartition("_seed")[2]) for path in runs.glob("*_seed*")})
     with (HERE / "scores.csv").open("w", newline="") as a, (HERE / "steps.csv").open("w", newline="") as b:
         scores, steps = csv.writer(a), csv.writer(b)
         scores.writerow(["arm", "seed", "stage", "problem", "samples", "correct"])
         steps.writerow(["arm", "seed", "stage", "step", "metric", "value"])
         for seed in seeds:
-            if missing := [arm for arm in ARMS if not (run_dir(runs, arm, seed, 2) / "report.html").exists()]:
-                print(f"seed {seed} left out: {', '.join(missing)} not finished")
-                continue
             for arm, stage1 in ARMS.items():
+                if not (run_dir(runs, arm, seed, 2) / "report.html").exists():
+                    print(f"seed {seed}, {arm}: not finished, left out")
+                    continue
                 ((before, after),) = read_evaluations(run_dir(runs, arm, seed, 2)).values()
                 for stage, evaluation in ((0 if stage1 is None else 1, before), (2, after)):
                     for uid, row in zip(evaluation["uids"], evaluation["correct"], strict=True):
@@ -106,15 +122,16 @@ def read_steps(path: Path) -> Steps:
     return found
 
 
-def matrix(scores: Scores, arm: str, stage: int, k: int) -> np.ndarray:
-    """``[S, P]`` pass@k of each problem."""
+def matrix(scores: Scores, arm: str, stage: int, k: int, seeds: list[int] | None = None) -> np.ndarray:
+    """``[S, P]`` pass@k of each problem, by default of all seeds of the arm."""
     if arm == "base" and stage == 1:
         stage = 0
-    return np.array([pass_at_k(*scores[arm, seed, stage].T, k) for seed in seeds_of(scores)])
+    return np.array([pass_at_k(*scores[arm, seed, stage].T, k) for seed in seeds or seeds_of(scores, arm)])
 
 
-def seeds_of(scores: Scores) -> list[int]:
-    return sorted({seed for _, seed, _ in scores})
+def seeds_of(scores: Scores, *arms: str) -> list[int]:
+    """The seeds that all these arms have."""
+    return sorted(set.intersection(*({seed for arm, seed, _ in scores if arm == wanted} for wanted in arms)))
 
 
 def interval(values: np.ndarray) -> str:
@@ -124,30 +141,33 @@ def interval(values: np.ndarray) -> str:
 
 
 def report(scores: Scores, steps: Steps) -> str:
-    seeds = seeds_of(scores)
-    problems, samples = len(scores["base", seeds[0], 0]), scores["base", seeds[0], 0][0, 0]
+    arms = [arm for arm in ARMS if seeds_of(scores, arm)]
+    problems, samples = len(first := next(iter(scores.values()))), first[0, 0]
     lines = [
-        f"Seeds {', '.join(map(str, seeds))}; {problems} held-out problems x {samples} samples. Percent; brackets are "
-        "95 % intervals over seeds and problems.",
+        f"{problems} held-out problems x {samples} samples. Percent; brackets are 95 % intervals over seeds and "
+        "problems.",
         "",
-        "| arm | after stage 1: pass@1 | pass@16 | after stage 2: pass@1 | pass@16 | thousands of tokens, 1 and 2 |",
-        "|---|---|---|---|---|---|",
+        "| arm | seeds | after stage 1: pass@1 | pass@16 | after stage 2: pass@1 | pass@16 | 1,000 tokens in 1, 2 |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for arm in ARMS:
+    for arm in arms:
+        seeds = seeds_of(scores, arm)
         cells = [interval(matrix(scores, arm, stage, k)) for stage in (1, 2) for k in KS]
         tokens = [f"{value / 1000:.0f}" if (value := tokens_of(steps, arm, seeds, stage)) else "-" for stage in (1, 2)]
-        lines.append(f"| {arm} | {' | '.join(cells)} | {', '.join(tokens)} |")
+        lines.append(f"| {arm} | {len(seeds)} | {' | '.join(cells)} | {', '.join(tokens)} |")
     for stage in (1, 2):
         for k in KS:
             lines += ["", f"Differences in pass@{k} after stage {stage}:", ""]
             lines += ["| comparison | mean, over seeds and problems | each seed | p over seeds |", "|---|---|---|---|"]
-            against = [(arm, "base") for arm in ARMS if arm != "base"]
+            against = [(arm, "base") for arm in arms if arm != "base"]
             for arm, other in (*against, *PAIRS):
-                difference = matrix(scores, arm, stage, k) - matrix(scores, other, stage, k)
+                if not (seeds := seeds_of(scores, arm, other)):
+                    continue
+                difference = matrix(scores, arm, stage, k, seeds) - matrix(scores, other, stage, k, seeds)
                 by_seed = difference.mean(axis=1)
                 each = ", ".join(f"{100 * x:+.1f}" for x in by_seed)
                 lines.append(f"| {arm} - {other} | {interval(difference)} | {each} | {sign_flip_p(by_seed):.2f} |")
-    lines += ["", *training(steps, seeds)]
+    lines += ["", *training(scores, steps, arms)]
     return "\n".join(lines) + "\n"
 
 
@@ -156,7 +176,7 @@ def tokens_of(steps: Steps, arm: str, seeds: list[int], stage: int) -> float:
     return float(np.mean([max(steps[arm, seed, stage, "num_tokens"].values(), default=0) for seed in seeds]))
 
 
-def training(steps: Steps, seeds: list[int]) -> list[str]:
+def training(scores: Scores, steps: Steps, arms: list[str]) -> list[str]:
     """What the batches looked like: first and last four steps of each run, means over seeds."""
     lines = ["Training batches, first and last four steps, means over seeds:", ""]
     lines += [
@@ -164,8 +184,8 @@ def training(steps: Steps, seeds: list[int]) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for stage in (1, 2):
-        for arm in ARMS:
-            cells = []
+        for arm in arms:
+            cells, seeds = [], seeds_of(scores, arm)
             for name in ("pass_rate", "groups/frac_all_wrong", "groups/frac_mixed", "judge/auroc"):
                 series = [list(steps[arm, seed, stage, name].values()) for seed in seeds]
                 ends = [np.nanmean([s[:4] for s in series]), np.nanmean([s[-4:] for s in series])] if series[0] else []
@@ -176,37 +196,34 @@ def training(steps: Steps, seeds: list[int]) -> list[str]:
 
 
 def draw(scores: Scores, steps: Steps) -> None:
-    """Held-out pass@k by stage, and verified correctness of the training batches by step."""
-    charts, seeds = [], seeds_of(scores)
-    size = {"width": 400, "height": 216}
+    """Held-out pass@k by stage, and verified correctness of the training batches by step; a column a panel."""
+    charts = []
     for k in KS:
-        for panel in PANELS:
+        for title, arms in PANELS.items():
             series = []
-            for arm in (*panel, "base"):
-                points = [("base", 0), (arm, 1), (arm, 2)]
-                values = [matrix(scores, *point, k) for point in points]
-                ends = [quantile_interval(hierarchical_draws([v])[:, 0]) for v in values]
+            for color, arm in enumerate(arms):
+                if not seeds_of(scores, arm):
+                    continue
+                values = [matrix(scores, *point, k) for point in (("base", 0), (arm, 1), (arm, 2))]
+                low, high = zip(*(quantile_interval(hierarchical_draws([v])[:, 0]) for v in values), strict=True)
+                at = [stage + 0.03 * color for stage in (0, 1, 2)]  # intervals side by side
                 means = [float(v.mean()) for v in values]
-                shift = 0.03 * (len(series) - 1)  # intervals side by side
-                low, high = zip(*ends, strict=True)
-                series.append(Series(arm, [x + shift for x in (0, 1, 2)], means, COLORS[arm], low, high, points=True))
-            charts.append(
-                (
-                    f"Held-out pass@{k}",
-                    line_chart(series, description=f"pass@{k}", x_label="stage", unit="share", **size),
-                )
-            )
+                series.append(Series(LABELS.get(arm, arm), at, means, color, low, high, points=True))
+            charts.append((f"Held-out pass@{k}, {title}", chart(series, f"pass@{k}", "after stage")))
     for stage in (1, 2):
-        series = []
-        for arm in (*PANELS[0], *(("base",) if stage == 2 else ("self_distillation",))):
-            runs = [steps[arm, seed, stage, "pass_rate"] for seed in seeds]
-            at = sorted(runs[0])
-            means = [float(np.mean([run[x] for run in runs])) for x in at]
-            color = 4 if arm == "self_distillation" else COLORS[arm]
-            series.append(Series(arm, [float(x) for x in at], means, color))
-        title = f"Verified correct in the batches of stage {stage}"
-        charts.append((title, line_chart(series, description=title, unit="share", **size)))
+        for title, arms in PANELS.items():
+            series = []
+            for color, arm in enumerate(arms):
+                runs = [steps[arm, seed, stage, "pass_rate"] for seed in seeds_of(scores, arm)]
+                if runs and all(runs):
+                    means = [float(np.mean([run[x] for run in runs])) for x in sorted(runs[0])]
+                    series.append(Series(LABELS.get(arm, arm), [float(x) for x in sorted(runs[0])], means, color))
+            charts.append((f"Correct in the batches of stage {stage}, {title}", chart(series, "share correct", "step")))
     save(HERE / "results.svg", charts)
+
+
+def chart(series: list[Series], description: str, x_label: str) -> str:
+    return line_chart(series, description=description, x_label=x_label, unit="share", width=400, height=216)
 
 
 if __name__ == "__main__":

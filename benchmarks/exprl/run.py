@@ -4,8 +4,9 @@
     python -m benchmarks.exprl.run --seeds 0 1 2 --status
 
 A run is ``OUT/ARM_seedS/stage1`` or ``stage2``; a finished one is left alone, an interrupted one continues from its
-last checkpoint. The judge is the embedded one, started here. Only stage 2 is evaluated: before its first step, which
-is what stage 1 has made, and after its last. Further ``key.sub=value`` arguments go to every run.
+last checkpoint. The judge is the embedded one, started here; for ``*_noisy`` a tenth of its scores are random. Only
+stage 2 is evaluated: before its first step, which is what stage 1 has made, and after its last. Further
+``key.sub=value`` arguments go to every run.
 """
 
 import argparse
@@ -30,7 +31,7 @@ class Stage1:
 
     verb: str
     config: str
-    judged: bool = False
+    noise: float | None = None  # share of the judge's scores that are random; None: there is no judge
 
 
 ARMS: dict[str, Stage1 | None] = {
@@ -38,8 +39,10 @@ ARMS: dict[str, Stage1 | None] = {
     "sft": Stage1("sft", "exprl_sft"),
     "self_distillation": Stage1("exprl", "exprl_self_distillation"),
     "sparse_grpo": Stage1("train", "exprl_sparse_grpo"),
-    "outcome": Stage1("exprl", "exprl_outcome", judged=True),
-    "process": Stage1("exprl", "exprl_process", judged=True),
+    "outcome": Stage1("exprl", "exprl_outcome", noise=0.0),
+    "process": Stage1("exprl", "exprl_process", noise=0.0),
+    "outcome_noisy": Stage1("exprl", "exprl_outcome", noise=0.1),
+    "process_noisy": Stage1("exprl", "exprl_process", noise=0.1),
 }
 
 
@@ -48,7 +51,6 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, required=True, help="the same for every arm")
     parser.add_argument("--steps", type=int, default=16, help="of each RL run; SFT gets as many sequences")
-    parser.add_argument("--noise", type=float, default=0.1, help="share of the judge's scores that are random")
     parser.add_argument("--out", type=Path, default=Path("runs/exprl_evidence"))
     parser.add_argument("--status", action="store_true", help="only say how far each run is")
     parser.add_argument("overrides", nargs="*", help="key.sub=value for every run")
@@ -62,14 +64,13 @@ def main() -> None:
     # The programs of one seed serve the others.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out.resolve() / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    with judge_server(args.noise) as url:
-        for seed in args.seeds:
-            for arm in args.arms:
-                if stage1(args.out, arm, seed, args.steps, url, args.overrides):
-                    stage2(args.out, arm, seed, args.steps, args.overrides)
+    for seed in args.seeds:
+        for arm in args.arms:
+            if stage1(args.out, arm, seed, args.steps, args.overrides):
+                stage2(args.out, arm, seed, args.steps, args.overrides)
 
 
-def stage1(out: Path, arm: str, seed: int, steps: int, judge: str, overrides: list[str]) -> bool:
+def stage1(out: Path, arm: str, seed: int, steps: int, overrides: list[str]) -> bool:
     """Whether the weights are there now."""
     stage = ARMS[arm]
     if stage is None:
@@ -80,9 +81,12 @@ def stage1(out: Path, arm: str, seed: int, steps: int, judge: str, overrides: li
         chosen.append(f"sft.max_steps={4 * steps}")
     else:
         chosen.append(f"train.max_steps={steps}")
-    if stage.judged:
-        chosen.append(f"judge.endpoint={judge}")
-    train(ROOT / f"configs/{stage.config}.yaml", where, chosen, stage.verb)
+    config = ROOT / f"configs/{stage.config}.yaml"
+    if stage.noise is None:
+        train(config, where, chosen, stage.verb)
+    else:
+        with judge_server(stage.noise) as url:
+            train(config, where, [*chosen, f"judge.endpoint={url}"], stage.verb)
     return (where / "export").exists()
 
 
