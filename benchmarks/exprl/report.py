@@ -44,20 +44,19 @@ METRICS = (
 PAIRS = (
     ("outcome", SPARSE),
     ("process", SPARSE),
-    ("outcome_noisy", SPARSE),
-    ("process_noisy", SPARSE),
     ("outcome", "process"),
-    ("outcome", "outcome_noisy"),
-    ("process", "process_noisy"),
+    ("outcome", "outcome_lenient"),
+    ("outcome_lenient", "outcome_noisy"),
 )
 # Five colours a chart.
 PANELS = {
-    "exact judge": ("outcome", "process", SPARSE, "sft", "base"),
-    "noisy judge": ("outcome_noisy", "process_noisy", SPARSE, "self_distillation", "base"),
+    "ExpRL": ("outcome", "process", SPARSE, "sft", "base"),
+    "worse judges": ("outcome_lenient", "outcome_noisy", "process_noisy", "self_distillation", "base"),
 }
 LABELS = {
-    "outcome_noisy": "outcome",
-    "process_noisy": "process",
+    "outcome_lenient": "lenient",
+    "outcome_noisy": "noisy",
+    "process_noisy": "proc. noisy",
     SPARSE: "sparse",
     "self_distillation": "self-dist.",
 }

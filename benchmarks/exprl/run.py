@@ -4,9 +4,9 @@
     python -m benchmarks.exprl.run --seeds 0 1 2 --status
 
 A run is ``OUT/ARM_seedS/stage1`` or ``stage2``; a finished one is left alone, an interrupted one continues from its
-last checkpoint. The judge is the embedded one, started here; for ``*_noisy`` a tenth of its scores are random. Only
-stage 2 is evaluated: before its first step, which is what stage 1 has made, and after its last. Further
-``key.sub=value`` arguments go to every run.
+last checkpoint. The judge is the embedded one, started here; ``ARMS`` says with which faults. Only stage 2 is
+evaluated: before its first step, which is what stage 1 has made, and after its last. Further ``key.sub=value``
+arguments go to every run.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Stage1:
 
     verb: str
     config: str
-    noise: float | None = None  # share of the judge's scores that are random; None: there is no judge
+    judge: tuple[str, ...] | None = None  # switches of the embedded judge; None: there is none
 
 
 ARMS: dict[str, Stage1 | None] = {
@@ -39,10 +39,11 @@ ARMS: dict[str, Stage1 | None] = {
     "sft": Stage1("sft", "exprl_sft"),
     "self_distillation": Stage1("exprl", "exprl_self_distillation"),
     "sparse_grpo": Stage1("train", "exprl_sparse_grpo"),
-    "outcome": Stage1("exprl", "exprl_outcome", noise=0.0),
-    "process": Stage1("exprl", "exprl_process", noise=0.0),
-    "outcome_noisy": Stage1("exprl", "exprl_outcome", noise=0.1),
-    "process_noisy": Stage1("exprl", "exprl_process", noise=0.1),
+    "outcome": Stage1("exprl", "exprl_outcome", judge=()),
+    "process": Stage1("exprl", "exprl_process", judge=()),
+    "outcome_lenient": Stage1("exprl", "exprl_outcome", judge=("--lenient",)),
+    "outcome_noisy": Stage1("exprl", "exprl_outcome", judge=("--lenient", "--noise", "0.1")),
+    "process_noisy": Stage1("exprl", "exprl_process", judge=("--lenient", "--noise", "0.1")),
 }
 
 
@@ -82,10 +83,10 @@ def stage1(out: Path, arm: str, seed: int, steps: int, overrides: list[str]) -> 
     else:
         chosen.append(f"train.max_steps={steps}")
     config = ROOT / f"configs/{stage.config}.yaml"
-    if stage.noise is None:
+    if stage.judge is None:
         train(config, where, chosen, stage.verb)
     else:
-        with judge_server(stage.noise) as url:
+        with judge_server(*stage.judge) as url:
             train(config, where, [*chosen, f"judge.endpoint={url}"], stage.verb)
     return (where / "export").exists()
 
@@ -102,9 +103,9 @@ def run_dir(out: Path, arm: str, seed: int, stage: int) -> Path:
 
 
 @contextmanager
-def judge_server(noise: float) -> Iterator[str]:
+def judge_server(*switches: str) -> Iterator[str]:
     """The embedded judge on a free port; its address."""
-    command = [sys.executable, str(ROOT / "scripts/judge_server.py"), "--port", "0", "--noise", str(noise)]
+    command = [sys.executable, str(ROOT / "scripts/judge_server.py"), "--port", "0", *switches]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield server.stdout.readline().strip()
