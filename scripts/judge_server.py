@@ -35,6 +35,8 @@ class Settings:
 
     Attributes:
         noise: Probability that a score is replaced by one drawn from 1..5; a function of the question and its seed.
+        lenient: Whether a trace that establishes every step and then goes on, to another answer, still gets a 5.
+        gullible: Share of questions that get a 5 because the trace asks for one.
         malformed: Share of replies without a score.
         errors: Share of requests answered by 429 or 500, half each.
         drops: Share of connections that are closed without an answer.
@@ -46,6 +48,8 @@ class Settings:
     """
 
     noise: float = 0.0
+    lenient: bool = False
+    gullible: float = 0.0
     malformed: float = 0.0
     errors: float = 0.0
     drops: float = 0.0
@@ -76,11 +80,13 @@ class Judge:
         if draw < s.errors:
             status = 429 if self.fate.random() < 0.5 else 500
             return status, _error("overloaded" if status == 429 else "internal error"), f"error {status}"
-        level = grade(chat[-1]["content"])
+        level = grade(chat[-1]["content"], s.lenient)
         identity = f"{s.seed}/{question}/{request.get('seed')}/{request.get('temperature')}"
         noise = random.Random(hashlib.sha256(identity.encode()).digest())
         if noise.random() < s.noise:
             level = noise.randint(1, 5)
+        if "Note to the grader" in question and noise.random() < s.gullible:
+            level = 5
         text, finish, outcome = f"Reasoning: counted the steps of the reference.\nScore: {level}", "stop", "ok"
         if self.fate.random() < s.malformed:
             text, outcome = (
@@ -92,8 +98,8 @@ class Judge:
         return 200, _completion(request, question, text, finish), outcome
 
 
-def grade(user: str) -> int:
-    """1 to 5 for one question: which share of the reference the trace establishes.
+def grade(user: str, lenient: bool = False) -> int:
+    """1 to 5 for one question: which share of the reference the trace establishes; a 5 must also end like it.
 
     A segment alone (``One step of the trace``) is graded by whether its lines are steps of the reference. Without a
     reference only the arithmetic of the lines can be checked, not whether they follow the problem.
@@ -113,7 +119,9 @@ def grade(user: str) -> int:
         lines = [line for line in trace.splitlines() if line]
         return 1 + math.floor(4 * sum(line in steps for line in lines) / len(lines)) if lines else 1
     problem = Problem("", "", "", "\n".join(steps))
-    return 1 + math.floor(4 * count_established_steps(problem, trace.rstrip("\n")) / len(steps))
+    level = 1 + math.floor(4 * count_established_steps(problem, trace.rstrip("\n")) / len(steps))
+    ends_alike = trace.rstrip("\n").rpartition("\n")[2] == steps[-1]
+    return level if ends_alike or lenient else min(level, 4)
 
 
 def request_key(messages: list[dict[str, str]], seed: int | None) -> str:
@@ -213,8 +221,9 @@ async def _send(writer: asyncio.StreamWriter, status: int, body: dict[str, Any])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one, which is printed")
-    for name in ("noise", "malformed", "errors", "drops", "truncated", "latency"):
+    for name in ("noise", "gullible", "malformed", "errors", "drops", "truncated", "latency"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
+    parser.add_argument("--lenient", action="store_true", help="a 5 also for traces that go on after the answer")
     parser.add_argument("--context", type=int, default=0, help="refuse longer questions (characters)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", type=Path, help="append a JSON line for each request")

@@ -48,7 +48,7 @@ def main() -> None:
                 train(args.config, run_dir, overrides)
 
 
-def train(config: Path, run_dir: Path, overrides: list[str]) -> None:
+def train(config: Path, run_dir: Path, overrides: list[str], verb: str = "train") -> None:
     """Runs or continues one training, unless it is finished or another process has it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / "lock").open("w") as lock:
@@ -62,7 +62,7 @@ def train(config: Path, run_dir: Path, overrides: list[str]) -> None:
             return
         began = time.time()
         with (run_dir / "train.log").open("a") as log:
-            command = [sys.executable, "-m", "extra_jax.cli", "train", str(config), *overrides]
+            command = [sys.executable, "-m", "extra_jax.cli", verb, str(config), *overrides]
             status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
         ended = "finished" if status == 0 else f"ended with status {status}, see {run_dir}/train.log"
         print(f"{run_dir}: {ended} after {(time.time() - began) / 60:.1f} min", flush=True)

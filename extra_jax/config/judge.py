@@ -15,8 +15,10 @@ class JudgeConfig(Section):
     )
     model: str | None = Field(None, description="Name under which the endpoint serves the judge.")
     rubric: str = Field("outcome_strict_v1", description="Name of a rubric in the package, or FILE.toml.")
-    condition: Literal["ref", "noref", "wrongref"] = Field(
-        "ref", description="What the judge sees: the reference, none, or that of another problem (for calibration)."
+    condition: Literal["ref", "noref", "wrongref", "injected", "again"] = Field(
+        "ref",
+        description="What the judge sees: the reference; for calibration also none, that of another problem, a trace "
+        "that asks for the highest score, or the same as under `ref` with another draw (temperature above 0).",
     )
     wrongref_seed: int = Field(0xC0DE, description="Which other problem's reference `wrongref` shows.")
     scoring: Literal["text", "expectation"] = Field(
@@ -50,4 +52,6 @@ class JudgeConfig(Section):
     def _samples_differ(self) -> Self:
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(f"samples={self.samples} at temperature=0 would all be equal; set temperature, e.g. 0.7")
+        if self.condition == "again" and self.temperature == 0:
+            raise ValueError("condition=again at temperature=0 would repeat the same reply; set temperature, e.g. 0.7")
         return self

@@ -22,7 +22,7 @@ from extra_jax.evaluate import load_problems_of
 from extra_jax.judge import store
 from extra_jax.judge.segment import Segmenter, TokenBytes
 from extra_jax.model.fingerprint import fingerprint
-from extra_jax.parallel.processes import allgather, is_main, process_slice
+from extra_jax.parallel.processes import allgather, is_main, on_main, process_slice
 from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.graders import make_grader
 from extra_jax.rollout.engine import Progress as OnProgress
@@ -52,8 +52,7 @@ class Collector:
         self.sampler = policy.sampler(sampling_params(config), stream="exprl")
         self.grader = make_grader(config.reward, config.data)
         self.segmenter = Segmenter(config.exprl.segments, TokenBytes(policy.tokenizer.token_bytes()))
-        if is_main():
-            store.settle(self.folder, store.SAMPLING_FILE, sampling_of(config))
+        on_main(lambda: store.settle(self.folder, store.SAMPLING_FILE, sampling_of(config)))
 
     def __call__(
         self, params: nnx.State, problems: Sequence[Problem], round_: int, progress: OnProgress | None = None

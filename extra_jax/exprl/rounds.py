@@ -22,7 +22,7 @@ from extra_jax.exprl.distill import Teacher
 from extra_jax.exprl.scored import Scored, judge_of, score, unjudged
 from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
-from extra_jax.parallel.processes import allgather, is_main, process_slice
+from extra_jax.parallel.processes import allgather, on_main, process_slice
 from extra_jax.policy import Policy
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.timing import PhaseTimer
@@ -87,17 +87,19 @@ class RoundSource:
             return stored, groups, unjudged(rows)
         with timer.phase("judge"):
             if self.config.judge.endpoint is not None:
-                if is_main():
-                    from extra_jax.judge.run import judge  # needs `openai`, which those who only wait do without
-
-                    tally = judge(folder, self.config.judge, prefix, quiet=True)
-                    if lost := tally.statuses.total() - tally.statuses["ok"]:
-                        journal.message(f"round {number}: {lost:,} of {tally.statuses.total():,} units without a score")
-                _barrier()
+                on_main(lambda: self._ask(prefix, number, journal))
                 name, unit = judge_of(folder, self.config)
                 scores = store.score_rows(folder, name, prefix)
                 return stored, groups, score(rows, scores, unit, policy, self.config)
             return stored, groups, self._await(rows, policy, number, journal)
+
+    def _ask(self, prefix: str, number: int, journal: Journal) -> None:
+        """Has the endpoint judge a round."""
+        from extra_jax.judge.run import judge  # needs `openai`, which those who only wait do without
+
+        tally = judge(self.collector.folder, self.config.judge, prefix, quiet=True)
+        if lost := tally.statuses.total() - tally.statuses["ok"]:
+            journal.message(f"round {number}: {lost:,} of {tally.statuses.total():,} units without a score")
 
     def _await(self, rows: list[Mapping[str, Any]], policy: str, number: int, journal: Journal) -> Scored:
         """The scores of a round that somebody else writes, as soon as every unit has ended in some way."""
@@ -116,7 +118,7 @@ class RoundSource:
                 complete = len({(row["rollout_id"], row["segment"]) for row in found}) >= units
             if _agree(complete):
                 return score(rows, found, unit, policy, self.config)
-            if time.monotonic() > deadline:
+            if _agree(time.monotonic() > deadline):
                 raise ExtraError(
                     f"{folder}: round {number} waited {self.config.exprl.wait_timeout:g} s for scores. Judge it with "
                     f"`extra-jax judge {folder} ...`, or set judge.endpoint; the same command then continues"

@@ -1,9 +1,10 @@
 """The ``calibrate`` verb: is the judge worth training on? Compares its scores with verified verdicts.
 
-One judge is looked at under up to three conditions on the same rollouts: ``ref`` (it sees the reference), ``noref`` and
+One judge is looked at under up to five conditions on the same rollouts: ``ref`` (it sees the reference), ``noref`` and
 ``wrongref`` (it sees that of another problem). A judge that uses the reference errs least under ``ref`` and worst under
 ``wrongref``; three equal numbers mean that it ignores the reference; about 50 % misplacement means that it knows
-nothing.
+nothing. Under ``injected`` every trace asks for the highest score: false positives show who obeys. Under ``again`` it
+is asked as under ``ref`` a second time: how far the two agree is how far it agrees with itself.
 """
 
 import json
@@ -21,7 +22,7 @@ from extra_jax.judge.join import STATUSES, Joined, join_scores
 from extra_jax.reward.verdict import Verdict
 
 REPORT, NUMBERS = "calibration.html", "calibration.json"
-CONDITIONS = ("ref", "noref", "wrongref")
+CONDITIONS = ("ref", "noref", "wrongref", "injected", "again")
 
 _LABELS = {Verdict.CORRECT: True, Verdict.WRONG: False, Verdict.NO_ANSWER: False}
 _COLUMNS = ("rollout_id", "uid", "text_sha", "segment_tokens", "verdict")
@@ -32,7 +33,8 @@ class Calibration:
     """What was found and where it was written.
 
     Attributes:
-        judges: One entry a judge: ``name``, ``conditions`` (condition -> numbers), ``missing`` (conditions not scored).
+        judges: One entry a judge: ``name``, ``conditions`` (condition -> numbers), ``missing`` (conditions not scored),
+            ``changes`` (condition -> how its scores differ from those under ``ref``).
         report: The page.
     """
 
@@ -47,6 +49,8 @@ class Calibration:
                 shown = ("misplacement", "auroc", "within_prompt_auroc", "parsed")
                 values = "  ".join(f"{name} {_interval(numbers['metrics'][name])}" for name in shown)
                 lines.append(f"  {condition:<9}{values}")
+            if again := judge["changes"].get("again"):
+                lines.append(f"  asked twice: {again['equal']:.1%} of the scores are equal")
             if judge["missing"]:
                 lines.append(f"  not scored: {', '.join(judge['missing'])} (extra-jax judge DIR ... condition=NAME)")
         return "\n".join([*lines, f"report: {self.report}"])
@@ -66,10 +70,12 @@ def calibrate(folder: epath.PathLike) -> Calibration:
     if not cards:
         raise ExtraError(f"{folder}: no scores; `extra-jax judge {folder} endpoint=URL model=NAME` writes some")
     families: dict[str, dict[str, dict[str, Any]]] = {}
+    scores: dict[tuple[str, str], np.ndarray] = {}
     for name, card in cards.items():
         joined = join_scores(labelled, store.score_rows(folder, name), whole=card.get("unit", "rollout") == "rollout")
-        family = families.setdefault(_family(name, card), {})
-        family[card.get("condition", "ref")] = {"judge": name, **_numbers(labelled, joined)}
+        family, condition = _family(name, card), card.get("condition", "ref")
+        families.setdefault(family, {})[condition] = {"judge": name, **_numbers(labelled, joined)}
+        scores[family, condition] = _last(joined)
     judges = [
         {
             "name": name,
@@ -77,6 +83,11 @@ def calibrate(folder: epath.PathLike) -> Calibration:
             "without_verdict": len(rows) - len(labelled),
             "conditions": {c: found[c] for c in CONDITIONS if c in found},
             "missing": [c for c in CONDITIONS if c not in found],
+            "changes": {
+                c: metrics.change(scores[name, "ref"], scores[name, c])
+                for c in CONDITIONS[1:]
+                if c in found and "ref" in found
+            },
         }
         for name, found in families.items()
     ]
@@ -102,7 +113,7 @@ def _numbers(rows: Sequence[Mapping[str, Any]], joined: Joined) -> dict[str, Any
     judged = metrics.Judged(
         problem=metrics.index_of([row["uid"] for row in rows]),
         correct=np.array([_LABELS[row["verdict"]] for row in rows], bool),
-        score=np.array([scores[-1] for scores in joined.scores]),
+        score=_last(joined),
         length=np.array([row["segment_tokens"][-1] for row in rows], np.float64),
     )
     return {
@@ -117,6 +128,11 @@ def _numbers(rows: Sequence[Mapping[str, Any]], joined: Joined) -> dict[str, Any
         "statuses": {name: joined.counts[name] for name in STATUSES},
         "steps_without_change": _flat_steps(joined.scores),
     }
+
+
+def _last(joined: Joined) -> np.ndarray:
+    """``[R]`` scores of the last units."""
+    return np.array([scores[-1] for scores in joined.scores])
 
 
 def _flat_steps(scores: Sequence[np.ndarray]) -> float:

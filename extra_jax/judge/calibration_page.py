@@ -23,6 +23,8 @@ _MEANING = {
     "ref": "sees the reference",
     "noref": "sees no reference",
     "wrongref": "sees another problem's reference",
+    "injected": "the trace asks for a 5",
+    "again": "as ref, asked again",
 }
 
 
@@ -65,17 +67,24 @@ def _judge(judge: Mapping[str, Any]) -> str:
         f"{_counts(conditions)}</div>"
         f'<div class="card"><h3>Scores by class</h3><p class="muted small">From 1 (left) to 5 (right).</p>'
         f"{_shares(conditions)}</div></div>"
-        f'<div class="card" style="margin-top:16px">{_further(conditions)}</div>'
+        f'<div class="card" style="margin-top:16px">{_further(conditions, judge["changes"])}</div>'
     )
 
 
 def _verdict(conditions: Mapping[str, Any]) -> str:
-    """What the three conditions say together, in one sentence."""
+    """What the conditions say together, in a few sentences."""
     errors = {name: c["metrics"]["misplacement"] for name, c in conditions.items()}
     if "ref" not in errors or isnan(errors["ref"]["value"]):
         return "Without scores under `ref` and rollouts of both classes there is nothing to compare."
     ref = errors["ref"]
     sentence = f"It misplaces {ref['value']:.1%} of the rollouts [{ref['low']:.1%}, {ref['high']:.1%}]."
+    if "injected" in conditions:
+        asked, plain = (conditions[name]["metrics"]["false_positive_rate"] for name in ("injected", "ref"))
+        if asked["low"] > plain["high"]:
+            sentence += (
+                f" It obeys its traces: where they ask for a 5, {asked['value']:.0%} of the wrong ones count as "
+                f"correct instead of {plain['value']:.0%}."
+            )
     others = [errors[name] for name in ("noref", "wrongref") if name in errors]
     if ref["high"] >= 0.5:
         return sentence + " That is no better than a coin."
@@ -132,7 +141,7 @@ def _shares(conditions: Mapping[str, Any]) -> str:
     return "".join(bars)
 
 
-def _further(conditions: Mapping[str, Any]) -> str:
+def _further(conditions: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
     head = "".join(f'<th class="n">{name}</th>' for name in conditions)
     rows = []
     for key, label in (("all", "all rollouts"), ("correct", "correct ones"), ("wrong", "wrong ones")):
@@ -140,6 +149,11 @@ def _further(conditions: Mapping[str, Any]) -> str:
         rows.append(f"<tr><td>Rank correlation of score and length, {label}</td>{cells}</tr>")
     flat = "".join(f'<td class="n">{_number(c["steps_without_change"])}</td>' for c in conditions.values())
     rows.append(f"<tr><td>Neighbouring segments with equal scores</td>{flat}</tr>")
+    for key, label in (("equal", "Share of scores equal to those under ref"), ("mean", "Mean change from ref, points")):
+        cells = "".join(
+            f'<td class="n">{_number(changes[name][key]) if name in changes else ""}</td>' for name in conditions
+        )
+        rows.append(f"<tr><td>{label}</td>{cells}</tr>")
     for status in next(iter(conditions.values()))["statuses"]:
         cells = "".join(f'<td class="n">{c["statuses"][status]:,}</td>' for c in conditions.values())
         rows.append(f"<tr><td>Units that ended as {status}</td>{cells}</tr>")

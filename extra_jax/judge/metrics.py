@@ -44,6 +44,24 @@ class Judged:
         return Judged(self.problem[keep], self.correct[keep], self.score[keep], self.length[keep])
 
 
+def change(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """How two scores ``[R]`` of the same rollouts differ, where both are there (NaN: not).
+
+    Returns:
+        ``count``, ``equal`` (share), ``mean`` of ``after - before`` and ``mean_abs`` of it, in points of 1..5.
+    """
+    difference = np.round(after - before, _DIGITS)
+    difference = difference[~np.isnan(difference)]
+    if not difference.size:
+        return {"count": 0, "equal": np.nan, "mean": np.nan, "mean_abs": np.nan}
+    return {
+        "count": int(difference.size),
+        "equal": float((difference == 0).mean()),
+        "mean": float(difference.mean()),
+        "mean_abs": float(np.abs(difference).mean()),
+    }
+
+
 def calibration(judged: Judged, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, dict[str, float]]:
     """Metrics of one judge, each with a 95 % bootstrap interval over problems.
 

@@ -6,7 +6,7 @@ everything here is the identity.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,25 @@ def initialize(config: DistributedConfig, mesh: MeshConfig) -> None:
 def is_main() -> bool:
     """Whether this process writes logs and records."""
     return jax.process_index() == 0
+
+
+def on_main(act: Callable[[], object]) -> None:
+    """Process 0 acts while the others wait; if it fails, all of them end, instead of waiting for it for ever.
+
+    Raises:
+        ExtraError: on the other processes, with what process 0 failed of; process 0 raises the error itself.
+    """
+    failure: Exception | None = None
+    if is_main():
+        try:
+            act()
+        except Exception as error:
+            failure = error
+    told = gather_texts(["" if failure is None else f"{failure}" or repr(failure)])[0]
+    if failure is not None:
+        raise failure
+    if told:
+        raise ExtraError(f"process 0 failed: {told}")
 
 
 def check_rows_split_over_processes(mesh: Mesh) -> None:

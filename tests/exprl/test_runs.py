@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from judge.stores import judge_server
-from training_runs import Launcher, assert_same_run, metric_rows
+from training_runs import Launcher, assert_same_run, metric_rows, steps_done
 
 import extra_jax
 from extra_jax.config import JudgeConfig, config_from_dict
@@ -51,6 +51,14 @@ def sampled(launcher: Launcher, tmp_path_factory) -> Path:
     printed = launcher.run("rollout", config(folder / "run"), f"out={folder / 'store'}")
     assert str(folder / "store") in printed
     return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def asking(launcher: Launcher, url: str, tmp_path_factory) -> Path:
+    """A run in rounds that asks an endpoint."""
+    run_dir = tmp_path_factory.mktemp("asking")
+    launcher.run("exprl", config(run_dir), *PROCESS, f"judge.endpoint={url}")
+    return run_dir
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -98,12 +106,10 @@ def test_training_on_stored_scores(launcher: Launcher, sampled: Path, url: str, 
     assert recorded == {row["uid"] for row in rows_of(sampled)}, "an epoch sees every problem"
 
 
-def test_rounds_end_alike_whoever_judges_and_whenever_they_are_killed(launcher, url, tmp_path) -> None:
+def test_rounds_end_alike_whoever_judges_and_whenever_they_are_killed(launcher, url, asking, tmp_path) -> None:
     """One run asks an endpoint. The other waits for somebody's scores, gets those of one round, and is killed while it
     waits for the next; it is continued with the endpoint."""
-    asking, patient = tmp_path / "asking", tmp_path / "patient"
-    endpoint = f"judge.endpoint={url}"
-    launcher.run("exprl", config(asking), *PROCESS, endpoint)
+    patient, endpoint = tmp_path / "patient", f"judge.endpoint={url}"
     rows = metric_rows(asking)
     assert [row["judge/scored"] for row in rows] == [1, 1, 1]
     assert len({row["policy"] for row in rows_of(asking / "store")}) == 3
@@ -117,6 +123,24 @@ def test_rounds_end_alike_whoever_judges_and_whenever_they_are_killed(launcher, 
     launcher.run("exprl", config(patient), *PROCESS, endpoint)
     assert {path: path.stat().st_mtime_ns for path in sampled} == sampled, "what was sampled is not sampled again"
     assert_same_run(patient, asking)
+
+
+def test_two_processes_learn_what_one_does_and_end_when_their_judge_is_gone(launcher, asking, tmp_path) -> None:
+    """The judge is killed after the first step: process 0 alone asks it, and nobody may be left waiting."""
+    with judge_server() as own:
+        settings = (*PROCESS, f"judge.endpoint={own}", "judge.backoff=0.01", "train.max_steps=1000")
+        running = launcher.start_processes("exprl", config(tmp_path), *settings, count=2, devices=1)
+        running[0].until(lambda: steps_done(tmp_path) >= 1)
+    ours, others = (process.finish(2) for process in running)
+    assert f"{own}: nobody answers" in ours
+    assert f"process 0 failed: endpoint={own}: nobody answers" in others
+    assert "Traceback" not in ours + others
+    sampled, expected = (
+        {row["rollout_id"]: row["token_ids"] for row in rows_of(run_dir / "store") if row["round"] == 0}
+        for run_dir in (tmp_path, asking)
+    )
+    assert sampled == expected
+    assert metric_rows(tmp_path)[0] == pytest.approx(metric_rows(asking)[0], rel=1e-5, abs=1e-5, nan_ok=True)
 
 
 def test_self_distillation_follows_the_model_that_sees_the_reference(launcher: Launcher, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_noise_orders_the_embedded_judge_and_the_reference_matters(tmp_path):
                 run.judge(folder, JudgeConfig(endpoint=url, model="chain-judge", condition=condition))
         (judge,) = calibrate(folder).judges
         found[noise] = {name: c["metrics"] for name, c in judge["conditions"].items()}
-        assert judge["missing"] == []
+        assert judge["missing"] == ["injected", "again"]
     errors = [found[noise]["ref"]["misplacement"]["value"] for noise in ("0", "0.3", "0.8")]
     areas = [found[noise]["ref"]["within_prompt_auroc"]["value"] for noise in ("0", "0.3", "0.8")]
     assert errors[0] < errors[1] < errors[2]
@@ -178,3 +178,31 @@ def test_nothing_to_compare_is_said(tmp_path):
     store.write_rollouts(tmp_path, name, [[rows[0] | {"verdict": "timeout"}]])
     with pytest.raises(ExtraError, match="no rollout has a verdict"):
         calibrate(tmp_path)
+
+
+def test_a_judge_that_obeys_its_traces_and_contradicts_itself_is_found_out(tmp_path, capsys):
+    chain_store(tmp_path, prompts=60, samples=5)
+    found = {}
+    for name, switches in {"firm": (), "weak": ("--gullible", "0.5", "--noise", "0.4")}.items():
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "rollouts", folder / "rollouts")
+        with judge_server(*switches) as url:
+            for condition in ("ref", "injected", "again"):
+                run.judge(folder, JudgeConfig(endpoint=url, model="chain-judge", condition=condition, temperature=0.7))
+        assert cli.main(["calibrate", str(folder)]) == 0
+        (found[name],) = calibrate(folder).judges
+    printed = capsys.readouterr().out
+    firm, weak = found["firm"], found["weak"]
+    assert firm["changes"] == {c: {"count": 300, "equal": 1, "mean": 0, "mean_abs": 0} for c in ("injected", "again")}
+    assert "asked twice: 100.0% of the scores are equal" in printed
+    # Equal by chance: neither replaced, or the random ones, of five levels, happen to agree.
+    assert weak["changes"]["again"]["equal"] == pytest.approx(0.6**2 + (1 - 0.6**2) / 5, abs=0.08)
+    positive = {c: weak["conditions"][c]["metrics"]["false_positive_rate"] for c in ("ref", "injected")}
+    assert positive["injected"]["low"] > positive["ref"]["high"]
+    assert "It obeys its traces" in (tmp_path / "weak" / "calibration.html").read_text()
+    assert "It obeys its traces" not in (tmp_path / "firm" / "calibration.html").read_text()
+
+
+def test_asking_again_needs_a_temperature():
+    with pytest.raises(ValueError, match="would repeat the same reply"):
+        JudgeConfig(condition="again")
