@@ -3,52 +3,65 @@
     python benchmarks/exploration/report.py --runs runs/exploration    # collects finished runs first
     python benchmarks/exploration/report.py                            # from the CSV that is here
 
-Raw data beside this file: scores.csv (arm, seed, step, problem, samples, correct), steps.csv (arm, seed, step, metric,
-value). Made from them: results.md, results.svg.
+Raw data beside this file: scores.csv (arm, seed, step, problem; samples, correct ones, different correct texts),
+steps.csv (arm, seed, step; one column a metric). Made from them: results.md, results.svg.
 
-Intervals of differences are from a hierarchical bootstrap, 10,000 times: seeds are drawn, then problems inside each (a
-seed has held-out problems of its own), both the same for the two arms. Those over problems alone, which leave out what
-another training would have given, are shown beside them. The last step is compared, never the best.
+Intervals are from a hierarchical bootstrap, 10,000 times: seeds are drawn, then problems, both the same for the two
+arms of a difference (every run is evaluated on the same held-out problems). Those over problems alone, which leave out
+what another training would have given, are shown beside them. The last step is compared, never the best.
 """
 
 import argparse
 import csv
-import itertools
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from figures import save
 
 from extra_jax.config.explore_presets import ARMS
-from extra_jax.telemetry.evaluations import read_evaluations
+from extra_jax.reward.verdict import Verdict
+from extra_jax.telemetry.evaluations import read_completions, read_evaluations
 from extra_jax.telemetry.metrics import read_metrics
-from extra_jax.telemetry.statistics import pass_at_k
+from extra_jax.telemetry.statistics import hierarchical_draws, pass_at_k, quantile_interval, sign_flip_p
 from extra_jax.telemetry.svg import Series, line_chart
 
 HERE = Path(__file__).parent
-BASELINE, KS, RESAMPLES = "G0", (1, 16), 10_000
+BASELINE = "G0"
 METRICS = (
     "pass_rate",
     "groups/frac_all_wrong",
     "groups/frac_all_correct",
     "entropy",
     "num_tokens",
-    "completions/mean_length",
     "timing_s/explore",
     "step_time",
     "exploration/gt_check",
     "exploration/novelty_mean",
     "exploration/novelty_within_std",
-    "exploration/bonus_abs_mean",
+    "exploration/novelty_lexical_spearman",
     "exploration/bonus_to_advantage",
+    "exploration/bonus_share_all_correct",
+    "exploration/bonus_capped_share",
     "exploration/match_sum",
     "exploration/match_std",
     "exploration/hard_prompt_share",
+    "exploration/hard_again_share",
+    "exploration/candidates",
+    "exploration/prefix_used_agreement",
+    "exploration/prefix_fraction_used",
     "exploration/guided_injected",
     "exploration/guided_pass_rate",
     "exploration/guided_frac_mixed",
+    "exploration/guided_source_correct",
     "exploration/guided_leak_share",
+    "exploration/gain_empty_rate",
+    "exploration/gain_chosen",
+    "exploration/gain_matched",
+    "exploration/gain_informative_empty",
+    "exploration/gain_informative_chosen",
+    "exploration/gain_score_spearman",
     "exploration/transfer_drawn",
     "exploration/transfer_drawn_count",
     "exploration/transfer_not_drawn",
@@ -57,8 +70,20 @@ METRICS = (
 # family of primary comparisons (method/extra.md c.7)
 PAIRS = (("F", "G0"), ("N1", "N2"), ("N1", "L1"), ("P1", "P6"), ("P1", "P3"))
 
+# each takes samples, correct and different correct completions ``[P]`` of every problem
+MEASURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "pass@1": lambda samples, correct, _: 100 * pass_at_k(samples, correct, 1),
+    "pass@16": lambda samples, correct, _: 100 * pass_at_k(samples, correct, 16),
+    "different": lambda _samples, _correct, different: different.astype(np.float64),
+}
+
+T_95 = {3: 4.303, 6: 2.571, 12: 2.201}
+"""Seeds -> 97.5 % quantile of Student's t with one degree of freedom less."""
+DIGITS = {"pass@1": 1, "pass@16": 1, "different": 2}
+TITLES = {"pass@1": "Held-out pass@1", "pass@16": "Held-out pass@16", "different": "Different correct texts a problem"}
+
 Scores = dict[tuple[str, int, int], np.ndarray]
-"""(arm, seed, step) -> ``[P, 2]`` samples and correct of each problem, in one order."""
+"""(arm, seed, step) -> ``[P, 3]`` samples, correct and different correct completions of each problem, in one order."""
 
 
 def main() -> None:
@@ -77,28 +102,33 @@ def collect(runs: Path) -> None:
     """Writes the CSV files from finished runs; unfinished ones are named and left out."""
     with (HERE / "scores.csv").open("w", newline="") as a, (HERE / "steps.csv").open("w", newline="") as b:
         scores, steps = csv.writer(a), csv.writer(b)
-        scores.writerow(["arm", "seed", "step", "problem", "samples", "correct"])
-        steps.writerow(["arm", "seed", "step", "metric", "value"])
+        scores.writerow(["arm", "seed", "step", "problem", "samples", "correct", "different"])
+        steps.writerow(["arm", "seed", "step", *METRICS])
         for run in sorted(runs.glob("*_seed*")):
             arm, _, seed = run.name.partition("_seed")
-            if arm not in ARMS or not (run / "report.html").exists():
+            if arm.partition("+")[0] not in ARMS or not (run / "report.html").exists():
                 print(f"{run}: not finished, left out")
                 continue
-            for evaluation in itertools.chain(*read_evaluations(run).values()):
-                for uid, row in zip(evaluation["uids"], evaluation["correct"], strict=True):
-                    scores.writerow([arm, seed, evaluation["step"], uid, len(row), sum(row)])
+            for benchmark, evaluations in read_evaluations(run).items():
+                for evaluation in evaluations:
+                    texts: dict[str, set[str]] = defaultdict(set)
+                    for row in read_completions(run, benchmark, evaluation["step"]):
+                        if row["verdict"] == Verdict.CORRECT:
+                            texts[row["uid"]].add(row["completion"])
+                    for uid, row in zip(evaluation["uids"], evaluation["correct"], strict=True):
+                        scores.writerow([arm, seed, evaluation["step"], uid, len(row), sum(row), len(texts[uid])])
             for row in read_metrics(run):
-                for name in METRICS:
-                    if row.get(name) is not None:
-                        steps.writerow([arm, seed, row["step"], name, f"{row[name]:.6g}"])
+                if "pass_rate" in row:
+                    cells = ("" if row.get(name) is None else f"{row[name]:.5g}" for name in METRICS)
+                    steps.writerow([arm, seed, row["step"], *cells])
 
 
 def read_scores(path: Path) -> Scores:
     found: dict[tuple[str, int, int], list] = defaultdict(list)
     with path.open() as file:
         for row in csv.DictReader(file):
-            key = (row["arm"], int(row["seed"]), int(row["step"]))
-            found[key].append((row["problem"], int(row["samples"]), int(row["correct"])))
+            cells = (row["problem"], *(int(row[name]) for name in ("samples", "correct", "different")))
+            found[row["arm"], int(row["seed"]), int(row["step"])].append(cells)
     return {key: np.array([cells[1:] for cells in sorted(rows)]) for key, rows in found.items()}
 
 
@@ -106,86 +136,103 @@ def read_steps(path: Path) -> dict[tuple[str, int, str], dict[int, float]]:
     found: dict[tuple[str, int, str], dict[int, float]] = defaultdict(dict)
     with path.open() as file:
         for row in csv.DictReader(file):
-            found[row["arm"], int(row["seed"]), row["metric"]][int(row["step"])] = float(row["value"])
+            for name in METRICS:
+                if row[name]:
+                    found[row["arm"], int(row["seed"]), name][int(row["step"])] = float(row[name])
     return found
 
 
-def matrix(scores: Scores, arm: str, seeds: list[int], k: int, step: int | None = None) -> np.ndarray:
-    """``[S, P]`` pass@k of each problem at ``step``, by default the last one."""
+def arms_of(scores: Scores) -> list[str]:
+    """Arms in the order of the table c.1, their variants at the end."""
+    found = {arm for arm, _, _ in scores}
+    return [arm for arm in ARMS if arm in found] + sorted(found - set(ARMS))
+
+
+def seeds_of(scores: Scores, arm: str) -> list[int]:
+    return sorted({seed for a, seed, _ in scores if a == arm})
+
+
+def matrix(scores: Scores, arm: str, seeds: list[int], measure: str, step: int | None = None) -> np.ndarray:
+    """``[S, P]`` a measure of each problem at ``step``, by default the last one."""
     rows = []
     for seed in seeds:
         at = max(s for a, b, s in scores if (a, b) == (arm, seed)) if step is None else step
-        rows.append(pass_at_k(*scores[arm, seed, at].T, k))
+        rows.append(MEASURES[measure](*scores[arm, seed, at].T))
     return np.array(rows)
 
 
-def bootstrap(values: np.ndarray, *, seeds: bool, rng: np.random.Generator) -> tuple[float, float]:
-    """95 % interval of the mean of ``values [S, P]``: seeds are drawn where asked, then problems inside each."""
-    count, problems = values.shape
-    drawn = rng.integers(count, size=(RESAMPLES, count)) if seeds else np.tile(np.arange(count), (RESAMPLES, 1))
-    means = np.zeros(RESAMPLES)
-    for place in range(count):
-        weights = rng.multinomial(problems, [1 / problems] * problems, RESAMPLES)
-        means += np.sum(weights * values[drawn[:, place]], axis=1) / problems / count
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+def interval(values: np.ndarray, *, seeds: bool) -> tuple[float, float]:
+    """95 % interval of the mean of ``values [S, P]``: seeds are drawn where asked, and problems, the same for all."""
+    return quantile_interval(hierarchical_draws([values if seeds else values.mean(axis=0, keepdims=True)])[:, 0])
 
 
-def sign_flip(differences: np.ndarray) -> float:
-    """Exact two-sided p of paired seeds; the smallest attainable is ``2 / 2**S``."""
-    signs = np.array(list(itertools.product((1, -1), repeat=len(differences))))
-    means = np.abs(signs @ differences)
-    return float(np.mean(means >= means[0] - 1e-12))
-
-
-def compared(scores: Scores, arm: str, other: str, k: int) -> str | None:
-    """One cell: mean difference over shared seeds, both intervals, each seed's difference and p."""
-    seeds = sorted({s for a, s, _ in scores if a == arm} & {s for a, s, _ in scores if a == other})
+def compared(scores: Scores, arm: str, other: str, measure: str) -> str | None:
+    """One row: mean difference over shared seeds, both intervals, each seed's difference and p."""
+    seeds = sorted({*seeds_of(scores, arm)} & {*seeds_of(scores, other)})
     if not seeds or arm == other:
         return None
-    difference = matrix(scores, arm, seeds, k) - matrix(scores, other, seeds, k)
-    rng = np.random.default_rng(0)
-    whole, inner = bootstrap(difference, seeds=True, rng=rng), bootstrap(difference, seeds=False, rng=rng)
-    each = ", ".join(f"{100 * x:+.1f}" for x in difference.mean(axis=1))
-    return (
-        f"{100 * difference.mean():+.1f} [{100 * whole[0]:+.1f}, {100 * whole[1]:+.1f}] | "
-        f"[{100 * inner[0]:+.1f}, {100 * inner[1]:+.1f}] | {each} | {sign_flip(difference.mean(axis=1)):.2f}"
-    )
+    difference = matrix(scores, arm, seeds, measure) - matrix(scores, other, seeds, measure)
+    whole, inner = interval(difference, seeds=True), interval(difference, seeds=False)
+    digits = DIGITS[measure]
+    each = ", ".join(f"{x:+.{digits}f}" for x in difference.mean(axis=1))
+    mean, *ends = (f"{x:+.{digits}f}" for x in (difference.mean(), *whole, *inner))
+    p = sign_flip_p(difference.mean(axis=1))
+    return f"{mean} [{ends[0]}, {ends[1]}] | [{ends[2]}, {ends[3]}] | {each} | {p:.2f}"
 
 
 def report(scores: Scores, steps: dict) -> str:
-    arms = [arm for arm in ARMS if any(a == arm for a, _, _ in scores)]
-    lines = ["Points of pass@k in percent; brackets are 95 % intervals. See README.md for what they cover.", ""]
-    lines += ["| arm | seeds | pass@1 | pass@16 | tokens, millions |", "|---|---|---|---|---|"]
+    arms = arms_of(scores)
+    lines = [
+        "pass@k in percent; `different`: different correct texts among the samples of a problem. Brackets are 95 % "
+        "intervals.",
+        "",
+        f"| arm | seeds | {' | '.join(MEASURES)} | tokens, millions |",
+        "|---" * (len(MEASURES) + 3) + "|",
+    ]
+    first = seeds_of(scores, BASELINE)[0]
+    start = [f"{matrix(scores, BASELINE, [first], m, 0).mean():.{DIGITS[m]}f}" for m in MEASURES]
+    lines.append(f"| before training | | {' | '.join(start)} | |")
     for arm in arms:
-        seeds = sorted({s for a, s, _ in scores if a == arm})
         cells = []
-        for k in KS:
-            values = matrix(scores, arm, seeds, k)
-            low, high = bootstrap(values, seeds=True, rng=np.random.default_rng(0))
-            cells.append(f"{100 * values.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]")
-        tokens = np.mean([max(steps[arm, s, "num_tokens"].values()) for s in seeds]) / 1e6
-        lines.append(f"| {arm} | {len(seeds)} | {' | '.join(cells)} | {tokens:.2f} |")
-    start = [matrix(scores, BASELINE, [s], k, 0).mean() for k in KS for s in [first_seed(scores)]]
-    lines += ["", f"Before training: pass@1 {100 * start[0]:.1f}, pass@16 {100 * start[1]:.1f}.", ""]
-    for k in KS:
-        lines += [f"Differences in pass@{k}:", ""]
+        for measure in MEASURES:
+            values = matrix(scores, arm, seeds_of(scores, arm), measure)
+            low, high = interval(values, seeds=True)
+            cells.append("{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(values.mean(), low, high, d=DIGITS[measure]))
+        tokens = np.mean([max(steps[arm, s, "num_tokens"].values()) for s in seeds_of(scores, arm)]) / 1e6
+        lines.append(f"| {arm} | {len(seeds_of(scores, arm))} | {' | '.join(cells)} | {tokens:.2f} |")
+    lines.append("")
+    for measure in MEASURES:
+        lines += [f"Differences in {measure}:", ""]
         lines += [
             "| comparison | mean, over seeds and problems | over problems only | each seed | p |",
             "|---|---|---|---|---|",
         ]
         wanted = [(arm, BASELINE) for arm in arms] + [pair for pair in PAIRS if pair[1] != BASELINE]
+        wanted += [(arm, base) for arm in arms if "+" in arm for base in (arm.partition("+")[0], "P6")]
         for arm, other in wanted:
-            cell = compared(scores, arm, other, k) if {arm, other} <= set(arms) else None
+            cell = compared(scores, arm, other, measure) if {arm, other} <= set(arms) else None
             if cell:
                 lines.append(f"| {arm} - {other} | {cell} |")
-        lines.append("")
+        lines += ["", spread(scores, arms, measure), ""]
     lines += diagnostics(arms, scores, steps)
     return "\n".join(lines) + "\n"
 
 
-def first_seed(scores: Scores) -> int:
-    return min(seed for arm, seed, _ in scores if arm == BASELINE)
+def spread(scores: Scores, arms: list[str], measure: str) -> str:
+    """How far differences to the baseline vary from seed to seed, and what could be seen through that."""
+    seeds = sorted(set.intersection(*({*seeds_of(scores, arm)} for arm in arms)))
+    if len(seeds) < 2:
+        return "One seed: nothing is known about the spread between seeds."
+    base = matrix(scores, BASELINE, seeds, measure).mean(axis=1)
+    differences = [matrix(scores, arm, seeds, measure).mean(axis=1) - base for arm in arms if arm != BASELINE]
+    std = float(np.sqrt(np.mean([d.var(ddof=1) for d in differences])))
+    digits = DIGITS[measure]
+    halves = ", ".join(f"{std * T_95[n] / np.sqrt(n):.{digits}f} with {n} seeds" for n in T_95)
+    own = base.std(ddof=1)
+    return (
+        f"Between seeds, {BASELINE} varies by {own:.{digits}f} (sd), a difference to it by {std:.{digits}f} (pooled "
+        f"over arms). Half of a 95 % t interval of a mean difference: {halves}."
+    )
 
 
 def diagnostics(arms: list[str], scores: Scores, steps: dict) -> list[str]:
@@ -199,7 +246,7 @@ def diagnostics(arms: list[str], scores: Scores, steps: dict) -> list[str]:
     for name in shown:
         cells = []
         for arm in arms:
-            seeds = sorted({s for a, s, _ in scores if a == arm})
+            seeds = seeds_of(scores, arm)
             series = [steps[arm, seed, name] for seed in seeds if steps[arm, seed, name]]
             if name.startswith("exploration/transfer"):
                 pairs = [
@@ -217,11 +264,16 @@ def diagnostics(arms: list[str], scores: Scores, steps: dict) -> list[str]:
         lines.append(f"| {name.removeprefix('exploration/')} | {' | '.join(cells)} |")
     lines.append(f"| share of step time | {' | '.join(explore_share(arm, scores, steps) for arm in arms)} |")
     early = {
-        name: np.mean([v for s in {s for a, s, _ in scores if a == BASELINE}
-                       for step, v in steps[BASELINE, s, name].items() if 0 < step <= 10])
+        name: np.mean(
+            [v for s in seeds_of(scores, BASELINE) for step, v in steps[BASELINE, s, name].items() if step <= 10]
+        )
         for name in ("groups/frac_all_wrong", "groups/frac_all_correct")
-    }  # fmt: skip
+    }
     wrong, right = early.values()
+    checks = [
+        value for (_, _, name), series in steps.items() if name == "exploration/gt_check" for value in series.values()
+    ]
+    lines += ["", f"gt_check is {min(checks):.3f} or more in all {len(checks)} steps of all runs."]
     lines += ["", f"First ten steps of {BASELINE}: {wrong:.0%} of the groups all wrong, {right:.0%} all correct.", ""]
     return lines
 
@@ -230,28 +282,35 @@ def explore_share(arm: str, scores: Scores, steps: dict) -> str:
     """Time in exploration over that of the step, without the first step, which compiles."""
     totals = [
         [sum(v for step, v in steps[arm, seed, name].items() if step > 1) for name in ("timing_s/explore", "step_time")]
-        for seed in sorted({s for a, s, _ in scores if a == arm})
+        for seed in seeds_of(scores, arm)
     ]
     explore, whole = np.sum(totals, axis=0)
     return f"{explore / whole:.2%}"
 
 
 def draw(scores: Scores) -> None:
-    """pass@1 and pass@16 by step, mean over seeds; at most five arms a chart."""
-    arms = [arm for arm in ARMS if any(a == arm for a, _, _ in scores)]
-    others = [arm for arm in arms if arm != BASELINE]
+    """Measures by step, mean over seeds: arms of novelty, arms of prefixes, each beside F and the baseline."""
+    arms = [arm for arm in arms_of(scores) if arm not in ("F", BASELINE)]
+    rows = ([arm for arm in arms if arm[0] != "P"], [arm for arm in arms if arm[0] == "P"])
     charts = []
-    for start in range(0, max(len(others), 1), 4):
-        for k in KS:
-            series = []
-            for color, arm in enumerate([*others[start : start + 4], BASELINE]):
-                seeds = sorted({s for a, s, _ in scores if a == arm})
-                at = sorted(set.intersection(*({x for a, s, x in scores if (a, s) == (arm, seed)} for seed in seeds)))
-                means = [float(matrix(scores, arm, seeds, k, step).mean()) for step in at]
-                series.append(Series(arm, [float(x) for x in at], means, 4 if arm == BASELINE else color, points=True))
-            chart = line_chart(series, description=f"pass@{k}", unit="share", from_zero=False, width=400, height=216)
-            charts.append((f"Held-out pass@{k}", chart))
-    save(HERE / "results.svg", charts)
+    for row in rows:
+        for start in range(0, len(row), 3):
+            shown = [*row[start : start + 3], "F", BASELINE]
+            charts += [(TITLES[measure], curves(scores, shown, measure)) for measure in MEASURES]
+    save(HERE / "results.svg", charts, columns=len(MEASURES))
+
+
+def curves(scores: Scores, arms: list[str], measure: str) -> str:
+    """A chart of at most five arms; F and the baseline keep their colours."""
+    series = []
+    for place, arm in enumerate(arm for arm in arms if seeds_of(scores, arm)):
+        seeds = seeds_of(scores, arm)
+        at = sorted(set.intersection(*({x for a, s, x in scores if (a, s) == (arm, seed)} for seed in seeds)))
+        means = [float(matrix(scores, arm, seeds, measure, step).mean()) for step in at]
+        color = {"F": 3, BASELINE: 4}.get(arm, place)
+        series.append(Series(arm, [float(x) for x in at], means, color, points=True))
+    unit = "texts" if measure == "different" else "percent"
+    return line_chart(series, description=TITLES[measure], unit=unit, from_zero=False, width=400, height=216)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
     nohup python benchmarks/exploration/run.py --arms G0 N1 N2 L1 P1 P3 P6 F --seeds 0 1 2 > runs/evidence.log 2>&1 &
     python benchmarks/exploration/run.py --status --arms ... --seeds ...
+    python benchmarks/exploration/run.py train.max_steps=100 --arms ... --seeds ...
 
 A run is ``OUT/ARM_seedS``; a finished one is left alone, one that was interrupted continues from its last checkpoint,
 one that another process works on is skipped. Seeds come before arms, so that the arms of a seed, which are compared
-with each other, are finished together. Further ``key.sub=value`` arguments go to every run.
+with each other, are finished together. ``key.sub=value`` arguments, before the others, go to every run.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from extra_jax.config.explore_presets import ARMS
 from extra_jax.telemetry.metrics import read_metrics
 
 HERE = Path(__file__).parent
-CONFIG = HERE.parents[1] / "configs" / "exploration.yaml"
+CONFIG = HERE / "evidence.yaml"
 
 
 def main() -> None:
@@ -28,13 +29,14 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", required=True, choices=list(ARMS), help="control arms, see explore.arm")
     parser.add_argument("--seeds", nargs="+", type=int, required=True, help="the same for every arm")
     parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--label", help="names a variant by what it overrides: OUT/ARM+LABEL_seedS")
     parser.add_argument("--out", type=Path, default=Path("runs/exploration"))
     parser.add_argument("--status", action="store_true", help="only say how far each run is")
     parser.add_argument("overrides", nargs="*", help="key.sub=value for every run")
     args = parser.parse_args()
     for seed in args.seeds:
         for arm in args.arms:
-            run_dir = args.out / f"{arm}_seed{seed}"
+            run_dir = args.out / f"{arm}{f'+{args.label}' if args.label else ''}_seed{seed}"
             overrides = [f"run.dir={run_dir}", f"run.seed={seed}", f"explore.arm={arm}"]
             overrides += ["explore.preset=null", *args.overrides]  # an arm brings its own preset
             if arm == "B1":

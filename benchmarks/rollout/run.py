@@ -49,7 +49,7 @@ def our_config() -> object:
     return Qwen3Config(VOCAB, D, F, LAYERS, HEADS, KV_HEADS, head_dim=HEAD)
 
 
-def engine(folder: Path, slots: int, chunk: int, report: Callable[[dict], None]) -> Measure:
+def engine(folder: Path, slots: int, chunk: int, room: int, report: Callable[[dict], None]) -> Measure:
     import jax
     from flax import nnx
 
@@ -71,7 +71,7 @@ def engine(folder: Path, slots: int, chunk: int, report: Callable[[dict], None])
         params=SamplingParams(max_completion_length=CAP),
         stop_ids=STOP_IDS,
         seed=0,
-        max_prompt_length=PROMPT,
+        max_prompt_length=room * (PROMPT + CAP) - CAP,
         slots=slots,
         chunk=chunk,
         dtype="float32",
@@ -231,7 +231,7 @@ def serve(args: argparse.Namespace) -> None:
     """One system in a process of its own: a line with a seed in, a line with numbers out."""
     told: dict = {}
     if args.system == "engine":
-        measure = engine(args.weights, args.slots, args.chunk, told.update)
+        measure = engine(args.weights, args.slots, args.chunk, args.room, told.update)
     else:
         measure = {"hf": hf, "tunix": tunix}[args.system](args.weights, told.update)
     if args.system == "engine":
@@ -249,6 +249,7 @@ def main() -> None:
     parser.add_argument("systems", nargs="*", default=["engine"], help="engine, hf, tunix")
     parser.add_argument("--slots", type=int, default=64)
     parser.add_argument("--chunk", type=int, default=8)
+    parser.add_argument("--room", type=int, default=1, help="longest sequence that is allowed for, in units of ours")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds, after one that warms up")
     parser.add_argument(
         "--weights", type=Path, default=Path("/tmp/rollout-benchmark"), help="folder, made when missing"
@@ -263,7 +264,7 @@ def main() -> None:
     processes = {
         system: subprocess.Popen(
             [sys.executable, __file__, "--system", system, "--weights", args.weights, "--slots", str(args.slots),
-             "--chunk", str(args.chunk), "--rounds", str(args.rounds)],
+             "--chunk", str(args.chunk), "--room", str(args.room), "--rounds", str(args.rounds)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for system in args.systems

@@ -99,12 +99,16 @@ class NoveltyConfig(Section):
         description="`std_matched`: divide by the running within-group deviation, so that alpha is the bonus's own. "
         "[b.2 scaling]",
     )
+    # b.2 recommends 0.1 with cap_ratio 3, too little to be seen beside the advantage: benchmarks/exploration
     alpha: float = Field(
-        0.1, ge=0, description="Strength, in units of advantage (std_matched) or of distance. [b.2 alpha]"
+        0.5, ge=0, description="Strength, in units of advantage (std_matched) or of distance. [b.2 alpha]"
     )
     cap: float | None = Field(3.0, gt=0, description="Largest bonus in multiples of alpha. [b.2 cap]")
     cap_ratio: float | None = Field(
-        3.0, gt=0, description="In mixed groups the bonus is at most |advantage| over this. [b.2 cap]"
+        1.5,
+        gt=0,
+        description="In mixed groups the bonus is at most |advantage| over this, whose sign it cannot turn from 1 on. "
+        "[b.2 cap]",
     )
     floor_correct: bool = Field(False, description="No correct completion ends below advantage 0. [b.2-3]")
     schedule: Literal["const", "linear", "cosine"] = Field(
@@ -134,9 +138,8 @@ class PrefixConfig(Section):
         description="Hard by this visit's solutions, by the pass rate of all visits, or by failures in a row. "
         "[b.3 hard rule]",
     )
-    hard_max_correct: int = Field(
-        0, ge=0, description="hard_rule=count: at most so many correct (release: 1). [b.3 hard rule]"
-    )
+    # not 0, as b.3 recommends: then nothing is ever correct that `source=prefer_correct` could prefer
+    hard_max_correct: int = Field(1, ge=0, description="hard_rule=count: at most so many correct. [b.3 hard rule]")
     hard_pass_rate: float = Field(
         0.1, gt=0, lt=1, description="hard_rule=posterior: mean of Beta(1/2, 1/2) below. [b.3 hard rule]"
     )
@@ -149,9 +152,10 @@ class PrefixConfig(Section):
     warmup_steps: int | None = Field(
         None, ge=0, description="No prefix before; default: a tenth of max_steps. [b.3 warm-up]"
     )
-    source: Literal["prefer_correct", "min_mte", "max_mte", "random"] = Field(
+    source: Literal["prefer_correct", "correct", "min_mte", "max_mte", "random"] = Field(
         "prefer_correct",
-        description="Which completion is cut: lowest mean token entropy, correct ones first. [b.3 source]",
+        description="Which completion is cut: lowest mean token entropy, correct ones first; `correct`: none where no "
+        "completion is. [b.3 source]",
     )
     cut: Literal["contains_newline", "double_newline", "exact_ids", "every"] = Field(
         "contains_newline",
@@ -273,6 +277,10 @@ class ExploreConfig(Section):
             )
         if prefix.ground_truth == "displaced" and not replica:
             raise ValueError("prefix.ground_truth=displaced exists only in preset release_replica_with_bugs")
+        if prefix.source == "correct" and prefix.hard_rule == "count" and prefix.hard_max_correct == 0:
+            raise ValueError(
+                "prefix.source=correct finds nothing where hard_max_correct=0 allows no correct completion"
+            )
         if self.encoder.name == "policy_hidden" and prefix.enabled and prefix.smoothing == "embedding":
             raise ValueError(
                 "encoder policy_hidden has no vectors of prefixes: set explore.prefix.smoothing=prefix_overlap"

@@ -19,12 +19,12 @@ _RELEASE: Tree = {
         "min_history": "group",
         "centring": "none",
         "scaling": "raw",
+        "alpha": 0.1,
         "cap": None,
         "cap_ratio": None,
         "guided": "ignore",
     },
     "prefix": {
-        "hard_max_correct": 1,
         "max_truncated": None,
         "warmup_steps": 30,
         "source": "min_mte",

@@ -26,7 +26,7 @@ from extra_jax.explore.bonus import schedule_factor
 from extra_jax.explore.encoders import make_encoder, novelty_text
 from extra_jax.explore.exchange import check_lockstep, gather_lists
 from extra_jax.explore.hidden import HiddenEncoder
-from extra_jax.explore.injection import Slot, make_requests, next_slots
+from extra_jax.explore.injection import Slot, expired, make_requests, next_slots
 from extra_jax.explore.lexical import ngram_codes
 from extra_jax.explore.novelty import Layout, Measured, Paid, Rows, layout, measure, pay, remember
 from extra_jax.explore.proposals import Decisions, Group, enqueue, is_hard, propose, visit
@@ -88,7 +88,7 @@ class Explorer:
         if self.settings.active and self._encoder is None:
             rows = config.train.micro_batch_rows
             self._hidden = HiddenEncoder(graphdef, mesh, rows_per_shard=rows, dtype=config.model.dtype)
-        self._encoding_s = 0.0
+        self._encoding_s, self._expired = 0.0, 0
 
     def inject(self, next_batch: Callable[[], list[Problem]], step: int) -> list[Slot]:
         """This process's slots of a step.
@@ -101,6 +101,7 @@ class Explorer:
         if not self.settings.active:
             problems = next_batch()
             return [Slot(problems[i], problems[i]) for i in self._share(len(problems))]
+        self._expired = sum(expired(entry, self.settings.prefix, step) for entry in self.state.queue)
         self.slots = next_slots(
             self.state,
             self.problems,
@@ -169,7 +170,7 @@ class Explorer:
         keys = [uid if ok else None for uid, ok in zip(uids, kept, strict=True)]
         remember(rows, keys, self.state, novelty, group=self.group, step=step)
         self.metrics |= self._regenerate(rows, rollouts, correct, step)
-        self.metrics |= measures.state_metrics(self.state, self.slots, total[guided], step)
+        self.metrics |= measures.state_metrics(self.state, self.slots, total[guided], self._expired, step)
         self.metrics["exploration/encoder_s"] = self._encoding_s
         self.metrics["exploration/truncated_texts"] = float(getattr(self._encoder, "truncated", 0))
         mine = slice(self.first * self.group, (self.first + self.share) * self.group)

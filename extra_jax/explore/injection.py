@@ -100,8 +100,7 @@ def draw(state: ExplorationState, config: PrefixConfig, count: int, seed: int, s
 
     A random draw gives each entry a number of its own, so that it does not depend on the order of the queue.
     """
-    if config.queue_max_age is not None:
-        state.queue = [entry for entry in state.queue if step - entry.born <= config.queue_max_age]
+    state.queue = [entry for entry in state.queue if not expired(entry, config, step)]
     order = list(range(len(state.queue)))
     if config.queue_order == "random":
         keys = [keyed_uniform("draw", seed, step, e.uid, e.born, e.prefix.rollout_id) for e in state.queue]
@@ -114,6 +113,11 @@ def draw(state: ExplorationState, config: PrefixConfig, count: int, seed: int, s
         prompt.waiting = "drawn"
         prompt.injected += 1
     return entries
+
+
+def expired(entry: Guided, config: PrefixConfig, step: int) -> bool:
+    """Whether an entry has waited longer than ``queue_max_age``."""
+    return config.queue_max_age is not None and step - entry.born > config.queue_max_age
 
 
 def make_requests(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from extra_jax.config import NoveltyConfig, PrefixConfig
+from extra_jax.explore.diversity import diversity_metrics
 from extra_jax.explore.injection import Slot
 from extra_jax.explore.keyed import keyed_rng
 from extra_jax.explore.novelty import Layout, Measured, Paid, Rows
@@ -48,6 +49,12 @@ def group_metrics(rows: Rows, slots: Sequence[Slot]) -> dict[str, float]:
         for name, wanted in (("leak", True), ("no_leak", False)):
             chosen = [r for r, s in zip(rate, slots, strict=True) if s.guided and s.guided.prefix.leak == wanted]
             found[f"guided_pass_rate_{name}"] = _mean(chosen)
+        for name, wanted in (("source_correct", True), ("source_wrong", False)):
+            chosen = rate[[s.guided is not None and s.guided.prefix.correct == wanted for s in slots]]
+            found[f"guided_pass_rate_{name}"] = _mean(chosen)
+            found[f"guided_frac_mixed_{name}"] = _mean((chosen > 0.0) & (chosen < 1.0))
+    if rows.codes:
+        found |= diversity_metrics(rows.codes, rows.correct.reshape(len(slots), -1), ~guided)
     return _named(found)
 
 
@@ -183,15 +190,16 @@ def prefix_metrics(
 
 
 def state_metrics(
-    state: ExplorationState, slots: Sequence[Slot], guided_advantages: np.ndarray, step: int
+    state: ExplorationState, slots: Sequence[Slot], guided_advantages: np.ndarray, expired: int, step: int
 ) -> dict[str, float]:
-    """The queue and the memory after a step."""
+    """The queue and the memory after a step in which ``expired`` prompts had waited too long."""
     ages = [step - entry.born for entry in state.queue]
     used = [step - slot.guided.born for slot in slots if slot.guided is not None]
     injected = np.sort([prompt.injected for prompt in state.prompts.values() if prompt.injected])
     found = {
         "guided_queue_size": len(state.queue),
         "guided_injected": len(used),
+        "queue_expired": expired,
         "guided_age": _mean(used),
         "guided_advantage_abs": _mean(np.abs(guided_advantages)),
         "queue_age_median": float(np.median(ages)) if ages else float("nan"),
@@ -208,7 +216,8 @@ def lineage(
 ) -> dict[str, list[Any]]:
     """Where each completion of this process comes from and what novelty made of it; ``None`` where nothing is.
 
-    ``parent`` and ``nearest`` are ``step:rollout_id``; ``novelty`` is the real distance, ``novelty_used`` the arm's.
+    ``parent`` and ``nearest`` are ``step:rollout_id`` of another record (whose steps count from 1); ``novelty`` is the
+    real distance, ``novelty_used`` the arm's.
     """
     total = len(rows.slot)
     seen = where.collect(where.present, total)[mine]
@@ -224,7 +233,7 @@ def lineage(
         ]
 
     return {
-        "parent": guided(lambda e: f"{e.prefix.step}:{e.prefix.rollout_id}"),
+        "parent": guided(lambda e: f"{e.prefix.step + 1}:{e.prefix.rollout_id}"),
         "prefix_ids": guided(lambda e: e.prefix.tokens.tolist()),
         "prefix_fraction": guided(lambda e: round(e.prefix.fraction, 4)),
         "prefix_score": guided(lambda e: round(e.prefix.score, 6)),
@@ -233,7 +242,9 @@ def lineage(
         "prefix_leak": guided(lambda e: e.prefix.leak),
         "novelty": numbers(measured.real.values),
         "novelty_used": numbers(measured.used.values),
-        "nearest": [f"{a}:{b}" if a >= 0 and ok else None for (a, b), ok in zip(nearest.tolist(), seen, strict=True)],
+        "nearest": [
+            f"{a + 1}:{b}" if a >= 0 and ok else None for (a, b), ok in zip(nearest.tolist(), seen, strict=True)
+        ],
         "bonus": numbers(paid.bonus.values),
         "bonus_real": numbers(paid.shadow.values),
         "advantage_task": [round(float(x), 6) for x in task[mine]],

@@ -67,10 +67,10 @@ def prefix_scores(entropies: np.ndarray, cuts: Sequence[int], config: PrefixConf
 def source_rollout(
     entropies: np.ndarray,
     correct: np.ndarray,
-    how: Literal["prefer_correct", "min_mte", "max_mte", "random"],
+    how: Literal["prefer_correct", "correct", "min_mte", "max_mte", "random"],
     rng: np.random.Generator,
-) -> int:
-    """Which attempt of a hard prompt is cut.
+) -> int | None:
+    """Which attempt of a hard prompt is cut; ``None`` where ``how=correct`` finds none.
 
     Args:
         entropies: ``[G]`` mean token entropy of each whole attempt.
@@ -82,7 +82,9 @@ def source_rollout(
         return int(rng.integers(len(entropies)))
     if how == "max_mte":
         return int(np.argmax(entropies))
-    if how == "prefer_correct" and correct.any():
+    if how == "correct" and not correct.any():
+        return None
+    if how in ("prefer_correct", "correct") and correct.any():
         entropies = np.where(correct, entropies, np.inf)
     return int(np.argmin(entropies))
 

@@ -34,7 +34,7 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Proposal:
-    """The prefixes that one hard prompt of this step offers; none where no cut was found.
+    """The prefixes that one hard prompt of this step offers; none where no cut, or nothing to cut, was found.
 
     Attributes:
         slot: index in the whole step.
@@ -128,7 +128,11 @@ def propose(
     for index, slot in slots.items():
         rows = np.flatnonzero(rollouts.prompt_index == index - first)
         rng = keyed_rng("source", seed, step, memory_key(slot, config))
-        row = int(rows[source_rollout(means[rows], correct[rows], config.source, rng)])
+        source = source_rollout(means[rows], correct[rows], config.source, rng)
+        if source is None:
+            proposals.append(Proposal(index, []))
+            continue
+        row = int(rows[source])
         prefixes = _prefixes_of(row, slot, rollouts, bool(correct[row]), table, tokenizer, config, room(slot), step)
         proposals.append(Proposal(index, prefixes))
         texts += [tokenizer.decode(prefix.tokens[len(slot.prefix_ids) :].tolist()) for prefix in prefixes]

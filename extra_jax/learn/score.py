@@ -1,9 +1,11 @@
 """Log-probability and entropy of the tokens in the loss, without ever holding ``[B, T, V]``."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
 
 from extra_jax.learn.batch import TokenBatch
 from extra_jax.model.qwen3 import Qwen3, head_logits
@@ -43,10 +45,9 @@ def token_logprobs(
     shards = 1 if mesh.empty else batch_ways(mesh)
     positions = rows // shards * length
     chunk = chunk_length(positions, model.config.vocab_size)
-    # Where the vocabulary divides, each shard of a replica projects the positions of all onto its part of it: then
-    # positions travel and not the head, and the gradient of the head is whole where it is made.
-    wide = divides(mesh, model.config.vocab_size, "wide_vocab")
-    replicas = mesh.shape["data"] if wide and not mesh.empty else shards
+    ways = 1 if mesh.empty else mesh.shape["data"]
+    wide = positions_travel(mesh, rows // ways * length, model.config.vocab_size)
+    replicas = ways if wide else shards
     rows_axis, vocab_axis = ("replica", "wide_vocab") if wide else ("batch", "vocab")
 
     @jax.custom_vjp
@@ -62,7 +63,9 @@ def token_logprobs(
 
     def score(head: jax.Array, hidden: jax.Array, targets: jax.Array) -> Scores:
         """``hidden [S, c, D]``, ``targets [S, c]`` -> scores ``[S, c]``."""
-        logits = constrain(head_logits(model.config, together(hidden), head), rows_axis, None, vocab_axis)
+        project = partial(head_logits, model.config)
+        logits = project(together(hidden), head) if wide else jax.vmap(project)(hidden, head)
+        logits = constrain(logits, rows_axis, None, vocab_axis)
         scaled = logits / (temperature or 1.0)
         below = scaled - jax.lax.stop_gradient(jnp.max(scaled, axis=-1, keepdims=True))
         here = jnp.arange(logits.shape[-1]) == targets.reshape(replicas, -1)[..., None]  # no gather over a split axis
@@ -71,7 +74,16 @@ def token_logprobs(
         return tuple(constrain(x.reshape(targets.shape), "batch", None) for x in (logprobs, entropies))
 
     def place(head: jax.Array) -> jax.Array:
-        return constrain(head, *((vocab_axis, None) if model.config.tie_word_embeddings else (None, vocab_axis)))
+        """As the chunks use it: split over the shards, or a copy for each of them, ``[S, ...]``."""
+        axes = (vocab_axis, None) if model.config.tie_word_embeddings else (None, vocab_axis)
+        return (
+            constrain(head, *axes) if wide else constrain(jnp.broadcast_to(head, (shards, *head.shape)), "batch", *axes)
+        )
+
+    def collect(gradient: jax.Array) -> jax.Array:
+        """Of the stored head from what ``place`` gave: each shard adds up its own before they are added up."""
+        axes = ("vocab", "embed") if model.config.tie_word_embeddings else ("embed", "vocab")
+        return gradient if wide else constrain(jnp.sum(gradient, axis=0), *axes)
 
     def by_shard(x: jax.Array) -> jax.Array:
         return constrain(x.reshape(shards, -1, *x.shape[2:]), "batch", *[None] * (x.ndim - 1))
@@ -83,7 +95,7 @@ def token_logprobs(
     targets = jnp.take_along_axis(by_shard(jnp.roll(batch.tokens, -1, axis=1)), order, axis=1)
     front = _permute(by_shard(hidden), order, back)
     padding = -positions % chunk
-    told = _chunked(score, place, chunk, dtype)(
+    told = _chunked(score, place, collect, chunk, dtype)(
         model.head,
         jnp.pad(front, ((0, 0), (0, padding), (0, 0))),
         jnp.pad(targets, ((0, 0), (0, padding))),
@@ -97,9 +109,20 @@ def token_logprobs(
     return align(told[0]), align(told[1])
 
 
+def positions_travel(mesh: Mesh | AbstractMesh, positions: int, vocab_size: int) -> bool:
+    """Whether each shard of a replica projects the positions of all of them onto its part of the vocabulary.
+
+    Then positions travel and not the head, and the gradient of the head is whole where it is made. On more chips the
+    head is the smaller of the two, and its size does not grow with them.
+    """
+    few = mesh.empty or batch_ways(mesh) == 1 or positions <= vocab_size
+    return few and divides(mesh, vocab_size, "wide_vocab")
+
+
 def _chunked(
     score: Callable[[jax.Array, jax.Array, jax.Array], Scores],
     place: Callable[[jax.Array], jax.Array],
+    collect: Callable[[jax.Array], jax.Array],
     chunk: int,
     dtype: str,
 ) -> Callable[[jax.Array, jax.Array, jax.Array, jax.Array], Scores]:
@@ -141,7 +164,7 @@ def _chunked(
 
         blank = place(jnp.zeros(head.shape, jnp.float32)), jnp.zeros_like(hidden)
         of_head, of_hidden = jax.lax.fori_loop(0, count, step, blank)
-        return of_head.astype(head.dtype), of_hidden, None, None
+        return collect(of_head).astype(head.dtype), of_hidden, None, None
 
     project.defvjp(forward, backward)
     return project

@@ -38,7 +38,8 @@ class Past(NamedTuple):
     The axis orders are those in which the two matmuls of attention read memory without transposing it.
 
     Attributes:
-        k: ``[B, K, H, C]``.
+        k: ``[B, K, C/P*H, P]``: pages ``[H, P]`` of ``P`` positions, one below the other. Matmuls on a CPU read strips
+            of columns, which lie close together in memory only where rows are short.
         v: ``[B, K, C, H]``.
         valid: ``[B, C]`` bool; 1 marks a slot that holds a token of the row.
     """
@@ -63,7 +64,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
     """
     batch, length, heads, head_dim = q.shape
     kv_heads = k.shape[2]
-    if not past and _platform() == "tpu" and splash.supports(length, head_dim):
+    if not past and platform() == "tpu" and splash.supports(length, head_dim):
         return splash.causal_attention(q, k, v, mask.segments)
     group = heads // kv_heads
     # Plain matmuls [B, K, rows, H] x [B, K, H, keys]: XLA:CPU runs any other order of axes five to ten times slower.
@@ -73,8 +74,10 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
     parts = [own, *(part._replace(valid=part.valid[:, None]) for part in past)]
 
     def scores_of(part: Past) -> jax.Array:
-        scores = _matmul(q.astype(part.k.dtype), part.k) * head_dim**-0.5
-        scores = scores.reshape(batch, kv_heads, length, group, -1)
+        pages = part.k.reshape(batch, kv_heads, -1, head_dim, part.k.shape[-1])
+        queries = jnp.broadcast_to(q.astype(pages.dtype)[:, :, None], (*pages.shape[:3], *q.shape[2:]))
+        scores = jnp.einsum("bkcmh,bkchp->bkcmp", queries, pages, preferred_element_type=jnp.float32)
+        scores = scores.swapaxes(2, 3).reshape(batch, kv_heads, length, group, -1) * head_dim**-0.5
         scores = jnp.where(part.valid[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
         return scores.reshape(batch, kv_heads, length * group, -1)
 
@@ -87,7 +90,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
     return out.reshape(batch, length, heads, head_dim).astype(v.dtype)
 
 
-def _platform() -> str:
+def platform() -> str:
     """Of the mesh in scope, which may be one that is only compiled for."""
     mesh = jax.sharding.get_abstract_mesh()
     return jax.default_backend() if mesh.empty else mesh.abstract_device.platform

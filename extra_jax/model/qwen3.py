@@ -6,6 +6,7 @@ apart from head dim) and name their axes once, in ``axes``; layouts follow from 
 (``parallel/sharding.py``).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -63,15 +64,32 @@ class RMSNorm(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """``einsum`` with a named-axis weight and an optional bias."""
+    """Matmul with a named-axis weight and an optional bias.
 
-    def __init__(self, rngs: nnx.Rngs, equation: str, shape: tuple, axes: tuple, dtype: jnp.dtype, bias: int = 0):
-        self.equation = equation
+    Tokens are one axis of the matmul, and so are heads and head dim: with more axes XLA makes transposed copies of
+    weights and, for the gradient, of activations.
+
+    Args:
+        rngs: seeds of the random weight.
+        shape: of the weight: ``inputs`` axes of ``x``, then those of the result.
+        axes: names of the axes.
+        dtype: as stored.
+        inputs: number of axes that are summed over.
+        bias: whether there is one.
+    """
+
+    def __init__(
+        self, rngs: nnx.Rngs, shape: tuple, axes: tuple, dtype: jnp.dtype, inputs: int = 1, bias: bool = False
+    ):
+        self.inputs = inputs
         self.kernel = _matrix(rngs, shape, axes, dtype)
-        self.bias = _zeros(shape[-bias:], axes[-bias:], dtype) if bias else None
+        self.bias = _zeros(shape[inputs:], axes[inputs:], dtype) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype))
+        kernel = self.kernel[...].astype(x.dtype)
+        size = math.prod(kernel.shape[: self.inputs])
+        y = x.reshape(-1, size) @ kernel.reshape(size, -1)
+        y = y.reshape(*x.shape[: -self.inputs], *kernel.shape[self.inputs :])
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
@@ -81,10 +99,10 @@ class Attention(nnx.Module):
     def __init__(self, config: Qwen3Config, rngs: nnx.Rngs, dtype: jnp.dtype):
         d, n, k, h = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
         bias = config.attention_bias
-        self.q_proj = Linear(rngs, "btd,dnh->btnh", (d, n, h), ("embed", "heads", None), dtype, bias=2 * bias)
-        self.k_proj = Linear(rngs, "btd,dkh->btkh", (d, k, h), ("embed", "kv_heads", None), dtype, bias=2 * bias)
-        self.v_proj = Linear(rngs, "btd,dkh->btkh", (d, k, h), ("embed", "kv_heads", None), dtype, bias=2 * bias)
-        self.o_proj = Linear(rngs, "btnh,nhd->btd", (n, h, d), ("heads", None, "embed"), dtype, bias=bias)
+        self.q_proj = Linear(rngs, (d, n, h), ("embed", "heads", None), dtype, bias=bias)
+        self.k_proj = Linear(rngs, (d, k, h), ("embed", "kv_heads", None), dtype, bias=bias)
+        self.v_proj = Linear(rngs, (d, k, h), ("embed", "kv_heads", None), dtype, bias=bias)
+        self.o_proj = Linear(rngs, (n, h, d), ("heads", None, "embed"), dtype, inputs=2, bias=bias)
         self.q_norm = RMSNorm(h, config.rms_norm_eps, dtype)
         self.k_norm = RMSNorm(h, config.rms_norm_eps, dtype)
 
@@ -100,9 +118,9 @@ class MLP(nnx.Module):
 
     def __init__(self, config: Qwen3Config, rngs: nnx.Rngs, dtype: jnp.dtype):
         d, f = config.hidden_size, config.intermediate_size
-        self.gate_proj = Linear(rngs, "btd,df->btf", (d, f), ("embed", "mlp"), dtype)
-        self.up_proj = Linear(rngs, "btd,df->btf", (d, f), ("embed", "mlp"), dtype)
-        self.down_proj = Linear(rngs, "btf,fd->btd", (f, d), ("mlp", "embed"), dtype)
+        self.gate_proj = Linear(rngs, (d, f), ("embed", "mlp"), dtype)
+        self.up_proj = Linear(rngs, (d, f), ("embed", "mlp"), dtype)
+        self.down_proj = Linear(rngs, (f, d), ("mlp", "embed"), dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
@@ -228,8 +246,10 @@ class Qwen3(nnx.Module):
 
 def head_logits(config: Qwen3Config, hidden: jax.Array, head: jax.Array) -> jax.Array:
     """Hidden states ``[..., D]`` -> f32 logits ``[..., V]``; the matmul accumulates in f32."""
-    equation = "...d,vd->...v" if config.tie_word_embeddings else "...d,dv->...v"
-    return jnp.einsum(equation, hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    equation = "td,vd->tv" if config.tie_word_embeddings else "td,dv->tv"
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    logits = jnp.einsum(equation, flat, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    return logits.reshape(*hidden.shape[:-1], -1)
 
 
 def _rope(positions: jax.Array, head_dim: int, theta: float) -> jax.Array:

@@ -57,7 +57,8 @@ def sampler_programs(
         scan=scan,
     )
     capacity = config.max_sequence_length + settings.chunk
-    shapes = jax.eval_shape(lambda: cache.empty_slots(shape, slots, capacity, settings.dtype, scan))
+    with jax.set_mesh(mesh):  # the size of a page depends on what it runs on
+        shapes = jax.eval_shape(lambda: cache.empty_slots(shape, slots, capacity, settings.dtype, scan))
 
     def layout(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         if leaf.ndim < 4:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from extra_jax.model.qwen3 import Cache, KeysValues, Qwen3
 from extra_jax.parallel.sharding import constrain
-from extra_jax.rollout.cache import Slots, append, map_kv, shard_cache
+from extra_jax.rollout.cache import Slots, append, shard_cache
 from extra_jax.rollout.sampling import Draw, row_keys, sample
 from extra_jax.rollout.types import SamplingParams
 
@@ -84,7 +84,7 @@ def decode_chunk(
     stops = jnp.asarray(stop_ids, jnp.int32)
     rows, start = slots.token.shape[0], slots.position
     cached = Cache(slots.kv, jnp.arange(slots.capacity)[None] < start[:, None])
-    recent = map_kv(lambda x, axis: _room(x, length, axis), slots.kv)
+    recent = _room(slots.kv, length)
     zeros = jnp.zeros((rows, length), jnp.float32)
     blank = Chunk(
         Draw(zeros.astype(jnp.int32), zeros, zeros, zeros, zeros),
@@ -132,11 +132,15 @@ def _reset(slots: Slots, resets: Resets) -> Slots:
     )
 
 
-def _room(x: jax.Array, length: int, axis: int) -> jax.Array:
-    """Zeros like the cache ``x`` with ``length`` positions."""
-    shape = list(x.shape)
-    shape[axis] = length
-    return shard_cache(jnp.zeros(shape, x.dtype))
+def _room(kv: KeysValues, length: int) -> KeysValues:
+    """Zeros like the cache with ``length`` positions, in one page."""
+
+    def zeros(x: jax.Array, *shape: int) -> jax.Array:
+        return shard_cache(jnp.zeros((*x.shape[:-2], *shape), x.dtype))
+
+    size = jax.tree.leaves(kv.v)[0].shape[-1]
+    k = jax.tree.map(lambda x: zeros(x, size, length), kv.k)
+    return KeysValues(k, jax.tree.map(lambda x: zeros(x, length, size), kv.v))
 
 
 def _remember(recent: KeysValues, new: KeysValues, index: jax.Array) -> KeysValues:

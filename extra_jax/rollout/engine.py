@@ -135,10 +135,12 @@ class Sampler:
                 )
 
     def capacity_for(self, length: int) -> int:
-        """Positions a row gets for ``length`` tokens: powers of two, at most what a row can ever need."""
+        """Positions a row gets for ``length`` tokens: 1, 2, 3, 4, 6, 8, 12 ... times the shortest, at most what a row
+        can ever need."""
         size = _SHORTEST
         while size < length:
-            size *= 2
+            halfway = size // 2 * 3
+            size = halfway if length <= halfway and size > _SHORTEST else 2 * size
         return min(size, self.longest + self.chunk)
 
     def rows_for(self, samples: int) -> int:

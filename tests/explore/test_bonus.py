@@ -175,7 +175,8 @@ def test_std_matched_makes_alpha_the_deviation_of_the_bonus_but_keeps_even_group
     found = Distances(0.4 + spread * rng.normal(size=(200, 6)), np.zeros((200, 6), int))
     gate = np.ones((200, 6), bool)
     scales = Scales().updated(found.values, gate, 0.9)
-    made = bonus(found, gate, novelty(), past=Scales(), strength=strength(novelty(), scales))
+    settings = novelty(alpha=0.1)
+    made = bonus(found, gate, settings, past=Scales(), strength=strength(settings, scales))
     unbiased = made.values * np.sqrt(5 / 6)  # loo_correct stretches by k / (k - 1), a mean over k shrinks
     assert unbiased.std() == pytest.approx(0.1, rel=0.02)
     assert made.values[100:].std() < 0.05 * made.values[:100].std()
@@ -186,7 +187,7 @@ def test_caps():
     gate = np.ones((2, 4), bool)
     advantages, mixed = np.full((2, 4), 0.6), np.array([[True] * 4, [False] * 4])
     settings = config_of(
-        {"preset": "corrected", "novelty": {"scaling": "raw", "alpha": 1.0, "cap": 0.5}}
+        {"preset": "corrected", "novelty": {"scaling": "raw", "alpha": 1.0, "cap": 0.5, "cap_ratio": 3.0}}
     ).explore.novelty
     made = bonus(found, gate, settings, past=Scales(), strength=1.0, advantages=advantages, mixed=mixed)
     assert made.values[0] == pytest.approx([-0.2, -0.2, -0.2, 0.2]), "a third of |advantage| in a mixed group"

@@ -175,18 +175,17 @@ def test_guided_prompts_come_back_with_a_prefix_of_their_own_and_their_own_answe
         run.take(solved=0.2)
         assert run.metrics["gt_check"] == 1.0
         for row, text in enumerate(run.texts):
-            texts[f"{run.step - 1}:{row}"] = text
+            texts[f"{run.step}:{row}"] = text  # steps of records count from 1
         for index, slot in enumerate(run.slots):
             if slot.guided is None:
                 continue
             seen += 1
             assert slot.guided.uid == slot.problem.uid == slot.graded.uid
-            parent = texts[f"{slot.guided.prefix.step}:{slot.guided.prefix.rollout_id}"]
+            parent = texts[run.explorer.columns["parent"][index * GROUP]]
             prefix = TOKENIZER.decode(list(slot.prefix_ids))
             assert prefix
             assert parent.startswith(prefix)
             assert all(run.texts[row].startswith(prefix) for row in range(index * GROUP, (index + 1) * GROUP))
-            assert run.explorer.columns["parent"][index * GROUP] in texts
     assert seen >= 8
     assert run.metrics["guided_injected"] == 2
 
@@ -297,3 +296,40 @@ def test_every_arm_runs_and_logs_the_real_signals():
             logged |= run.take(solved=0.4).metrics.keys()
             assert np.isfinite(run.advantages).all()
         assert {"novelty_mean", "novelty_lexical_mean", "prefix_score", "match_sum"} <= logged, arm
+
+
+def test_prefixes_of_correct_attempts_only():
+    run = Run({"arm": "P1", "prefix": {"source": "correct", "hard_max_correct": 2}})
+    queued = 0
+    for _ in range(4):
+        run.take(solved=0.2)
+        solved = {
+            run.slots[i].problem.uid for i, grade in zip(run.rollouts.prompt_index, run.grades, strict=True)
+            if grade.verdict is Verdict.CORRECT
+        }  # fmt: skip
+        born = [entry for entry in run.explorer.state.queue if entry.born == run.step - 1]
+        assert {entry.uid for entry in born} <= solved
+        assert all(entry.prefix.correct for entry in born)
+        assert run.metrics["no_cut_share"] > 0.0, "all-wrong prompts are hard, and offer nothing"
+        queued += len(born)
+    assert queued > 0
+
+
+def test_guided_prompts_are_told_apart_by_the_attempt_that_was_cut():
+    run = Run({"arm": "P1", "prefix": {"hard_max_correct": 2}})
+    seen = set()
+    for _ in range(6):
+        run.take(solved=0.2)
+        correct = np.array([grade.verdict is Verdict.CORRECT for grade in run.grades]).reshape(-1, GROUP)
+        for name, wanted in (("source_correct", True), ("source_wrong", False)):
+            groups = [
+                c for c, s in zip(correct, run.slots, strict=True) if s.guided and s.guided.prefix.correct == wanted
+            ]
+            if not groups:
+                assert f"guided_pass_rate_{name}" not in run.metrics
+                continue
+            seen.add(name)
+            assert run.metrics[f"guided_pass_rate_{name}"] == pytest.approx(np.mean(groups))
+            mixed = np.mean([c.any() and not c.all() for c in groups])
+            assert run.metrics[f"guided_frac_mixed_{name}"] == pytest.approx(mixed)
+    assert len(seen) == 2

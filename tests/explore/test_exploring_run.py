@@ -97,12 +97,18 @@ def test_the_run_explores(explored: Path) -> None:
     assert all(row["exploration/gt_check"] == 1.0 for row in rows)
     assert sum(row["exploration/guided_injected"] for row in rows) >= 4
     assert any(row.get("exploration/bonus_abs_mean", 0) > 0 for row in rows)
-    guided = 0
+    guided, named = 0, {}
     for step in range(1, STEPS + 1):
-        for row in records(explored, step):
+        written = records(explored, step)
+        named |= {f"{step}:{row['rollout_id']}": row for row in written}
+        for row in written:
             prefix = row["prefix_ids"] or []
             assert len(prefix) + len(row["completion_ids"]) <= COMPLETION
-            guided += bool(prefix)
+            if prefix:
+                parent = named[row["parent"]]
+                assert (parent["uid"], parent["completion_ids"][: len(prefix)]) == (row["uid"], prefix)
+                guided += 1
+            assert row["nearest"] is None or named[row["nearest"]]["uid"] == row["uid"]
     assert guided >= 32
 
 
@@ -125,6 +131,6 @@ def test_two_processes_explore_like_one(launcher: Launcher, explored: Path, tmp_
 
 
 def test_a_run_may_not_change_how_it_explores(explored: Path) -> None:
-    changed = exploring(explored, EXPLORE | {"novelty": {"alpha": 0.5}})
-    with pytest.raises(ExtraError, match=r"explore.novelty.alpha: 0.1 -> 0.5"):
+    changed = exploring(explored, EXPLORE | {"novelty": {"alpha": 0.3}})
+    with pytest.raises(ExtraError, match=r"explore.novelty.alpha: 0.5 -> 0.3"):
         open_run(config_from_dict(changed))

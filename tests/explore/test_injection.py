@@ -226,10 +226,11 @@ def test_depth_is_limited():
 @pytest.mark.parametrize(
     ("settings", "correct", "unknown", "truncated", "expected"),
     [
-        ({}, 0, 0, 0, True),
-        ({}, 1, 0, 0, False),
-        ({"hard_max_correct": 1}, 1, 0, 0, True),
-        ({}, 0, 1, 0, False),  # what could not be graded may have been correct
+        ({}, 1, 0, 0, True),
+        ({}, 2, 0, 0, False),
+        ({"hard_max_correct": 0}, 0, 0, 0, True),
+        ({"hard_max_correct": 0}, 1, 0, 0, False),
+        ({}, 1, 1, 0, False),  # what could not be graded may have been correct
         ({}, 0, 0, 4, False),  # half of the group ran out of room
         ({}, 0, 0, 3, True),
         ({"max_truncated": None}, 0, 0, 8, True),

@@ -117,6 +117,8 @@ def test_the_source_rollout():
     assert source_rollout(entropies, correct, "max_mte", RNG) == 2
     assert source_rollout(entropies, correct, "prefer_correct", RNG) == 3
     assert source_rollout(entropies, correct & False, "prefer_correct", RNG) == 1
+    assert source_rollout(entropies, correct, "correct", RNG) == 3
+    assert source_rollout(entropies, correct & False, "correct", RNG) is None
     assert {source_rollout(entropies, correct, "random", np.random.default_rng(i)) for i in range(40)} == {0, 1, 2, 3}
 
 

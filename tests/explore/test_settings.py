@@ -25,8 +25,8 @@ def test_the_recommended_preset_is_the_defaults_of_the_fields():
     assert (n.pool, n.pool_filter, n.min_history, n.centring, n.scaling) == (
         "both", "correct", 0, "loo_correct", "std_matched",
     )  # fmt: skip
-    assert (n.alpha, n.cap, n.cap_ratio, n.schedule) == (0.1, 3.0, 3.0, "const")
-    assert (p.hard_max_correct, p.source, p.cut, p.max_fraction) == (0, "prefer_correct", "contains_newline", 0.7)
+    assert (n.alpha, n.cap, n.cap_ratio, n.schedule) == (0.5, 3.0, 1.5, "const")
+    assert (p.hard_max_correct, p.source, p.cut, p.max_fraction) == (1, "prefer_correct", "contains_newline", 0.7)
     assert (p.queue_order, p.queue_max_age, p.one_per_prompt, p.requeue, p.budget, p.max_depth) == (
         "random", 8, True, True, "same_total", 1,
     )  # fmt: skip
@@ -78,6 +78,10 @@ def test_each_arm_changes_one_thing():
         ({"preset": "corrected", "arm": "B0"}, "arm B0 needs preset release_faithful"),
         ({"preset": "release_faithful", "novelty": {"capacity": 4}}, "capacity=4 is smaller than .*num_generations=8"),
         ({"preset": "corrected", "prefix": {"slots_fraction": 0.001}}, "less than one prompt; raise it to 0.015625"),
+        (
+            {"preset": "corrected", "prefix": {"source": "correct", "hard_max_correct": 0}},
+            "source=correct finds nothing",
+        ),
         ({"preset": "corrected", "encoder": {"name": "policy_hidden"}}, "smoothing=prefix_overlap"),
         ({"arm": "L2", "novelty": {"centring": "loo_exact"}}, "needs distances between pairs"),
         ({"arm": "N2", "novelty": {"centring": "loo_all"}}, "no meaning with replaced distances"),

@@ -16,7 +16,7 @@ from extra_jax.learn.batch import Example, TokenBatch, pack_rows
 from extra_jax.learn.packing import best_fit
 from extra_jax.model.qwen3 import Qwen3
 from extra_jax.parallel.mesh import make_mesh
-from extra_jax.parallel.sharding import TRAIN, batch_sharding, divides, param_shardings
+from extra_jax.parallel.sharding import TRAIN, batch_sharding, param_shardings
 from learn.steps import frozen_rollouts
 
 LENGTH = 41  # a prime, and a length that no other axis has
@@ -109,9 +109,11 @@ def test_scores_do_not_depend_on_the_company_in_a_row(whole):
             np.testing.assert_allclose(entropies[row, here], entropy[index, :size], atol=1e-5)
 
 
+@pytest.mark.parametrize("travel", [True, False])
 @pytest.mark.parametrize(("axes", "tied"), [((1, 4, 2), True), ((2, 2, 2), False)])
-def test_a_vocabulary_split_over_the_data_shards_changes_neither_scores_nor_gradient(axes, tied, monkeypatch):
-    """72 tokens divide over ``fsdp`` x ``tensor``; the vocabulary of the other tests does not, and goes another way."""
+def test_what_travels_to_the_head_changes_neither_scores_nor_gradient(axes, tied, travel, monkeypatch):
+    """72 tokens divide over ``fsdp`` x ``tensor``; the vocabulary of the other tests does not."""
+    monkeypatch.setattr(score, "positions_travel", lambda *_: travel)
     config = dataclasses.replace(CONFIG, vocab_size=72, num_hidden_layers=1, tie_word_embeddings=tied)
     monkeypatch.setattr(score, "_CHUNK_LOGITS", CHUNK * config.vocab_size)
     _, layout = packed()
@@ -134,8 +136,6 @@ def test_a_vocabulary_split_over_the_data_shards_changes_neither_scores_nor_grad
         return jax.device_get([*scores, *jax.tree.leaves(gradient)])
 
     split = make_mesh(MeshConfig(data=axes[0], fsdp=axes[1], tensor=axes[2]))
-    assert divides(split, config.vocab_size, "wide_vocab")
-    assert not divides(mesh("4x2"), VOCAB, "wide_vocab")
     for one, other in zip(run(split), run(mesh()), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4 * max(1, np.abs(other).max()))
 
@@ -204,3 +204,10 @@ def test_only_positions_in_the_loss_go_through_the_head(monkeypatch):
     ((_, (logprobs, _)), gradient) = told
     assert ((np.asarray(logprobs) != 0) == (few > 0)).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_positions_travel_while_they_are_fewer_than_the_vocabulary_and_it_divides():
+    split = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+    assert score.positions_travel(split, 72, 72)
+    assert not score.positions_travel(split, 73, 72)
+    assert not score.positions_travel(mesh("4x2"), 1, VOCAB)

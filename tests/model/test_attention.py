@@ -92,6 +92,6 @@ def test_the_kernel_is_chosen_by_the_platform_of_the_mesh(monkeypatch):
     monkeypatch.setattr(splash, "causal_attention", lambda q, *rest: chosen.append(q.shape) or q)
     q, k, v, _, segments, positions = inputs()
     for platform, length, expected in (("cpu", LENGTH, 0), ("tpu", LENGTH, 1), ("tpu", LENGTH - 1, 1)):
-        monkeypatch.setattr(attention, "_platform", lambda platform=platform: platform)
+        monkeypatch.setattr(attention, "platform", lambda platform=platform: platform)
         attend(q[:, :length], k[:, :length], v[:, :length], AttentionMask(positions[:, :length], segments[:, :length]))
         assert len(chosen) == expected
