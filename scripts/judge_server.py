@@ -120,8 +120,8 @@ def grade(user: str, lenient: bool = False) -> int:
         return 1 + math.floor(4 * sum(line in steps for line in lines) / len(lines)) if lines else 1
     problem = Problem("", "", "", "\n".join(steps))
     level = 1 + math.floor(4 * count_established_steps(problem, trace.rstrip("\n")) / len(steps))
-    ends_alike = trace.rstrip("\n").rpartition("\n")[2] == steps[-1]
-    return level if ends_alike or lenient else min(level, 4)
+    written = [line for line in trace.splitlines() if re.match(r"-?\d", line)]  # steps or attempts at them, no remarks
+    return level if lenient or written[-1:] == steps[-1:] else min(level, 4)
 
 
 def request_key(messages: list[dict[str, str]], seed: int | None) -> str:

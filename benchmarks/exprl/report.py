@@ -144,7 +144,7 @@ def report(scores: Scores, steps: Steps) -> str:
     problems, samples = len(first := next(iter(scores.values()))), first[0, 0]
     lines = [
         f"{problems} held-out problems x {samples} samples. Percent; brackets are 95 % intervals over seeds and "
-        "problems.",
+        "problems, with one seed over problems only.",
         "",
         "| arm | seeds | after stage 1: pass@1 | pass@16 | after stage 2: pass@1 | pass@16 | 1,000 tokens in 1, 2 |",
         "|---|---|---|---|---|---|---|",
@@ -164,8 +164,9 @@ def report(scores: Scores, steps: Steps) -> str:
                     continue
                 difference = matrix(scores, arm, stage, k, seeds) - matrix(scores, other, stage, k, seeds)
                 by_seed = difference.mean(axis=1)
+                p = f"{sign_flip_p(by_seed):.2f}" if len(seeds) > 1 else ""
                 each = ", ".join(f"{100 * x:+.1f}" for x in by_seed)
-                lines.append(f"| {arm} - {other} | {interval(difference)} | {each} | {sign_flip_p(by_seed):.2f} |")
+                lines.append(f"| {arm} - {other} | {interval(difference)} | {each} | {p} |")
     lines += ["", *training(scores, steps, arms)]
     return "\n".join(lines) + "\n"
 
@@ -186,6 +187,9 @@ def training(scores: Scores, steps: Steps, arms: list[str]) -> list[str]:
         for arm in arms:
             cells, seeds = [], seeds_of(scores, arm)
             for name in ("pass_rate", "groups/frac_all_wrong", "groups/frac_mixed", "judge/auroc"):
+                if name == "judge/auroc" and (ARMS[arm] is None or ARMS[arm].judge is None):
+                    cells.append("")
+                    continue
                 series = [list(steps[arm, seed, stage, name].values()) for seed in seeds]
                 ends = [np.nanmean([s[:4] for s in series]), np.nanmean([s[-4:] for s in series])] if series[0] else []
                 cells.append(" to ".join(f"{x:.2f}" for x in ends))

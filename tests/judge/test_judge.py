@@ -58,7 +58,14 @@ def expected_level(row):
 
 def test_the_embedded_judge_gives_a_five_only_to_what_ends_like_the_reference():
     reference, rubric = "1+2=3\n3*4=12\n12-5=7\n", load_rubric("outcome_strict_v1")
-    traces = {reference: 5, reference + "7+1=8\n": 4, "1+2=3\n9+9=18\n3*4=12\n12-5=7\n": 5, "1+2=3\n": 2, "": 1}
+    traces = {
+        reference: 5,
+        reference + "7+1=8\n": 4,
+        "1+2=3\n9+9=18\n3*4=12\n12-5=7\n": 5,
+        reference + "\nDone.\n": 5,
+        "1+2=3\n": 2,
+        "": 1,
+    }
     asked = {trace: rubric.messages("", "chain 1 +2 *4 -5", reference, trace, 1, 1)[-1]["content"] for trace in traces}
     assert {trace: server.grade(question) for trace, question in asked.items()} == traces
     assert server.grade(asked[reference + "7+1=8\n"], lenient=True) == 5
