@@ -1,4 +1,4 @@
-"""Draws ``results.csv`` as ``results.svg``: what a chip holds and sends as the slice grows.
+"""Draws ``results.csv`` as ``results.svg``: what a chip holds and sends as the slice grows, with ``fsdp`` over all of it.
 
 python -m benchmarks.scaling_tpu.plot
 """
@@ -18,7 +18,7 @@ CHARTS = {  # title -> label -> column
 
 def main() -> None:
     rows = list(csv.DictReader((HERE / "results.csv").open()))
-    rows = sorted((row for row in rows if row["slices"] == "1"), key=lambda row: int(row["chips"]))
+    rows = sorted((row for row in rows if row["data"] == "1"), key=lambda row: int(row["chips"]))
     chips = [float(row["chips"]) for row in rows]
     charts = []
     for title, columns in CHARTS.items():
