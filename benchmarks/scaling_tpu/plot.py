@@ -1,4 +1,4 @@
-"""Draws ``results.csv`` as ``results.svg``: what a chip holds and sends as the slice grows, with ``fsdp`` over all of it.
+"""Draws ``results.csv`` as ``results.svg``: what a chip holds and sends where ``fsdp`` goes over the whole slice.
 
 python -m benchmarks.scaling_tpu.plot
 """
