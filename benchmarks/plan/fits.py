@@ -1,14 +1,12 @@
 """Which model fits which slice: the update of GRPO with f32 master weights and Adam, by the TPU compiler.
 
-python benchmarks/plan/fits.py
+python -m benchmarks.plan.fits
 """
 
-import argparse
-import csv
 from pathlib import Path
 
+from benchmarks.plan.cases import run_cases
 from extra_jax.config import config_from_dict
-from extra_jax.plan.compiler import prepare
 from extra_jax.plan.main import make_plan
 
 HERE = Path(__file__).parent
@@ -25,20 +23,7 @@ CASES = [  # model, topology, packed rows a chip, prompt, completion
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=int, nargs="*", help="which of the cases, from 0")
-    args = parser.parse_args()
-    prepare()
-    path = HERE / "fits.csv"
-    for index in args.only if args.only is not None else range(len(CASES)):
-        row = measure(*CASES[index])
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        print(row, flush=True)
+    run_cases(__doc__, HERE / "fits.csv", CASES, measure)
 
 
 def measure(model: str, topology: str, rows: int, prompt: int, completion: int) -> dict[str, str | int | float]:

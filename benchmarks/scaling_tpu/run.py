@@ -4,15 +4,13 @@ Compiles the update and the decode chunk for each topology, without a TPU, and w
 sent for one micro-batch, for the rest of an update and for a decode chunk. The head divides its vocabulary over at most
 128 shards, so ``fsdp`` is at most 128 and more chips are ``data``.
 
-    python benchmarks/scaling_tpu/run.py
+    python -m benchmarks.scaling_tpu.run
 """
 
-import argparse
-import csv
 from pathlib import Path
 
+from benchmarks.plan.cases import run_cases
 from extra_jax.config import config_from_dict
-from extra_jax.plan.compiler import prepare
 from extra_jax.plan.main import make_plan
 
 HERE = Path(__file__).parent
@@ -30,20 +28,7 @@ ROWS, PROMPT, COMPLETION, SLOTS, CHUNK = 4, 512, 1536, 64, 16  # a chip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=int, nargs="*", help="which of the runs, from 0")
-    args = parser.parse_args()
-    prepare()
-    path = HERE / "results.csv"
-    for index in args.only if args.only is not None else range(len(RUNS)):
-        row = measure(*RUNS[index])
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        print(row, flush=True)
+    run_cases(__doc__, HERE / "results.csv", RUNS, measure)
 
 
 def measure(topology: str, slices: int, fsdp: int, data: int) -> dict[str, float | str | int]:

@@ -76,9 +76,9 @@ def token_logprobs(
     def place(head: jax.Array) -> jax.Array:
         """As the chunks use it: split over the shards, or a copy for each of them, ``[S, ...]``."""
         axes = (vocab_axis, None) if model.config.tie_word_embeddings else (None, vocab_axis)
-        return (
-            constrain(head, *axes) if wide else constrain(jnp.broadcast_to(head, (shards, *head.shape)), "batch", *axes)
-        )
+        if wide:
+            return constrain(head, *axes)
+        return constrain(jnp.broadcast_to(head, (shards, *head.shape)), "batch", *axes)
 
     def collect(gradient: jax.Array) -> jax.Array:
         """Of the stored head from what ``place`` gave: each shard adds up its own before they are added up."""
@@ -113,7 +113,8 @@ def positions_travel(mesh: Mesh | AbstractMesh, positions: int, vocab_size: int)
     """Whether each shard of a replica projects the positions of all of them onto its part of the vocabulary.
 
     Then positions travel and not the head, and the gradient of the head is whole where it is made. On more chips the
-    head is the smaller of the two, and its size does not grow with them.
+    head is the smaller of the two, and its size does not grow with them; each then holds all of the head, and of its
+    gradient in f32, that ``tensor`` does not split.
     """
     few = mesh.empty or batch_ways(mesh) == 1 or positions <= vocab_size
     return few and divides(mesh, vocab_size, "wide_vocab")

@@ -52,11 +52,16 @@ def page_size(capacity: int) -> int:
     return capacity if platform() == "tpu" else 64
 
 
+def whole_pages(capacity: int) -> int:
+    """Positions that a row has room for when ``capacity`` are asked for."""
+    page = page_size(capacity)
+    return -(-capacity // page) * page
+
+
 def empty_slots(config: Qwen3Config, slots: int, capacity: int, dtype: str, scan: bool) -> Slots:
     """Room for ``capacity`` positions a row, in whole pages. Made inside jit, where it is split."""
     layers, heads, size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
-    page = page_size(capacity)
-    pages = -(-capacity // page)
+    page, capacity = page_size(capacity), whole_pages(capacity)
 
     def zeros(*shape: int) -> jax.Array | tuple[jax.Array, ...]:
         if scan:
@@ -65,16 +70,20 @@ def empty_slots(config: Qwen3Config, slots: int, capacity: int, dtype: str, scan
 
     row = constrain(jnp.zeros(slots, jnp.int32), "batch")
     return Slots(
-        KeysValues(zeros(pages * size, page), zeros(pages * page, size)), row, row, row, row.astype(jnp.uint32), row > 0
+        KeysValues(zeros(capacity // page * size, page), zeros(capacity, size)),
+        row,
+        row,
+        row,
+        row.astype(jnp.uint32),
+        row > 0,
     )
 
 
 def resize(slots: Slots, capacity: int) -> Slots:
     """More or fewer positions a row; live rows must fit."""
-    page, size = page_size(capacity), _head_dim(slots.kv)
+    page, length, size = page_size(capacity), whole_pages(capacity), _head_dim(slots.kv)
 
     def fit(x: jax.Array, axis: int) -> jax.Array:
-        length = -(-capacity // page) * page
         if x.shape[axis] >= length:
             return jax.lax.slice_in_dim(x, 0, length, axis=axis)
         widths = [(0, 0)] * x.ndim

@@ -68,7 +68,8 @@ class Sampler:
         self.detokenize = detokenize
         self.longest = max_prompt_length + params.max_completion_length
         memory.check_context(model_config, self.longest)
-        memory.check_slots(model_config, mesh, self.shard_slots * self.shards, self.longest + chunk, dtype)
+        capacity = cache.whole_pages(self.longest + chunk)
+        memory.check_slots(model_config, mesh, self.shard_slots * self.shards, capacity, dtype)
         shards = self.shards
 
         def prefill(weights: nnx.State, contexts: jax.Array) -> KeysValues:

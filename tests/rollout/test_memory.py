@@ -8,13 +8,15 @@ import pytest
 from extra_jax.errors import ExtraError
 from extra_jax.model.config import preset
 from extra_jax.rollout import memory
-from extra_jax.rollout.cache import empty_slots
+from extra_jax.rollout.cache import empty_slots, whole_pages
 from rollout.tiny import CAP, CONFIG, MAX_PROMPT, graphdef, mesh, sampler
 
 
 def test_estimated_bytes_are_those_of_the_cache():
-    slots = jax.eval_shape(lambda: empty_slots(CONFIG, 6, 128, "bfloat16", True))
-    assert memory.cache_bytes(CONFIG, 6, 128, "bfloat16") == sum(x.size * x.dtype.itemsize for x in slots.kv)
+    slots = jax.eval_shape(lambda: empty_slots(CONFIG, 6, 40, "bfloat16", True))
+    assert memory.cache_bytes(CONFIG, 6, whole_pages(40), "bfloat16") == sum(
+        x.size * x.dtype.itemsize for x in slots.kv
+    )
 
 
 def test_slots_that_do_not_fit_are_refused_with_the_number_that_does(monkeypatch):
