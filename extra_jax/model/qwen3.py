@@ -253,13 +253,15 @@ def head_logits(config: Qwen3Config, hidden: jax.Array, head: jax.Array) -> jax.
 
 
 def _rope(positions: jax.Array, head_dim: int, theta: float) -> jax.Array:
-    """Angles ``[B, T, H/2]`` of the rotary embedding, f32."""
+    """Cosines and sines of the angles of the rotary embedding, ``[2, B, T, 1, H/2]``, f32; once for all layers."""
     frequencies = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    return positions[..., None].astype(jnp.float32) * frequencies
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    # else XLA computes them again for every head of every layer, where they are added to something
+    return jax.lax.optimization_barrier(jnp.stack([jnp.cos(angles), jnp.sin(angles)]))
 
 
-def _rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotates ``x [B, T, heads, H]`` by ``angles [B, T, H/2]``, in f32; halves are paired as Qwen3 pairs them."""
-    sin, cos = jnp.sin(angles)[:, :, None], jnp.cos(angles)[:, :, None]
+def _rotate(x: jax.Array, rope: jax.Array) -> jax.Array:
+    """Rotates ``x [B, T, heads, H]``, in f32; halves are paired as Qwen3 pairs them."""
+    cos, sin = rope
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

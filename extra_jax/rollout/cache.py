@@ -150,15 +150,15 @@ def append(kv: KeysValues, recent: KeysValues, start: jax.Array) -> KeysValues:
         return jax.lax.dynamic_update_slice_in_dim(x, new, at, axis=1)
 
     def key(x: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
-        (_, size, length), page = new.shape, x.shape[-1]
-        pages = x.shape[1] // size
-        if pages == 1:
+        (heads, size, length), page = new.shape, x.shape[-1]
+        if x.shape[1] == size:  # one page
             return jax.lax.dynamic_update_slice_in_dim(x, new, at, axis=2)
-        count = min(pages, 1 + -(-(length - 1) // page))  # pages that a chunk can touch
-        first = jnp.clip(at // page, 0, pages - count)
-        touched = _out_of_pages(jax.lax.dynamic_slice_in_dim(x, first * size, count * size, axis=1), size)
-        touched = jax.lax.dynamic_update_slice_in_dim(touched, new, at - first * page, axis=2)
-        return jax.lax.dynamic_update_slice_in_dim(x, _into_pages(touched, page), first * size, axis=1)
+        pages = x.reshape(heads, -1, size, page)
+        position = jnp.minimum(at, pages.shape[1] * page - length) + jnp.arange(length)
+        pages = pages.at[:, position // page, :, position % page].set(
+            jnp.moveaxis(new, -1, 0), unique_indices=True, mode="promise_in_bounds"
+        )
+        return pages.reshape(x.shape)
 
     def write(row: Callable, x: jax.Array, new: jax.Array) -> jax.Array:
         rows = jax.vmap(row)

@@ -63,6 +63,20 @@ def filter_logits(logits: jax.Array, params: SamplingParams) -> jax.Array:
     return logits
 
 
+def _categorical(keys: jax.Array, logits: jax.Array) -> jax.Array:
+    """``[R]`` tokens, those of ``jax.random.categorical`` for each row of ``logits [R, V]`` with its key.
+
+    The largest of the perturbed logits, then where it is: XLA:CPU runs a reduction over pairs, as ``argmax`` is, one
+    element at a time, and the logarithms of the noise with it.
+    """
+    size = logits.shape[-1]
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, (size,), logits.dtype))(keys)
+    perturbed = jax.lax.optimization_barrier(logits + noise)  # computed once, so that the largest equals itself
+    is_largest = perturbed == jnp.max(perturbed, axis=-1, keepdims=True)
+    first = jnp.min(jnp.where(is_largest, jnp.arange(size), size), axis=-1)
+    return jnp.minimum(first, size - 1)  # logits that are not numbers have no largest
+
+
 class Draw(NamedTuple):
     """One token for each of ``R`` rows; the numbers are those of the same names in ``Rollouts``."""
 
@@ -92,9 +106,7 @@ def sample(logits: jax.Array, keys: jax.Array, positions: jax.Array, params: Sam
         full = at(logits) - log_total
         return Draw(tokens.astype(jnp.int32), full, full, jnp.zeros_like(full), spread)
     kept = filter_logits(logits, params)
-    tokens = jax.vmap(lambda key, at, row: jax.random.categorical(jax.random.fold_in(key, at), row))(
-        keys, positions, kept
-    )
+    tokens = _categorical(jax.vmap(jax.random.fold_in)(keys, positions), kept)
     full = at(logits) - log_total
     log_all = log_total if params.temperature == 1.0 else jax.nn.logsumexp(logits / params.temperature, axis=-1)
     filtered = params.top_k or params.top_p < 1.0 or params.min_p
