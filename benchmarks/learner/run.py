@@ -1,10 +1,13 @@
-"""One GRPO step on the CPU: this learner against torch with ``transformers``' Qwen3 and the same loss.
+"""One GRPO step on the CPU: this learner against torch with ``transformers``' Qwen3, and against Tunix.
 
 A Qwen3 of 8 layers, D 512, F 1536, V 4096, in f32; 32 rollouts of 64 prompt tokens, completion lengths exponential with
-mean 64, capped at 256; one AdamW step. Both take the same rollouts and the same weights, and have to report the same
-loss. torch pads to the longest of each micro-batch of 8, as TRL does, and projects completion positions only.
+mean 64, capped at 256; one AdamW step. All take the same rollouts and the same weights, and have to report the same
+mean entropy. torch pads to the longest of each micro-batch of 8, as TRL does, and projects completion positions only.
+Tunix pads every completion to the cap and projects all positions, as its learner does; ``tunix`` needs google-tunix
+0.1.7 on the path, which is no dependency of this project.
 
     python benchmarks/learner/run.py --rounds 3 --steps 3 --out benchmarks/learner/results.csv
+    PYTHONPATH=FOLDER_WITH_TUNIX:. python benchmarks/learner/run.py ours torch tunix
 """
 
 import argparse
@@ -20,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 ROLLOUTS, PROMPT, MEAN, CAP, MICRO = 32, 64, 64, 256, 8
-SYSTEMS = ("ours", "torch")
+SYSTEMS = ("ours", "torch", "tunix")
 
 
 def lengths() -> np.ndarray:
@@ -125,9 +128,60 @@ def with_torch(weights: Path) -> Callable[[], float]:
     return step
 
 
+def with_tunix(weights: Path) -> Callable[[], float]:
+    """The same with Tunix's own model, loss and trainer, which averages micro-batches, each a mean over its tokens."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+    from tunix.models.qwen3 import model as qwen3
+    from tunix.models.qwen3 import params
+    from tunix.rl import algo_core, common
+    from tunix.rl.grpo.grpo_learner import GRPOConfig
+    from tunix.rl.trainer import Trainer
+    from tunix.sft.peft_trainer import TrainingConfig
+
+    s = shape()
+    config = qwen3.ModelConfig(
+        s.num_hidden_layers, s.vocab_size, s.hidden_size, s.intermediate_size, s.num_attention_heads, s.head_dim,
+        s.num_key_value_heads, rope_theta=1_000_000, norm_eps=1e-6, use_tied_embedding=True,
+    )  # fmt: skip
+    mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    model = params.create_model_from_safe_tensors(str(weights), config, mesh, dtype=jnp.float32)
+    grpo = GRPOConfig(loss_agg_mode="token-mean", beta=0.0, epsilon=0.2, num_generations=8)
+    grpo.epsilon_high, grpo.temperature = 0.28, 1.0
+    trainer = Trainer(
+        model,
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-6, weight_decay=0.0)),
+        TrainingConfig(eval_every_n_steps=1, gradient_accumulation_steps=ROLLOUTS // MICRO),
+        custom_checkpoint_metadata_fn=dict,
+    )
+    pad = -1  # told by its value: no token of ours may have it
+    loss = algo_core.grpo_loss_fn
+    trainer.with_loss_fn(lambda model, example: loss(model, example, grpo, pad_id=pad, eos_id=pad), has_aux=True)
+    trainer.with_gen_model_input_fn(lambda example: {"example": example})
+    prompts, completions, advantages = tokens()
+    sizes = lengths()
+    kept = np.arange(CAP) < sizes[:, None]
+    rows = (prompts, np.ones_like(prompts), np.where(kept, completions, pad), kept, advantages.astype(np.float32))
+
+    def step() -> float:
+        entropy = 0.0
+        train_step, _ = trainer.jit_train_and_eval_step(cache_nnx_graph=True)
+        for start in range(0, ROLLOUTS, MICRO):
+            part = slice(start, start + MICRO)
+            example = common.TrainExample(*(jnp.asarray(x[part]) for x in rows), None, None)
+            _, told, _ = train_step(example)
+            entropy += float(told["entropy"] * sizes[part].sum() / sizes.sum())
+        jax.block_until_ready(nnx.state(trainer.model))
+        return entropy
+
+    return step
+
+
 def measure(system: str, weights: Path, steps: int) -> dict[str, float]:
     """Seconds and CPU-seconds of the median step after a warm-up, and the entropy of the first."""
-    step = {"ours": ours, "torch": with_torch}[system](weights)
+    step = {"ours": ours, "torch": with_torch, "tunix": with_tunix}[system](weights)
     entropy = step()
     wall, cpu = [], []
     for _ in range(steps):
@@ -153,6 +207,7 @@ def matmul_rate() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("systems", nargs="*", default=["ours", "torch"], help=", ".join(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--out", type=Path)
@@ -189,7 +244,7 @@ def main() -> None:
     rows = []
     for number in range(args.rounds):
         rate = json.loads(alone("rate"))
-        for system in SYSTEMS:
+        for system in args.systems:
             told = json.loads(alone(system))
             told |= {"useful_tokens_per_second": useful / told["seconds"]}
             told |= {"useful_tokens_per_cpu_second": useful / told["cpu_seconds"]}

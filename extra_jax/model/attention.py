@@ -1,5 +1,6 @@
 """Attention over grouped query heads. Which kernel computes it is decided here, so that model code never asks what it
-runs on: the splash kernel for whole sequences on TPU, plain matmuls for everything else."""
+runs on. For whole sequences the splash kernel on TPU and cuDNN's on GPU, where they take the shapes; plain matmuls for
+everything else."""
 
 import functools
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from extra_jax.model import splash
+from extra_jax.model import cudnn, splash
 
 
 class AttentionMask(NamedTuple):
@@ -66,6 +67,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
     kv_heads = k.shape[2]
     if not past and platform() == "tpu" and splash.supports(length, head_dim):
         return splash.causal_attention(q, k, v, mask.segments)
+    if not past and platform() in ("gpu", "cuda") and cudnn.supports(q, k, v):
+        return cudnn.causal_attention(q, k, v, mask.segments)
     group = heads // kv_heads
     # Plain matmuls [B, K, rows, H] x [B, K, H, keys]: XLA:CPU runs any other order of axes five to ten times slower.
     q = q.reshape(batch, length, kv_heads, group, head_dim).transpose(0, 2, 1, 3, 4)

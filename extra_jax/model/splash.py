@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-from extra_jax.parallel.sharding import TRAIN
+from extra_jax.model.kernels import on_each_device
 
 _LANES = 128  # a block of the kernel is a multiple of this
 _BLOCK = 512
@@ -53,8 +53,4 @@ def causal_attention(
         out = jax.vmap(kernel)(*rows, segment_ids=splash.SegmentIds(segments, segments))
         return out.swapaxes(1, 2).astype(v.dtype)
 
-    if jax.sharding.get_abstract_mesh().empty:
-        return local(q, k, v, segments)
-    queries, keys = TRAIN.spec("batch", None, "heads", None), TRAIN.spec("batch", None, "kv_heads", None)
-    specs = (queries, keys, keys, TRAIN.spec("batch", None))
-    return jax.shard_map(local, in_specs=specs, out_specs=queries, check_vma=False)(q, k, v, segments)
+    return on_each_device(local, q, k, v, segments)

@@ -2,28 +2,48 @@
 
 XLA's own cost analysis counts the body of a loop once. Here a body counts as often as it runs: as many times as the
 constant that its condition compares with, and where the condition compares with data (micro-batches, chunks of the
-head, tokens of a decode chunk), as many times as the caller says.
+head, tokens of a decode chunk), as many times as the caller says. An element of a tuple is an instruction of its own in
+what JAX prints (``get-tuple-element``), and a suffix of its name in what the TPU compiler writes (``%tuple#3``).
+
+For several slices the TPU compiler writes one program per slice, whose partitions are the devices of that slice. What
+crosses slices is no collective there: each device sends its operand to its host, and the hosts do the rest over the
+data centre network (``_SEND``). Nothing else leaves the slice.
 """
 
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from extra_jax.errors import ExtraError
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.$-]+) \(.*\{\s*$")
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
+_SEND = re.compile(
+    r"= \((.*), u32\[\]\S*, token\[\]\) send\(.*_xla_megascale_target=(\S+?),[^,]*_transfer_type=\"(\w+)"
+)
+_PARTITIONS = re.compile(r"^HloModule .*\bnum_partitions=(\d+)")
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.$-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_WHILE = re.compile(r" while\(.*condition=%?([\w.$-]+), body=%?([\w.$-]+)")
+_WHILE = re.compile(r" while\(.*?%?([\w.$-]+)\), condition=%?([\w.$-]+), body=%?([\w.$-]+)")
 _CONSTANT = re.compile(r"%?([\w.$-]+) = [su]\d+\[\]\S* constant\((\d+)\)")
-_LESS = re.compile(r"compare\(%?([\w.$-]+), %?([\w.$-]+)\), direction=LT")
+_COPY = re.compile(r"%?([\w.$-]+) = [su]\d+\[\]\S* copy\(%?([\w.$-]+)\)")
+_LESS = re.compile(r"compare\(%?([\w.$#-]+), %?([\w.$-]+)\), direction=LT")
 _KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _INDEX = re.compile(r"%?([\w.$-]+) = .* get-tuple-element\(.*index=(\d+)")
-_ADD = re.compile(r"%?([\w.$-]+) = .* add\(%?([\w.$-]+), %?([\w.$-]+)\)")
+_ADD = re.compile(r"%?([\w.$-]+) = .* add\(%?([\w.$#-]+), %?([\w.$-]+)\)")
+_DEVICES_OF_A_SLICE = 100_000  # device 3 of the second slice is 200003
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
+_TRANSFERS = {  # kind, and times its operand that a host sends for a device, of n slices
+    "ALL_REDUCE": ("all-reduce", lambda n: 2 * (n - 1) / n),
+    "ALL_GATHER": ("all-gather", lambda n: n - 1.0),  # the operand is one slice's part
+    "REDUCE_SCATTER": ("reduce-scatter", lambda n: (n - 1) / n),
+    "ALL_TO_ALL": ("all-to-all", lambda n: (n - 1) / n),  # a device keeps what stays in its own slice
+    "ONE_TO_ONE": ("collective-permute", lambda n: 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +53,7 @@ class Collective:
     Attributes:
         kind: one of ``KINDS``.
         shape: of its result, e.g. ``bf16[2048,6144]``.
-        bytes: that a device sends in one run of it, by a ring.
+        bytes: that a device sends in one run of it, by a ring; over slices, that its host sends for it.
         runs: how often it runs in one call of the program.
         loops: how many loops over data it is inside of.
         crosses_slices: whether it goes over the data centre network.
@@ -53,10 +73,15 @@ def collectives(text: str, dynamic_trips: Sequence[int] = (), devices: int = 1, 
     Args:
         text: ``compiled.as_text()``.
         dynamic_trips: how often loops over data run, from the outermost inwards; deeper ones count once.
-        devices: partitions of the program; device ``i`` is in slice ``i // (devices / slices)``.
-        slices: of the topology.
+        devices: of all slices.
+        slices: of the topology; device ``i`` is in slice ``i // (devices / slices)``.
+
+    Raises:
+        ExtraError: a transfer between slices in a spelling that is not known.
     """
     computations, entry = _computations(text)
+    stated = _PARTITIONS.match(text)
+    partitions = int(stated[1]) if stated else devices
     found: dict[str, Collective] = {}
     for name, runs, depth in _visits(computations, entry, dynamic_trips):
         lines = computations[name]
@@ -66,21 +91,48 @@ def collectives(text: str, dynamic_trips: Sequence[int] = (), devices: int = 1, 
         ):
             continue  # the middle and the end of a collective whose start is counted
         for number, line in enumerate(lines):
-            match = _COLLECTIVE.search(line)
-            if match:
-                shapes, group = _SHAPE.findall(match[1]), _group(line, devices)
-                sent = _sent(match[2], shapes, len(group), started="-start(" in line)
-                kind = match[2]
-                if name.startswith("all-reduce-scatter"):  # fused with the slice that makes one half of it needless
-                    kind, sent = "reduce-scatter", sent / 2
-                per_slice = max(devices // slices, 1)
-                crosses = len({device // per_slice for device in group}) > 1
+            one = _between_slices(line) or _collective(line, name, partitions, max(devices // slices, 1))
+            if one:
                 key = f"{name}/{number}"
                 before = found[key].runs if key in found else 0
-                shape = max(shapes, key=_size, default=("", ""))
-                shape = f"{shape[0]}[{shape[1]}]"
-                found[key] = Collective(kind, shape, sent, before + runs, depth, crosses)
+                found[key] = replace(one, runs=before + runs, loops=depth)
     return list(found.values())
+
+
+def _collective(line: str, computation: str, partitions: int, per_slice: int) -> Collective | None:
+    """The collective that a line is, if any, with no runs yet."""
+    match = _COLLECTIVE.search(line)
+    if not match:
+        return None
+    kind, shapes, group = match[2], _SHAPE.findall(match[1]), _group(line, partitions)
+    sent = _sent(kind, shapes, len(group), started="-start(" in line)
+    if computation.startswith("all-reduce-scatter"):  # fused with the slice that makes one half of it needless
+        kind, sent = "reduce-scatter", sent / 2
+    return Collective(kind, _largest(shapes), sent, 0, 0, len({device // per_slice for device in group}) > 1)
+
+
+def _between_slices(line: str) -> Collective | None:
+    """The send to the host that a line is, if any, as the collective over slices that the hosts make of it.
+
+    The text names slices from 1, as ``"{1,2}x{0:3}"``, or devices, as ``{{100000,200000},{100001,200001}}``; its first
+    group is like all others.
+
+    Raises:
+        ExtraError: a spelling that is not known.
+    """
+    if " send(" not in line or "xla_megascale" not in line:
+        return None
+    match = _SEND.search(line)
+    if not match or match[3] not in _TRANSFERS:
+        raise ExtraError(
+            f"a transfer between slices that extra_jax/plan/hlo.py cannot read (it knows {', '.join(_TRANSFERS)}): "
+            f"{line.strip()[:400]}; plan one slice, or teach it this spelling"
+        )
+    shapes, target = _SHAPE.findall(match[1]), match[2]
+    first = [int(number) for number in re.findall(r"\d+", target[: target.index("}")])]
+    over = len(first) if target.startswith('"') else len({device // _DEVICES_OF_A_SLICE for device in first})
+    kind, factor = _TRANSFERS[match[3]]
+    return Collective(kind, _largest(shapes), factor(over) * sum(map(_size, shapes)), 0, 0, True)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -113,28 +165,56 @@ def _visits(
             yield from _visits(computations, callee, trips, runs, depth)
         if loop := _WHILE.search(line):
             known = _KNOWN.search(line)
-            count = int(known[1]) if known else _trip_count(computations[loop[1]], computations[loop[2]])
+            count = int(known[1]) if known else _trip_count(computations[name], *loop.groups(), computations)
             if count is None:
                 count = trips[depth] if depth < len(trips) else 1
-                yield from _visits(computations, loop[2], trips, runs * count, depth + 1)
+                yield from _visits(computations, loop[3], trips, runs * count, depth + 1)
             else:
-                yield from _visits(computations, loop[2], trips, runs * count, depth)
+                yield from _visits(computations, loop[3], trips, runs * count, depth)
 
 
-def _trip_count(condition: Sequence[str], body: Sequence[str]) -> int | None:
-    """Trips of a loop that counts from 0 to a constant; ``None`` where its condition looks at data."""
-    constants = dict(match.groups() for line in (*condition, *body) if (match := _CONSTANT.search(line)))
-    places = dict(match.groups() for line in condition if (match := _INDEX.search(line)))
-    root = next((line for line in condition if line.lstrip().startswith("ROOT")), "")
-    less = _LESS.search(root)
-    if not less or less[1] not in places or less[2] not in constants:
+def _trip_count(
+    caller: Sequence[str], start: str, condition: str, body: str, computations: dict[str, list[str]]
+) -> int | None:
+    """Trips of a loop that counts to a constant; ``None`` where its condition looks at data.
+
+    It counts from the constant in the tuple ``start`` that the caller makes, as the compiler may have peeled off the
+    first trips; from 0 where none is found.
+    """
+    asks, does = computations[condition], computations[body]
+    constants = _named(_CONSTANT, *asks, *does)
+    less = _LESS.search(_root(asks))
+    if not less or less[2] not in constants:
         return None
-    result = next(line for line in body if line.lstrip().startswith("ROOT"))
-    operands = re.findall(r"%([\w.$-]+)", result.rpartition(" tuple(")[2].partition(")")[0])
-    counter = operands[int(places[less[1]])]
-    sums = {match[1]: match[3] for line in body if (match := _ADD.search(line))}
+    place = less[1].partition("#")[2] or _named(_INDEX, *asks).get(less[1])
+    if not place:
+        return None
+    counter = _elements(_root(does))[int(place)]
+    sums = {match[1]: match[3] for line in does if (match := _ADD.search(line))}
     step = int(constants.get(sums.get(counter, ""), 1))  # XLA runs several parts of a collective matmul in one trip
-    return -(-int(constants[less[2]]) // step)
+    made = next((line for line in caller if re.match(rf"\s*%?{re.escape(start)} = .* tuple\(", line)), "")
+    first = _elements(made)[int(place)] if made else ""
+    before = int(_named(_CONSTANT, *caller).get(_named(_COPY, *caller).get(first, first), 0))
+    return -(-(int(constants[less[2]]) - before) // step)
+
+
+def _named(pattern: re.Pattern, *lines: str) -> dict[str, str]:
+    """What ``pattern`` finds in lines: its second group by its first, which is the name of the instruction."""
+    return dict(match.groups() for line in lines if (match := pattern.search(line)))
+
+
+def _root(lines: Sequence[str]) -> str:
+    return next((line for line in lines if line.lstrip().startswith("ROOT")), "")
+
+
+def _elements(line: str) -> list[str]:
+    """Names of the operands of a tuple."""
+    return re.findall(r"%([\w.$#-]+)", line.rpartition(" tuple(")[2].partition(")")[0])
+
+
+def _largest(shapes: list[tuple[str, str]]) -> str:
+    dtype, dimensions = max(shapes, key=_size, default=("", ""))
+    return f"{dtype}[{dimensions}]"
 
 
 def _size(shape: tuple[str, str]) -> float:
@@ -153,8 +233,8 @@ def _sent(kind: str, shapes: list[tuple[str, str]], group: int, *, started: bool
     return factor * sum(map(_size, shapes))
 
 
-def _group(line: str, devices: int) -> list[int]:
-    """Devices of the first group."""
+def _group(line: str, partitions: int) -> list[int]:
+    """Partitions of the first group."""
     if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", line):
         pairs_found = re.findall(r"\{(\d+),(\d+)\}", line[pairs.start() :])
         far = max(pairs_found, key=lambda pair: abs(int(pair[0]) - int(pair[1])))
@@ -167,7 +247,7 @@ def _group(line: str, devices: int) -> list[int]:
         return _along_axes(sizes, used)
     if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
         return _iota(*(iota[i] for i in range(1, 5)))
-    return list(range(devices))
+    return list(range(partitions))
 
 
 def _along_axes(sizes: dict[str, int], used: list[tuple[str, str, str]]) -> list[int]:

@@ -1,12 +1,16 @@
 """The kernels of attention against each other and against a plain float64 softmax."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from extra_jax.model import attention, splash
+from extra_jax.config import MeshConfig
+from extra_jax.model import attention, cudnn, splash
 from extra_jax.model.attention import AttentionMask, Past, attend
+from extra_jax.parallel.mesh import make_mesh
 
 BATCH, LENGTH, HEADS, KV_HEADS, HEAD = 2, 256, 4, 2, 128
 
@@ -95,3 +99,46 @@ def test_the_kernel_is_chosen_by_the_platform_of_the_mesh(monkeypatch):
         monkeypatch.setattr(attention, "platform", lambda platform=platform: platform)
         attend(q[:, :length], k[:, :length], v[:, :length], AttentionMask(positions[:, :length], segments[:, :length]))
         assert len(chosen) == expected
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("sharded", [True, False])
+def test_the_call_of_cudnn_equals_plain_matmuls_with_its_gradients(packed, sharded):
+    """Where XLA implements it, which is all that can be run without a GPU; padding included, and over a mesh."""
+    q, k, v, weight, segments, positions = inputs()
+    if not packed:
+        segments, positions = None, jnp.broadcast_to(jnp.arange(LENGTH), (BATCH, LENGTH))
+    kinds = {
+        "cudnn": lambda *x: cudnn.causal_attention(*x, segments, implementation="xla"),
+        "plain": lambda *x: attend(*x, AttentionMask(positions, segments)),
+    }
+    told = {}
+    for kind, function in kinds.items():
+        mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), jax.devices()[:4]) if sharded and kind == "cudnn" else None
+        with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+            out, pull = jax.jit(lambda *x, function=function: jax.vjp(function, *x))(q, k, v)
+            told[kind] = jax.device_get((out, *jax.jit(pull)(weight)))
+    for ours, expected in zip(told["cudnn"], told["plain"], strict=True):
+        assert np.isfinite(ours).all()
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_on_a_gpu_whole_sequences_go_to_cudnn_forwards_and_backwards(monkeypatch, packed):
+    """Lowered for CUDA, not run. Of a GPU, JAX asks for the version of the installed cuDNN only: this answer is made
+    up."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    q, k, v, _, segments, positions = inputs("bfloat16")
+
+    def text(q: jax.Array, k: jax.Array, v: jax.Array) -> str:
+        mask = AttentionMask(positions[:, : q.shape[1]], segments[:, : q.shape[1]] if packed else None)
+        gradient = jax.grad(lambda *x: jnp.sum(attend(*x, mask).astype(jnp.float32)), argnums=(0, 1, 2))
+        return jax.jit(gradient).trace(q, k, v).lower(lowering_platforms=("cuda",)).as_text()
+
+    name = "__cudnn$fmhaScaleBiasSoftmax" if packed else "__cudnn$fmhaSoftmax"
+    lowered = text(q, k, v)
+    assert f"@{name}(" in lowered
+    assert f"@{name}Backward(" in lowered
+    assert "__cudnn" not in text(*(x.astype(jnp.float32) for x in (q, k, v))), "cuDNN has no f32"
+    assert "__cudnn" not in text(*(x[:, 1:] for x in (q, k, v))), "nor a gradient with a mask at an odd length"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
+from extra_jax.errors import ExtraError
 from extra_jax.plan.hlo import collectives
 
 SIZE, STEPS = 1024, 5
@@ -136,3 +137,66 @@ def test_the_spelling_of_the_tpu_compiler() -> None:
     assert (found["reduce-scatter"].runs, found["reduce-scatter"].bytes) == (1, 4 * 512 * 7 / 8)
     assert (found["collective-permute"].runs, found["collective-permute"].bytes) == (4, 2 * 64)
     assert found["collective-permute"].loops == 0
+
+
+def sent_between_slices(kind: str, target: str, operand: str) -> str:
+    """One program of several slices as libtpu 0.0.51 writes it: a send to the host, inside a loop that has lost its
+    first trip, and a sum over all four devices of the slice beside it."""
+    runtime = 'is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"'
+    attributes = (
+        f'{runtime},_xla_host_transfer_rendezvous="psum.7_0",'
+        f'_xla_megascale_reduce_operation="SUM",_xla_megascale_target={target},_xla_megascale_transfer_type="{kind}"}}'
+    )
+    return f"""\
+HloModule jit_f, is_scheduled=true, entry_computation_layout={{()->f32[8]{{0}}}}, num_partitions=4
+%condition (p.1: (s32[], f32[8])) -> pred[] {{
+  %constant.1 = s32[]{{:T(128)}} constant(4)
+  %p.1 = (s32[]{{:T(128)}}, f32[8]{{0}}) parameter(0)
+  ROOT %lt.1 = pred[]{{:T(512)}} compare(%p.1#0, %constant.1), direction=LT
+}}
+%body (p.2: (s32[], f32[8])) -> (s32[], f32[8]) {{
+  %p.2 = (s32[]{{:T(128)}}, f32[8]{{0}}) parameter(0)
+  %constant.2 = s32[]{{:T(128)}} constant(1)
+  %after-all = token[] after-all(), frontend_attributes={{MegascaleRendezvousKeyName="psum.7_0"}}
+  %send = ({operand}{{0:T(1024)}}, u32[]{{:S(2)}}, token[]) send(%p.2#1, %after-all), channel_id=2, {attributes}
+  %recv = ({operand}{{0:T(1024)}}, u32[]{{:S(2)}}, token[]) recv(%after-all), channel_id=1, {attributes}
+  %send-done = token[] send-done(%send), channel_id=2, {runtime}}}
+  %all-reduce = f32[8]{{0}} all-reduce(%p.2#1), channel_id=3, use_global_device_ids=true
+  %add.1 = s32[]{{:T(128)}} add(%p.2#0, %constant.2)
+  ROOT %tuple.1 = (s32[]{{:T(128)}}, f32[8]{{0}}) tuple(%add.1, /*index=1*/%all-reduce)
+}}
+ENTRY %main () -> f32[8] {{
+  %constant.3 = s32[]{{:T(128)}} constant(1)
+  %copy.3 = s32[]{{:T(128)}} copy(%constant.3)
+  %tuple.3 = (s32[]{{:T(128)}}, f32[8]{{0}}) tuple(%copy.3, %x)
+  %while.3 = (s32[]{{:T(128)}}, f32[8]{{0}}) while(%tuple.3), condition=%condition, body=%body
+  ROOT %out = f32[8]{{0}} copy(%while.3#1)
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("transfer", "target", "kind", "share"),
+    [
+        ("ALL_REDUCE", '"{1,2}x{0:3}"', "all-reduce", 1),
+        ("ALL_REDUCE", '"{1,2,3,4}x{0:3}"', "all-reduce", 3 / 2),
+        ("ALL_REDUCE", "{{100000,200000},{100001,200001},{300000,400000},{300001,400001}}", "all-reduce", 1),
+        ("ALL_GATHER", '"{1,2}x{0:3}"', "all-gather", 1),
+        ("ALL_GATHER", '"{1,2,3,4}x{0:3}"', "all-gather", 3),
+        ("REDUCE_SCATTER", '"{1,2}x{0:3}"', "reduce-scatter", 1 / 2),
+        ("ALL_TO_ALL", "{{100000,100001,200000,200001},{100003,100002,200003,200002}}", "all-to-all", 1 / 2),
+        ("ONE_TO_ONE", "{{100000->200000},{200000->100000}}", "collective-permute", 1),
+    ],
+)
+def test_what_crosses_slices_is_a_send_to_the_host(transfer: str, target: str, kind: str, share: float) -> None:
+    text = sent_between_slices(transfer, target, "f32[1024]")
+    across, inside = sorted(collectives(text, devices=8, slices=2), key=lambda one: not one.crosses_slices)
+    assert (across.crosses_slices, across.kind, across.shape, across.bytes) == (True, kind, "f32[1024]", share * 4096)
+    assert (across.runs, across.loops) == (3, 0), "4 trips of which the first was peeled off"
+    assert (inside.crosses_slices, inside.bytes, inside.runs) == (False, 2 * 32 * 3 / 4, 3), "of the slice's 4 devices"
+
+
+@pytest.mark.parametrize("spelling", [("SOMETHING_NEW", '"{1,2}x{0:3}"'), ("", "")])
+def test_a_transfer_between_slices_that_is_not_understood_is_no_zero(spelling: tuple[str, str]) -> None:
+    with pytest.raises(ExtraError, match=r"a transfer between slices that extra_jax/plan/hlo\.py cannot read"):
+        collectives(sent_between_slices(*spelling, "f32[1024]"), devices=8, slices=2)

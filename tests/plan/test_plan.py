@@ -82,6 +82,17 @@ def test_weights_are_gathered_once_and_gradients_scattered(planned: Plan) -> Non
     assert kinds & {"reduce-scatter", "all-reduce", "all-to-all"}
 
 
+def test_gradients_of_replicas_cross_slices_once_in_each_micro_batch() -> None:
+    main.prepare()
+    replicas = config().model_copy(update={"mesh": config().mesh.model_copy(update={"data": 2})})
+    made = make_plan(replicas, TOPOLOGY, slices=2, only=("update",))
+    found = [one for one in made.compiled["update"].collectives if one.crosses_slices and one.loops]
+    sent = sum(one.bytes * one.runs for one in found) / made.run.workload.micro_batches
+    gradients = 2 * PARAMETERS / 4  # bytes of a device of a slice, bf16; the sum over two sends each byte once
+    assert gradients <= sent <= 1.1 * gradients
+    assert made.phases["update"].dcn_bytes >= sent * made.run.workload.micro_batches
+
+
 def test_json_holds_what_the_table_shows(planned: Plan) -> None:
     told = json.loads(json.dumps(to_json(planned)))
     console = Console(width=200, record=True)
