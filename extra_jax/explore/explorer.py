@@ -31,6 +31,7 @@ from extra_jax.explore.lexical import ngram_codes
 from extra_jax.explore.novelty import Layout, Measured, Paid, Rows, layout, measure, pay, remember
 from extra_jax.explore.proposals import Decisions, Group, enqueue, is_hard, propose, visit
 from extra_jax.explore.state import ExplorationState
+from extra_jax.explore.yoke import read_recorded
 from extra_jax.parallel.processes import allgather
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.rollout.types import Request, Rollouts
@@ -58,7 +59,7 @@ class Explorer:
         parts: the advantages of the last step, ``[R]``, by what they are made of; they add up to the whole.
 
     Raises:
-        ExtraError: the encoder does not load.
+        ExtraError: the encoder does not load, or the run that a control is yoked to does not fit.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Explorer:
         if self.settings.active and self._encoder is None:
             rows = config.train.micro_batch_rows
             self._hidden = HiddenEncoder(graphdef, mesh, rows_per_shard=rows, dtype=config.model.dtype)
+        self._recorded = read_recorded(config)
         self._encoding_s, self._expired = 0.0, 0
 
     def inject(self, next_batch: Callable[[], list[Problem]], step: int) -> list[Slot]:
@@ -156,7 +158,14 @@ class Explorer:
         eligible = (~guided | (novelty.guided == "reward")) & looked_at
         where = layout([uid if ok else None for uid, ok in zip(uids, eligible, strict=True)])
         measured = measure(
-            rows, where, self.state, self.settings, group=self.group, seed=self.config.run.seed, step=step
+            rows,
+            where,
+            self.state,
+            self.settings,
+            group=self.group,
+            seed=self.config.run.seed,
+            step=step,
+            recorded=self._recorded.get(step),
         )
         task, total, paid = self._advantages(rows, where, measured, rewards, task_advantages, step)
         if self.settings.prefix.negative_advantage == "clamp":
@@ -165,6 +174,8 @@ class Explorer:
         self.metrics = measures.group_metrics(rows, self.slots)
         if looked_at:
             self.metrics |= measures.novelty_metrics(rows, where, measured, paid, where.spread(task), novelty)
+            if recorded := self._recorded.get(step):
+                self.metrics |= measures.yoke_metrics(recorded, measured, paid)
         self.state.scales, self.state.used_scales = paid.scales, paid.used_scales
         kept = (~guided | (novelty.guided != "ignore")) & looked_at
         keys = [uid if ok else None for uid, ok in zip(uids, kept, strict=True)]
@@ -281,6 +292,7 @@ class Explorer:
             novelty,
             schedule=schedule,
             damping=damping,
+            recorded=self._recorded.get(step),
             **(after if novelty.placement == "after" else {}),
         )
         if not novelty.enabled:

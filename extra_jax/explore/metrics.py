@@ -16,6 +16,7 @@ from extra_jax.explore.keyed import keyed_rng
 from extra_jax.explore.novelty import Layout, Measured, Paid, Rows
 from extra_jax.explore.proposals import Decisions, Group, Proposal
 from extra_jax.explore.state import ExplorationState
+from extra_jax.explore.yoke import Recorded
 
 PREFIX = "exploration/"
 _CLOSE = 0.95  # cosine from which two completions count as the same
@@ -109,6 +110,22 @@ def novelty_metrics(
         found["novelty_lexical_mean"] = _mean(measured.lexical[right])
         found["novelty_lexical_spearman"] = _spearman(d[right], measured.lexical[right])
     return _named(found)
+
+
+def yoke_metrics(recorded: Recorded, measured: Measured, paid: Paid) -> dict[str, float]:
+    """How a yoked control compares with the step it is yoked to: ratios, 1 where they are equal.
+
+    ``match_yoked_bonus`` stays below 1 where the caps leave no room for as large a bonus. Nothing is logged of a step
+    in which the other run had nothing to pay for.
+    """
+    used = measured.used.values[measured.gate & measured.used_defined]
+    return _named(
+        {
+            "match_yoked_mean": _ratio(_mean(used), recorded.mean),
+            "match_yoked_std": _ratio(_std(used), recorded.std),
+            "match_yoked_bonus": _ratio(_mean(np.abs(paid.bonus.values[measured.gate])), recorded.bonus),
+        }
+    )
 
 
 def visit_metrics(slots: Sequence[Slot], groups: Sequence[Group], state: ExplorationState) -> dict[str, float]:
