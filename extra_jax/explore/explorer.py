@@ -14,8 +14,6 @@ from dataclasses import asdict
 
 import jax
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh
 
 from extra_jax.config import Config
 from extra_jax.data.loader import share
@@ -23,9 +21,10 @@ from extra_jax.data.problem import Problem
 from extra_jax.data.tokenizer import Tokenizer
 from extra_jax.explore import metrics as measures
 from extra_jax.explore.bonus import schedule_factor
+from extra_jax.explore.distance import normalise
 from extra_jax.explore.encoders import make_encoder, novelty_text
 from extra_jax.explore.exchange import check_lockstep, gather_lists
-from extra_jax.explore.hidden import HiddenEncoder
+from extra_jax.explore.hidden import token_spans
 from extra_jax.explore.injection import Slot, expired, make_requests, next_slots
 from extra_jax.explore.lexical import ngram_codes
 from extra_jax.explore.novelty import Layout, Measured, Paid, Rows, layout, measure, pay, remember
@@ -50,8 +49,6 @@ class Explorer:
         problems: all training problems.
         prompts: token ids by uid.
         tokenizer: of the policy.
-        graphdef: of the policy, for ``policy_hidden``.
-        mesh: of the run.
 
     Attributes:
         metrics: of the last step, under ``exploration/``; the same on every process.
@@ -63,14 +60,7 @@ class Explorer:
     """
 
     def __init__(
-        self,
-        config: Config,
-        problems: Sequence[Problem],
-        prompts: Mapping[str, list[int]],
-        tokenizer: Tokenizer,
-        *,
-        graphdef: nnx.GraphDef,
-        mesh: Mesh,
+        self, config: Config, problems: Sequence[Problem], prompts: Mapping[str, list[int]], tokenizer: Tokenizer
     ):
         self.config, self.settings, self.tokenizer, self.prompts = config, config.explore, tokenizer, prompts
         self.problems = {problem.uid: problem for problem in problems}
@@ -85,10 +75,6 @@ class Explorer:
         self.columns: dict[str, list] = {}
         self.parts: dict[str, np.ndarray] = {}
         self._encoder = make_encoder(self.settings.encoder) if self.settings.active else None
-        self._hidden = None
-        if self.settings.active and self._encoder is None:
-            rows = config.train.micro_batch_rows
-            self._hidden = HiddenEncoder(graphdef, mesh, rows_per_shard=rows, dtype=config.model.dtype)
         self._recorded = read_recorded(config)
         self._encoding_s, self._expired = 0.0, 0
 
@@ -121,10 +107,16 @@ class Explorer:
         first = before + self._share(count).start
         return make_requests(slots, self.prompts, self.group, first, self.settings.prefix)
 
+    def spans(self, rollouts: Rollouts) -> np.ndarray | None:
+        """``[R, 2]`` completion tokens over which ``observe`` wants the mean hidden state; ``None``: it wants none."""
+        if not self.settings.reads_hidden_states:
+            return None
+        return token_spans(rollouts, self.tokenizer, self.settings.novelty)
+
     def observe(
         self,
-        params: nnx.State,
         rollouts: Rollouts,
+        hidden: np.ndarray | None,
         grades: Sequence[Grade],
         rewards: np.ndarray,
         valid: np.ndarray,
@@ -134,8 +126,8 @@ class Explorer:
         """Advantages of this process's completions; learns from the step what the next ones need.
 
         Args:
-            params: of the policy, in the training layout.
             rollouts: ``R`` completions of the slots.
+            hidden: ``[R, D]`` f32 mean hidden state of each over ``spans``, or ``None`` with them.
             grades: ``[R]``.
             rewards: ``[R]``.
             valid: ``[R]`` bool; 1 where the verdict says something about the policy.
@@ -150,7 +142,7 @@ class Explorer:
             return self.parts["task"]
         correct = np.array([grade.verdict is Verdict.CORRECT for grade in grades], bool)
         self._encoding_s = 0.0
-        rows = self._rows(params, rollouts, correct, rewards, valid)
+        rows = self._rows(rollouts, hidden, correct, rewards, valid)
         guided = np.array([slot.guided is not None for slot in self.slots])[rows.slot]
         uids = [self.slots[slot].problem.uid for slot in rows.slot]
         novelty = self.settings.novelty
@@ -209,7 +201,12 @@ class Explorer:
             self.state = ExplorationState.loads(np.asarray(data, np.uint8).tobytes())
 
     def _rows(
-        self, params: nnx.State, rollouts: Rollouts, correct: np.ndarray, rewards: np.ndarray, valid: np.ndarray
+        self,
+        rollouts: Rollouts,
+        hidden: np.ndarray | None,
+        correct: np.ndarray,
+        rewards: np.ndarray,
+        valid: np.ndarray,
     ) -> Rows:
         """What novelty needs to know of the whole step."""
         novelty, mask = self.settings.novelty, rollouts.completion_mask
@@ -232,8 +229,8 @@ class Explorer:
         completions = [rollouts.completion_ids(row) for row in range(len(rollouts))]
         if not self.settings.needs_novelty:
             vectors = np.zeros((len(rollouts), 1), np.float32)
-        elif self._hidden is not None:
-            vectors = self._timed(lambda: self._hidden.encode(params, rollouts))
+        elif self.settings.reads_hidden_states:
+            vectors = normalise(hidden)
         else:
             vectors = self._encode([novelty_text(ids, self.tokenizer, novelty) for ids in completions])
         codes = []
@@ -261,13 +258,10 @@ class Explorer:
         )
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        return self._timed(lambda: self._encoder.encode(texts))
-
-    def _timed(self, work: Callable[[], np.ndarray]) -> np.ndarray:
         began = time.perf_counter()
-        result = work()
+        vectors = self._encoder.encode(texts)
         self._encoding_s += time.perf_counter() - began
-        return result
+        return vectors
 
     def _advantages(
         self,
