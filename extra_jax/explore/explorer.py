@@ -19,6 +19,7 @@ from extra_jax.config import Config
 from extra_jax.data.loader import share
 from extra_jax.data.problem import Problem
 from extra_jax.data.tokenizer import Tokenizer
+from extra_jax.explore import diagnostics
 from extra_jax.explore import metrics as measures
 from extra_jax.explore.bonus import schedule_factor
 from extra_jax.explore.distance import normalise
@@ -76,7 +77,7 @@ class Explorer:
         self.parts: dict[str, np.ndarray] = {}
         self._encoder = make_encoder(self.settings.encoder) if self.settings.active else None
         self._recorded = read_recorded(config)
-        self._encoding_s, self._expired = 0.0, 0
+        self._encoding_s, self._expired, self._truncated = 0.0, 0, 0
 
     def inject(self, next_batch: Callable[[], list[Problem]], step: int) -> list[Slot]:
         """This process's slots of a step.
@@ -164,19 +165,24 @@ class Explorer:
             total = np.where(guided, np.maximum(total, 0.0), total)
 
         self.metrics = measures.group_metrics(rows, self.slots)
+        self.metrics |= diagnostics.reward_diagnostics(rows, self.slots, total)
         if looked_at:
             self.metrics |= measures.novelty_metrics(rows, where, measured, paid, where.spread(task), novelty)
+            self.metrics |= diagnostics.novelty_diagnostics(rows, where, measured, self.state)
             if recorded := self._recorded.get(step):
                 self.metrics |= measures.yoke_metrics(recorded, measured, paid)
         self.state.scales, self.state.used_scales = paid.scales, paid.used_scales
         kept = (~guided | (novelty.guided != "ignore")) & looked_at
         keys = [uid if ok else None for uid, ok in zip(uids, kept, strict=True)]
         remember(rows, keys, self.state, novelty, group=self.group, step=step)
+        diagnostics.note_novelty(rows, where, measured, self.state)
         self.metrics |= self._regenerate(rows, rollouts, correct, step)
         self.metrics |= measures.state_metrics(self.state, self.slots, total[guided], self._expired, step)
         self.metrics["exploration/encoder_s"] = self._encoding_s
-        self.metrics["exploration/truncated_texts"] = float(getattr(self._encoder, "truncated", 0))
+        if self._encoder is not None and looked_at:
+            self.metrics["exploration/truncated_text_share"] = self._truncated / len(rows.slot)
         mine = slice(self.first * self.group, (self.first + self.share) * self.group)
+        self.metrics |= diagnostics.entropy_deciles(rollouts, ~guided[mine])
         bonus = np.where(guided, 0.0, total - task)
         self.parts = {
             "task": np.where(guided, 0.0, task)[mine],
@@ -233,6 +239,7 @@ class Explorer:
             vectors = normalise(hidden)
         else:
             vectors = self._encode([novelty_text(ids, self.tokenizer, novelty) for ids in completions])
+            self._truncated = int(allgather(np.array([self._encoder.truncated])).sum())
         codes = []
         if self._needs_codes:
             codes = gather_lists([ngram_codes(ids[-novelty.span_tokens :], novelty.ngram) for ids in completions])
@@ -341,6 +348,7 @@ class Explorer:
         decisions: Decisions = enqueue(
             proposals, self.slots, self.state, prefix, real_smoothing=self._real_smoothing, seed=seed, step=step
         )
+        outcome |= diagnostics.prefix_diagnostics(decisions, self.slots, prefix.max_depth)
         return outcome | measures.prefix_metrics(proposals, decisions, rows, self.slots, seed, step)
 
     @property
