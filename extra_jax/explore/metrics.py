@@ -16,6 +16,7 @@ from extra_jax.explore.keyed import keyed_rng
 from extra_jax.explore.novelty import Layout, Measured, Paid, Rows
 from extra_jax.explore.proposals import Decisions, Group, Proposal
 from extra_jax.explore.state import ExplorationState
+from extra_jax.explore.yoke import Recorded
 
 PREFIX = "exploration/"
 _CLOSE = 0.95  # cosine from which two completions count as the same
@@ -55,7 +56,7 @@ def group_metrics(rows: Rows, slots: Sequence[Slot]) -> dict[str, float]:
             found[f"guided_frac_mixed_{name}"] = _mean((chosen > 0.0) & (chosen < 1.0))
     if rows.codes:
         found |= diversity_metrics(rows.codes, rows.correct.reshape(len(slots), -1), ~guided)
-    return _named(found)
+    return named(found)
 
 
 def novelty_metrics(
@@ -89,8 +90,8 @@ def novelty_metrics(
         "novelty_near_share": _mean(d[right] < 1.0 - _CLOSE),
         "novelty_active_share": _mean(measured.defined[gate]),
         "novelty_pair_share": _mean((gate.sum(axis=1, keepdims=True) >= 2)[np.where(gate)[0], 0]),
-        "novelty_length_spearman": _spearman(d[right], where.spread(rows.lengths)[right]),
-        "novelty_logprob_spearman": _spearman(d[right], where.spread(rows.logprobs / rows.lengths)[right]),
+        "novelty_length_spearman": spearman(d[right], where.spread(rows.lengths)[right]),
+        "novelty_logprob_spearman": spearman(d[right], where.spread(rows.logprobs / rows.lengths)[right]),
         "novelty_alpha_eff": paid.bonus.strength,
         "novelty_reward_mean": _mean(b[present]) if settings.enabled else 0.0,
         "bonus_abs_mean": _mean(np.abs(b[gate])),
@@ -107,8 +108,24 @@ def novelty_metrics(
         found[f"novelty_q{q:02d}"] = float(np.quantile(d[right], q / 100)) if right.any() else float("nan")
     if measured.lexical is not None:
         found["novelty_lexical_mean"] = _mean(measured.lexical[right])
-        found["novelty_lexical_spearman"] = _spearman(d[right], measured.lexical[right])
-    return _named(found)
+        found["novelty_lexical_spearman"] = spearman(d[right], measured.lexical[right])
+    return named(found)
+
+
+def yoke_metrics(recorded: Recorded, measured: Measured, paid: Paid) -> dict[str, float]:
+    """How a yoked control compares with the step it is yoked to: ratios, 1 where they are equal.
+
+    ``match_yoked_bonus`` stays below 1 where the caps leave no room for as large a bonus. Nothing is logged of a step
+    in which the other run had nothing to pay for.
+    """
+    used = measured.used.values[measured.gate & measured.used_defined]
+    return named(
+        {
+            "match_yoked_mean": _ratio(_mean(used), recorded.mean),
+            "match_yoked_std": _ratio(_std(used), recorded.std),
+            "match_yoked_bonus": _ratio(_mean(np.abs(paid.bonus.values[measured.gate])), recorded.bonus),
+        }
+    )
 
 
 def visit_metrics(slots: Sequence[Slot], groups: Sequence[Group], state: ExplorationState) -> dict[str, float]:
@@ -127,7 +144,7 @@ def visit_metrics(slots: Sequence[Slot], groups: Sequence[Group], state: Explora
             rates[prompt.waiting].append(group.correct / group.size)
         if prompt.visits and prompt.hard:
             again.append(group.correct == 0)
-    return _named(
+    return named(
         {
             "transfer_drawn": _mean(rates["drawn"]),
             "transfer_drawn_count": len(rates["drawn"]),
@@ -156,7 +173,7 @@ def hard_metrics(
         size = plain[0].size if plain else 1
         found["hard_passrate_threshold"] = config.hard_max_correct / size
         found["hard_share_predicted"] = _beta_share(plain, config.hard_max_correct)
-    return _named(found)
+    return named(found)
 
 
 def prefix_metrics(
@@ -186,7 +203,7 @@ def prefix_metrics(
         "queue_replaced": done.replaced,
         "queue_evicted": done.evicted,
     }
-    return _named(found)
+    return named(found)
 
 
 def state_metrics(
@@ -208,7 +225,7 @@ def state_metrics(
         "memory_mb": state.nbytes() / 1e6,
         "injected_gini": _gini(injected),
     }
-    return _named(found)
+    return named(found)
 
 
 def lineage(
@@ -292,7 +309,7 @@ def _gini(counts: np.ndarray) -> float:
     return float((2 * np.arange(1, n + 1) - n - 1) @ counts / (n * counts.sum()))
 
 
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Rank correlation, ties at their mean rank."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
@@ -317,5 +334,5 @@ def _ratio(a: float, b: float) -> float:
     return float(a / b) if b else float("nan")
 
 
-def _named(found: dict[str, float]) -> dict[str, float]:
+def named(found: dict[str, float]) -> dict[str, float]:
     return {PREFIX + name: float(value) for name, value in found.items() if np.isfinite(value)}

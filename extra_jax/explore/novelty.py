@@ -15,6 +15,7 @@ from extra_jax.explore.controls import Identity, controlled, quantile_map
 from extra_jax.explore.distance import Distances, allowed_pool, cosine_similarities, distances, surprise
 from extra_jax.explore.lexical import count_novelty, jaccard_similarities
 from extra_jax.explore.state import ExplorationState, PromptState
+from extra_jax.explore.yoke import Recorded
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,15 @@ class Measured:
 
 
 def measure(
-    rows: Rows, where: Layout, state: ExplorationState, config: ExploreConfig, *, group: int, seed: int, step: int
+    rows: Rows,
+    where: Layout,
+    state: ExplorationState,
+    config: ExploreConfig,
+    *,
+    group: int,
+    seed: int,
+    step: int,
+    recorded: Recorded | None = None,
 ) -> Measured:
     """Distances of every completion, and those that the arm uses.
 
@@ -126,6 +135,7 @@ def measure(
         group: completions a prompt.
         seed: of the run.
         step: of the run.
+        recorded: of the run that a control is yoked to, in this step.
     """
     settings = config.novelty
     prompts = [state.prompts.get(uid, PromptState()) for uid in where.uids]
@@ -148,13 +158,15 @@ def measure(
     if settings.quantile_map:
         values = quantile_map(values, real.values, gate & defined)
     if settings.control != "none":
+        replaced = gate & used_defined
         values = controlled(
             settings.control,
             values,
-            gate & used_defined,
+            replaced,
             Identity(seed, step, where.uids),
             running_mean=state.scales.updated(real.values, gate & defined, settings.ema).mean,
             codes=[[rows.codes[row] for row in members] for members in where.members] if rows.codes else (),
+            moments=None if recorded is None else recorded.moments(int(replaced.sum())),
         )
     if settings.length_residual:
         values = _without_length(values, where.spread(rows.lengths), gate & used_defined)
@@ -241,8 +253,11 @@ def pay(
     advantages: np.ndarray | None = None,
     mixed: np.ndarray | None = None,
     damping: np.ndarray | None = None,
+    recorded: Recorded | None = None,
 ) -> Paid:
     """The bonus of every completion. That of a control adds up, in absolute value, to what the real one has.
+
+    A yoked control has, on average over the completions that may get a bonus, what the other run paid instead.
 
     Args:
         measured: of the step.
@@ -252,6 +267,7 @@ def pay(
         advantages: ``[K, W]`` of the task, where the cap looks at them.
         mixed: ``[K, W]`` bool, rows of groups with correct and other completions.
         damping: ``[K]`` factor on each problem's bonus (option A), or ``None``.
+        recorded: of the run that a control is yoked to, in this step.
     """
     real_gate, gate = measured.gate & measured.defined, measured.gate & measured.used_defined
     scales = state.scales.updated(measured.real.values, real_gate, settings.ema)
@@ -267,6 +283,8 @@ def pay(
     else:
         replaced = settings.control != "none" or settings.quantile_map
         total = float(np.abs(shadow.values).sum()) if replaced else None
+        if recorded is not None:
+            total = recorded.bonus * float(measured.gate.sum())
         own = strength(settings, used_scales, schedule)
         made = bonus(measured.used, gate, settings, past=used_past, strength=own, total=total, **extra)
     if damping is not None:

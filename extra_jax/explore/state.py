@@ -24,7 +24,8 @@ from extra_jax.errors import ExtraError
 from extra_jax.explore.bonus import Scales
 from extra_jax.explore.prefix import Prefix
 
-_VERSION = 1
+_VERSION = 2
+_READS = (1, 2)  # of version 1, prompts have no novelty yet
 POSITION_BINS = 20
 _GUIDED_KEYS = 1024  # prefixes as prompts of their own (release): those visited last are remembered
 
@@ -66,6 +67,7 @@ class PromptState:
         hard: whether the last plain visit was hard.
         waiting: until the next plain visit, ``"eligible"`` since it was queued, ``"drawn"`` since it was injected.
         injected: times that a prefix of it was injected.
+        novelty: mean real distance of correct completions at the last visit that had one.
     """
 
     vectors: np.ndarray | None = None
@@ -82,6 +84,7 @@ class PromptState:
     hard: bool = False
     waiting: str = ""
     injected: int = 0
+    novelty: float | None = None
 
     def remember(
         self, vectors: np.ndarray, codes: list[np.ndarray], correct: np.ndarray, origins: np.ndarray, capacity: int
@@ -94,7 +97,7 @@ class PromptState:
         self.codes = (self.codes + codes)[-capacity:]
 
 
-_NUMBERS = ("visits", "successes", "trials", "streak", "variance", "hard", "waiting", "injected")
+_NUMBERS = ("visits", "successes", "trials", "streak", "variance", "hard", "waiting", "injected", "novelty")
 
 
 @dataclass(eq=False)
@@ -185,9 +188,10 @@ class ExplorationState:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = dict(file)
         head = json.loads(arrays["head"].tobytes())
-        if head["version"] != _VERSION:
+        if head["version"] not in _READS:
             raise ExtraError(
-                f"the exploration state has version {head['version']}, this program reads {_VERSION}; continue the run "
+                f"the exploration state has version {head['version']}, this program reads "
+                f"{_READS[0]} to {_READS[-1]}; continue the run "
                 "with the version that wrote it, or start a new one"
             )
         codes = _split(arrays["codes"], arrays["code_sizes"])

@@ -12,6 +12,8 @@ from extra_jax.learn.packing import best_fit, bucket
 from extra_jax.parallel.processes import allgather, to_global
 from extra_jax.parallel.sharding import batch_ways
 
+FEWEST_SPANS = 8  # places for parts in a row; more come in powers of two
+
 
 @dataclass(frozen=True)
 class Example:
@@ -113,6 +115,37 @@ def micro_batches(
         tokens = allgather(tokens[None]).sum(axis=0).clip(min=1)[:, None, None]
         stacked = stacked._replace(weights=((stacked.weights > 0) / tokens / count).astype(np.float32))
     return MicroBatches(to_global(mesh, stacked, row_axis=1), np.int32(count))
+
+
+def packed_spans(
+    lengths: Sequence[int], spans: np.ndarray, batches: MicroBatches, mesh: Mesh
+) -> tuple[jax.Array, np.ndarray]:
+    """Where in packed rows a part of each sequence lies; all processes call it together.
+
+    Args:
+        lengths: ``[n]`` tokens of the sequences that ``micro_batches`` was given.
+        spans: ``[n, 2]`` first token of the part in its sequence, and the one behind its last.
+        batches: what ``micro_batches`` made of them.
+        mesh: likewise.
+
+    Returns:
+        ``[M, B, S, 2]`` global int32 array of the parts in row coordinates, and ``[n, 3]`` index of each sequence's
+        part in the ``B`` (rows of this process), ``M`` and ``S`` of it. ``S`` is a power of two, so that few programs
+        are compiled.
+    """
+    count, rows, row_length = batches.rows.tokens.shape
+    rows //= jax.process_count()
+    layout = best_fit(lengths, row_length)
+    most = int(allgather(np.array([max(map(len, layout), default=1)])).max())
+    bounds = np.zeros((count * rows, max(FEWEST_SPANS, 1 << (most - 1).bit_length()), 2), np.int32)
+    places = np.zeros((len(lengths), 3), np.int64)
+    for row, members in enumerate(layout):
+        start = 0
+        for segment, index in enumerate(members):
+            bounds[row, segment] = start + spans[index]
+            places[index] = row % rows, row // rows, segment
+            start += lengths[index]
+    return to_global(mesh, bounds.reshape(count, rows, *bounds.shape[1:]), row_axis=1), places
 
 
 def pack_rows(

@@ -1,6 +1,7 @@
 """GRPO: from rollouts and advantages to an update."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +10,28 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from extra_jax.config import Config
-from extra_jax.learn.batch import Example, MicroBatches, TokenBatch, micro_batches
+from extra_jax.learn.batch import Example, MicroBatches, TokenBatch, micro_batches, packed_spans
 from extra_jax.learn.loss import Mean, entropy_weights, grpo_loss, sequence_weights
 from extra_jax.learn.optimizer import learning_rate, make_optimizer
-from extra_jax.learn.score import token_logprobs
+from extra_jax.learn.score import hidden_logprobs, last_hidden, span_means, token_logprobs
 from extra_jax.learn.update import TrainState, Update, init_state, micro_batch
-from extra_jax.parallel.processes import allgather_rows
+from extra_jax.parallel.processes import allgather_rows, to_local
+from extra_jax.parallel.sharding import constrain
 from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
 from extra_jax.rollout.types import Rollouts
+
+
+class Scored(NamedTuple):
+    """What a scoring pass found before anybody knew the advantages; ``None`` where nobody asked for one.
+
+    Attributes:
+        logprobs: of each mini-batch, ``[M, B, T]``; ``Learner.batches`` compares with them.
+        hidden: ``[R, D]`` f32 mean last hidden state of each rollout of this process over its span; zeros where it is
+            empty.
+    """
+
+    logprobs: list[jax.Array] | None = None
+    hidden: np.ndarray | None = None
 
 
 class Learner:
@@ -28,7 +43,8 @@ class Learner:
         mesh: of the run.
 
     Attributes:
-        score: (parameters, batches) -> log-probabilities ``[M, B, T]``; run it with ``mesh`` set.
+        score: (parameters, batches) -> log-probabilities ``[M, B, T]`` and ``None``; with a third argument, spans
+            ``[M, B, S, 2]``, the second result is their mean hidden states ``[B, M, S, D]``. Run it with ``mesh`` set.
         update: an optimizer update.
         optimizer: what the update applies.
     """
@@ -49,11 +65,24 @@ class Learner:
         def loss_fn(params: nnx.State, batch: TokenBatch) -> tuple[jax.Array, dict[str, Mean]]:
             return grpo_loss(grpo, batch, *score(params, batch))
 
-        def score_all(params: nnx.State, batches: MicroBatches) -> jax.Array:
-            def write(index: jax.Array, scores: jax.Array) -> jax.Array:
-                return scores.at[index].set(score(params, micro_batch(batches, index))[0])
+        def score_all(
+            params: nnx.State, batches: MicroBatches, spans: jax.Array | None = None
+        ) -> tuple[jax.Array, jax.Array | None]:
+            model = nnx.merge(graphdef, params)
 
-            return jax.lax.fori_loop(0, batches.count, write, jnp.zeros_like(batches.rows.weights))
+            def write(index: jax.Array, told: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, jax.Array | None]:
+                batch = micro_batch(batches, index)
+                hidden = last_hidden(model, batch, dtype)
+                logprobs, _ = hidden_logprobs(model, hidden, batch, temperature=temperature, dtype=dtype)
+                means = None if spans is None else told[1].at[index].set(span_means(hidden, spans[index]))
+                return told[0].at[index].set(logprobs), means
+
+            means = None
+            if spans is not None:
+                means = jnp.zeros((*spans.shape[:-1], model.config.hidden_size), jnp.float32)
+                means = constrain(means, None, "batch", None, None)
+            logprobs, means = jax.lax.fori_loop(0, batches.count, write, (jnp.zeros_like(batches.rows.weights), means))
+            return logprobs, None if means is None else jnp.swapaxes(means, 0, 1)  # rows first: ``to_local``
 
         self.score = jax.jit(score_all, compiler_options=ROUND_AS_WRITTEN)
         self.update = Update(loss_fn, self.optimizer, mesh)
@@ -74,6 +103,7 @@ class Learner:
         reference: nnx.State | None,
         rollouts: Rollouts,
         advantages: np.ndarray | Sequence[np.ndarray],
+        scored: Sequence[jax.Array] | None = None,
     ) -> list[MicroBatches]:
         """What each optimizer update of a pass learns from, with the log-probabilities it compares with.
 
@@ -83,14 +113,58 @@ class Learner:
             reference: parameters, or ``None`` when ``beta == 0``.
             rollouts: ``R`` completions of this process.
             advantages: ``[R]``, or for each rollout one of its tokens.
+            scored: ``Scored.logprobs`` of these rollouts under ``params``, where there was a pass already.
+        """
+        grpo, batches = self.config.train, []
+        for index, (_, _, packed) in enumerate(self._mini_batches(rollouts, advantages)):
+            with jax.set_mesh(self.mesh):
+                if grpo.old_logprobs == "sampler":
+                    old = packed.rows.sampling_logprobs
+                elif grpo.updates_per_step == 1:
+                    old = None
+                else:
+                    old = self.score(params, packed)[0] if scored is None else scored[index]
+                ref = None if reference is None else self.score(reference, packed)[0]
+            batches.append(packed._replace(rows=packed.rows._replace(old_logprobs=old, ref_logprobs=ref)))
+        return batches
+
+    def scored(self, params: nnx.State, rollouts: Rollouts, spans: np.ndarray | None) -> Scored:
+        """The pass over the rollouts that ``batches`` would make, made before the advantages are known.
+
+        Args:
+            params: before the first update of the step.
+            rollouts: ``R`` completions of this process; all processes call it together.
+            spans: ``[R, 2]`` completion tokens (first, and behind the last) whose hidden states are averaged; ``None``
+                where nobody reads them, and then no pass is made here.
+        """
+        if spans is None:
+            return Scored()
+        told, hidden = [], None
+        for chosen, examples, packed in self._mini_batches(rollouts, np.zeros(len(rollouts))):
+            contexts = np.array([len(example.context) for example in examples], np.int64).reshape(-1, 1)
+            parts, places = packed_spans(list(map(len, examples)), contexts + spans[chosen], packed, self.mesh)
+            with jax.set_mesh(self.mesh):
+                logprobs, means = self.score(params, packed, parts)
+            means = to_local(means)
+            hidden = np.zeros((len(rollouts), means.shape[-1]), np.float32) if hidden is None else hidden
+            hidden[chosen] = means[tuple(places.T)]
+            told.append(logprobs)
+        return Scored(told, hidden)
+
+    def _mini_batches(
+        self, rollouts: Rollouts, advantages: np.ndarray | Sequence[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, list[Example], MicroBatches]]:
+        """Of each optimizer update of a pass: which rollouts it learns from, as examples, and packed.
+
+        How they are packed does not depend on the advantages.
         """
         grpo = self.config.train
         groups = rollouts.rollout_ids // grpo.num_generations
         rank = np.searchsorted(np.unique(allgather_rows(groups)), groups)  # among the groups of all processes
         part = rank % grpo.num_minibatches
-        batches = []
         for index in range(grpo.num_minibatches):
-            examples = grpo_examples(rollouts, advantages, np.flatnonzero(part == index), self.config)
+            chosen = np.flatnonzero(part == index)
+            examples = grpo_examples(rollouts, advantages, chosen, self.config)
             packed = micro_batches(
                 examples,
                 grpo.row_length or self.config.max_sequence_length,
@@ -99,14 +173,7 @@ class Learner:
                 micro_batch_mean=grpo.loss_type == "bnpo",
                 entropy_weights=grpo.uses_entropy,
             )
-            with jax.set_mesh(self.mesh):
-                if grpo.old_logprobs == "sampler":
-                    old = packed.rows.sampling_logprobs
-                else:
-                    old = self.score(params, packed) if grpo.updates_per_step > 1 else None
-                ref = None if reference is None else self.score(reference, packed)
-            batches.append(packed._replace(rows=packed.rows._replace(old_logprobs=old, ref_logprobs=ref)))
-        return batches
+            yield chosen, examples, packed
 
 
 def grpo_examples(

@@ -22,13 +22,50 @@ Scores = tuple[jax.Array, jax.Array]
 def token_logprobs(
     model: Qwen3, batch: TokenBatch, *, temperature: float, dtype: str, entropy_gradient: bool = False
 ) -> Scores:
-    """Scores every token in the loss given the tokens before it in its segment.
+    """Scores every token in the loss given the tokens before it in its segment: ``hidden_logprobs`` of a forward."""
+    hidden = last_hidden(model, batch, dtype)
+    return hidden_logprobs(
+        model, hidden, batch, temperature=temperature, dtype=dtype, entropy_gradient=entropy_gradient
+    )
+
+
+def last_hidden(model: Qwen3, batch: TokenBatch, dtype: str) -> jax.Array:
+    """``[B, T, D]`` what the head is applied to, at every position of the rows."""
+    hidden, _ = model(batch.tokens, batch.positions, segment_ids=batch.segment_ids, dtype=dtype)
+    return hidden
+
+
+def span_means(hidden: jax.Array, spans: jax.Array) -> jax.Array:
+    """``[B, S, D]`` f32 means of ``hidden [B, T, D]`` over parts of its rows; zeros for an empty part.
+
+    Args:
+        hidden: last hidden states.
+        spans: ``[B, S, 2]`` int32, first position of each part and the one behind its last.
+    """
+    here = jnp.arange(hidden.shape[1])
+    inside = ((here >= spans[..., :1]) & (here < spans[..., 1:])).astype(jnp.float32)
+    highest = jax.lax.Precision.HIGHEST  # or a TPU would round the states to bf16 on their way in
+    total = jnp.einsum("bst,btd->bsd", inside, hidden.astype(jnp.float32), precision=highest)
+    return constrain(total / jnp.maximum(jnp.sum(inside, axis=2), 1.0)[..., None], "batch", None, None)
+
+
+def hidden_logprobs(
+    model: Qwen3,
+    hidden: jax.Array,
+    batch: TokenBatch,
+    *,
+    temperature: float,
+    dtype: str,
+    entropy_gradient: bool = False,
+) -> Scores:
+    """Scores every token in the loss given the last hidden state of the token before it.
 
     Only their positions go through the head: each shard gathers its own to the front and projects a chunk at a time,
     as many chunks as the fullest shard needs. Nothing of a chunk is kept for the backward pass.
 
     Args:
         model: the policy.
+        hidden: ``[B, T, D]``, of ``last_hidden``.
         batch: ``[B, T]`` rows; ``weights`` says which tokens are in the loss, never the first of a row.
         temperature: of the sampling distribution; log-probabilities are of the softmax of ``logits / temperature``.
             0 (greedy) scores at temperature 1.
@@ -40,7 +77,6 @@ def token_logprobs(
         are not in the loss.
     """
     rows, length = batch.tokens.shape
-    hidden, _ = model(batch.tokens, batch.positions, segment_ids=batch.segment_ids, dtype=dtype)
     mesh = jax.sharding.get_abstract_mesh()
     shards = 1 if mesh.empty else batch_ways(mesh)
     positions = rows // shards * length

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from extra_jax.config import Config
-from extra_jax.learn.batch import MicroBatches, TokenBatch
+from extra_jax.learn.batch import FEWEST_SPANS, MicroBatches, TokenBatch
 from extra_jax.learn.grpo import Learner
 from extra_jax.learn.packing import bucket
 from extra_jax.learn.update import abstract_state
@@ -86,6 +86,8 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
     sampler = sampler_programs(config, shape, mesh, weights, work.slots, scan=scan)
 
     training = ("parameters", "optimizer", "reference")
+    early = config.explore.reads_hidden_states  # novelty needs them while the sampler's weights are still there
+    spans = (_spans(config, batches, mesh),) if early else ()
     rollout = (*training, "sampler", "cache")
     prompts_a_call = PREFILL_ROWS * batch_ways(mesh)
     programs = [
@@ -96,11 +98,11 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
         Program("decode", sampler.decode, work.decode_calls, (config.rollout.chunk,), ("sampler", "cache"), rollout),
         Program(
             "score",
-            lambda: learner.score.lower(params, unscored),
+            lambda: learner.score.lower(params, unscored, *spans),
             work.scorings,
             (work.micro_batches, work.head_chunks),
             ("parameters", "batches"),
-            (*training, "batches"),
+            (*training, *(("sampler",) if early else ()), "batches"),
         ),
         Program(
             "update",
@@ -145,6 +147,13 @@ def _batches(config: Config, work: Workload, mesh: Mesh) -> MicroBatches:
         entropy_weights=column(np.float32) if t.uses_entropy else None,
     )
     return MicroBatches(rows, jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)))
+
+
+def _spans(config: Config, batches: MicroBatches, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    """Parts of packed rows whose hidden states are averaged, as ``learn.batch.packed_spans`` makes them of sequences of
+    half the longest."""
+    places = max(FEWEST_SPANS, 2 * batches.rows.tokens.shape[-1] // config.max_sequence_length)
+    return jax.ShapeDtypeStruct((*batches.rows.tokens.shape[:2], places, 2), np.int32, sharding=batch_sharding(mesh, 1))
 
 
 def _placed(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.NamedSharding) -> jax.ShapeDtypeStruct:

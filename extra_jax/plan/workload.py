@@ -64,7 +64,7 @@ def workload_of(config: Config, shape: Qwen3Config, shards: int) -> Workload:
     positions = t.micro_batch_rows * row_length
     in_loss = positions * _PACKED * completion / (prompt + completion)
     slots = shards * math.ceil(min(r.slots, t.completions_per_step) / shards)
-    scored = (t.updates_per_step > 1) + (t.beta > 0)
+    scored = (t.updates_per_step > 1 or config.explore.reads_hidden_states) + (t.beta > 0)
     return Workload(
         prompts=t.prompts_per_step,
         completions=t.completions_per_step,

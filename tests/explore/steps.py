@@ -10,6 +10,7 @@ from extra_jax.explore.distance import Distances, normalise
 from extra_jax.explore.injection import Slot
 from extra_jax.explore.novelty import Measured, Rows, layout, measure, pay, remember
 from extra_jax.explore.state import ExplorationState
+from extra_jax.explore.yoke import Recorded
 from extra_jax.learn.advantage import group_advantages
 
 
@@ -50,15 +51,23 @@ class Visit:
         *,
         step: int = 0,
         uids: list[str] | None = None,
+        recorded: Recorded | None = None,
         **fields: Any,
     ):
-        self.config, self.state, self.group, self.step = config, state, group, step
+        self.config, self.state, self.group, self.step, self.recorded = config, state, group, step, recorded
         self.rows = rows_of(vectors, correct, group, **fields)
         self.slot_uids = uids or [f"p{i}" for i in range(len(correct) // group)]
         self.keys = [self.slot_uids[slot] for slot in self.rows.slot]
         self.where = layout(self.keys)
         self.measured: Measured = measure(
-            self.rows, self.where, state, config.explore, group=group, seed=config.run.seed, step=step
+            self.rows,
+            self.where,
+            state,
+            config.explore,
+            group=group,
+            seed=config.run.seed,
+            step=step,
+            recorded=recorded,
         )
 
     @classmethod
@@ -87,6 +96,7 @@ class Visit:
             self.state,
             novelty,
             schedule=1.0,
+            recorded=self.recorded,
             advantages=self.where.spread(task.ravel()) if after else None,
             mixed=self.where.spread(mixed.ravel()) if after else None,
         )

@@ -89,7 +89,7 @@ class Run:
 
     def __init__(self, explore: dict, state: bytes | None = None):
         self.config = settings_of(explore)
-        self.explorer = Explorer(self.config, PROBLEMS, PROMPTS, TOKENIZER, graphdef=None, mesh=None)
+        self.explorer = Explorer(self.config, PROBLEMS, PROMPTS, TOKENIZER)
         if state is not None:
             self.explorer.state = ExplorationState.loads(state)
         self.next_batch, self.step = InOrder(), 0
@@ -108,7 +108,7 @@ class Run:
         self.rewards = np.array([float(grade.verdict is Verdict.CORRECT) for grade in self.grades])
         valid = np.ones(len(self.rewards), bool)
         self.plain = self.task(self.rewards)
-        self.advantages = explorer.observe(None, self.rollouts, self.grades, self.rewards, valid, self.task, self.step)
+        self.advantages = explorer.observe(self.rollouts, None, self.grades, self.rewards, valid, self.task, self.step)
         self.metrics = {name.removeprefix("exploration/"): value for name, value in explorer.metrics.items()}
         self.step += 1
         return self
@@ -259,7 +259,7 @@ def test_a_grader_that_failed_makes_nobody_hard_and_pays_nobody():
     rollouts = written(run.explorer.slots, 0, solved=0.0)
     grades = [Grade(Verdict.TIMEOUT, None, "test")] * len(rollouts)
     zeros = np.zeros(len(rollouts))
-    found = run.explorer.observe(None, rollouts, grades, zeros, zeros > 0, run.task, 0)
+    found = run.explorer.observe(rollouts, None, grades, zeros, zeros > 0, run.task, 0)
     assert (found == 0).all()
     assert run.explorer.metrics["exploration/hard_prompt_count"] == 0
 

@@ -91,6 +91,27 @@ def test_switched_off_tokens_advantages_and_parameters_are_those_of_grpo(launche
             assert wanted.items() <= row.items()
 
 
+def test_hidden_states_of_the_scoring_pass_change_nothing_and_do_not_depend_on_processes(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    """Two updates a step, so there is a scoring pass; arm G0 reads its states and pays nothing."""
+    plain, off, two = tmp_path / "plain", tmp_path / "off", tmp_path / "two"
+    hidden = {"arm": "G0", "encoder": {"name": "policy_hidden"}, "novelty": {"span_tokens": 8}}
+    hidden["prefix"] = {"smoothing": "prefix_overlap"}
+    launcher.run("train", exploring(plain, {"preset": "grpo"}, max_steps=2, num_minibatches=2))
+    launcher.run("train", exploring(off, hidden, max_steps=2, num_minibatches=2))
+    arrays, expected = read_checkpoint(off)[1], read_checkpoint(plain)[1]
+    for name, array in expected.items():
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name, strict=True)
+    for row, wanted in zip(metric_rows(off), metric_rows(plain), strict=True):
+        assert wanted.items() <= row.items()
+    assert any(row.get("exploration/novelty_mean", 0) > 0 for row in metric_rows(off))
+    settings = exploring(two, hidden, max_steps=2, num_minibatches=2)
+    for run in launcher.start_processes("train", settings, count=2, devices=1):
+        run.finish()
+    assert_close_metrics(two, off, 1e-4)
+
+
 def test_the_run_explores(explored: Path) -> None:
     """What the other tests here compare is worth comparing."""
     rows = metric_rows(explored)

@@ -1,5 +1,6 @@
 """The memory of exploration: bounded, and the same after it was saved and read."""
 
+import io
 import json
 
 import numpy as np
@@ -84,11 +85,30 @@ def test_guided_prompts_with_a_memory_of_their_own_are_forgotten_in_the_end():
 
 
 def test_another_version_is_refused(monkeypatch):
-    monkeypatch.setattr("extra_jax.explore.state._VERSION", 2)
+    monkeypatch.setattr("extra_jax.explore.state._VERSION", 3)
     saved = ExplorationState().dumps()
     monkeypatch.undo()
-    with pytest.raises(ExtraError, match="has version 2, this program reads 1"):
+    with pytest.raises(ExtraError, match="has version 3, this program reads 1 to 2"):
         ExplorationState.loads(saved)
+
+
+def test_a_state_of_version_1_is_read_without_the_novelty_of_earlier_visits():
+    state, _ = lived("F", 2)
+    for prompt in state.prompts.values():
+        prompt.novelty = 0.25
+    with np.load(io.BytesIO(state.dumps())) as file:
+        arrays = dict(file)
+    assert ExplorationState.loads(state.dumps()).prompts["p0"].novelty == 0.25
+    head = json.loads(arrays["head"].tobytes()) | {"version": 1}
+    for numbers in head["numbers"]:
+        del numbers["novelty"]
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays | {"head": np.frombuffer(json.dumps(head).encode(), np.uint8)})
+    old = ExplorationState.loads(buffer.getvalue())
+    assert all(prompt.novelty is None for prompt in old.prompts.values())
+    for prompt in state.prompts.values():
+        prompt.novelty = None
+    assert old.dumps() == state.dumps(), "nothing else is lost"
 
 
 def test_what_is_saved_is_no_pickle():
