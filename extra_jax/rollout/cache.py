@@ -19,7 +19,7 @@ from extra_jax.model.qwen3 import KeysValues
 from extra_jax.parallel.sharding import constrain
 
 KEEP = -1
-"""Source of a row that stays as it is."""
+"""Source of a row that stays as it is, target of a copy that is not made."""
 
 
 class Slots(NamedTuple):
@@ -45,6 +45,13 @@ class Slots(NamedTuple):
     def capacity(self) -> int:
         """``C``, positions that a row has room for."""
         return jax.tree.leaves(self.kv.v)[0].shape[-2]
+
+
+class Copies(NamedTuple):
+    """Rows ``source [n]`` go to rows ``target [n]``, ``n / shards`` for each shard, numbered within it."""
+
+    source: jax.Array
+    target: jax.Array
 
 
 def page_size(capacity: int) -> int:
@@ -104,40 +111,38 @@ def select(slots: Slots, source: jax.Array, shards: int) -> Slots:
     return Slots(kv, *rows[:-1], rows[-1] & (source != KEEP))
 
 
-def clone(slots: Slots, source: jax.Array, length: int, shards: int) -> Slots:
-    """Copies the first ``length`` positions, or the pages that hold them, of row ``source[s]`` (within the shard) to
-    row ``s``."""
+def clone(slots: Slots, copies: Copies, length: int, shards: int) -> Slots:
+    """Copies the first ``length`` positions, or the pages that hold them, from rows to rows of the same shard."""
 
-    def copy(x: jax.Array, head: jax.Array) -> jax.Array:
-        return _overwrite(x, _take(head, source, shards, x.ndim - 4), head, source)
+    def keys(x: jax.Array) -> jax.Array:
+        return _copy_rows(x, x, copies, _first(x, length, _head_dim(slots.kv)), shards)
 
-    k = jax.tree.map(lambda x: copy(x, _first(x, length, _head_dim(slots.kv))), slots.kv.k)
-    return slots._replace(kv=KeysValues(k, jax.tree.map(lambda x: copy(x, x[..., :length, :]), slots.kv.v)))
+    def values(x: jax.Array) -> jax.Array:
+        return _copy_rows(x, x, copies, (length, x.shape[-1]), shards)
+
+    return slots._replace(kv=KeysValues(jax.tree.map(keys, slots.kv.k), jax.tree.map(values, slots.kv.v)))
 
 
-def load(slots: Slots, new: KeysValues, source: jax.Array, shards: int) -> Slots:
+def load(slots: Slots, new: KeysValues, copies: Copies, shards: int) -> Slots:
     """Writes freshly computed keys and values, ``[P, T, K, H]`` per layer, to the start of the rows that want them.
 
     Args:
         slots: whose capacity is at least ``T``.
         new: rows are split over the shards like slots.
-        source: ``[S]`` row of ``new`` (within the shard), or ``KEEP``.
+        copies: from rows of ``new``.
         shards: number of shards.
     """
 
-    def write(x: jax.Array, fresh: jax.Array, head: jax.Array) -> jax.Array:
-        return _overwrite(x, _take(fresh.astype(x.dtype), source, shards, x.ndim - 4), head, source)
-
     def keys(x: jax.Array, fresh: jax.Array) -> jax.Array:
-        head = _first(x, fresh.shape[-3], size := fresh.shape[-1])
+        lead = _first(x, fresh.shape[-3], size := fresh.shape[-1])
         fresh = jnp.moveaxis(fresh, -3, -1)  # [P, K, H, T]
-        missing = head.shape[-2] // size * head.shape[-1] - fresh.shape[-1]
+        missing = lead[0] // size * lead[1] - fresh.shape[-1]
         fresh = jnp.pad(fresh, [(0, 0)] * (fresh.ndim - 1) + [(0, missing)])
-        return write(x, _into_pages(fresh, head.shape[-1]), head)
+        return _copy_rows(x, _into_pages(fresh, lead[1]), copies, lead, shards)
 
     def values(x: jax.Array, fresh: jax.Array) -> jax.Array:
         fresh = fresh.swapaxes(-3, -2)
-        return write(x, fresh, x[..., : fresh.shape[-2], :])
+        return _copy_rows(x, fresh, copies, fresh.shape[-2:], shards)
 
     return slots._replace(kv=KeysValues(jax.tree.map(keys, slots.kv.k, new.k), jax.tree.map(values, slots.kv.v, new.v)))
 
@@ -182,11 +187,12 @@ def _out_of_pages(x: jax.Array, size: int) -> jax.Array:
     return x.reshape(*x.shape[:-2], -1, size, x.shape[-1]).swapaxes(-3, -2).reshape(*x.shape[:-2], size, -1)
 
 
-def _first(x: jax.Array, length: int, size: int) -> jax.Array:
-    """The pages of keys that hold the first ``length`` positions, cut to them where there is one page."""
+def _first(x: jax.Array, length: int, size: int) -> tuple[int, int]:
+    """How much of the last two axes holds the keys of the first ``length`` positions: whole pages, or of one page that
+    part."""
     if x.shape[-2] == size:
-        return x[..., :length]
-    return x[..., : -(-length // x.shape[-1]) * size, :]
+        return size, length
+    return -(-length // x.shape[-1]) * size, x.shape[-1]
 
 
 def shard_cache(x: jax.Array) -> jax.Array:
@@ -202,7 +208,23 @@ def _take(x: jax.Array, source: jax.Array, shards: int, axis: int) -> jax.Array:
     return take(split, index).reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
 
 
-def _overwrite(x: jax.Array, new: jax.Array, old: jax.Array, source: jax.Array) -> jax.Array:
-    """The leading part of the rows with a source becomes ``new``; that of the others stays ``old``."""
-    chosen = (source != KEEP).reshape(-1, 1, 1, 1)
-    return shard_cache(jax.lax.dynamic_update_slice(x, jnp.where(chosen, new, old), (0,) * x.ndim))
+def _copy_rows(x: jax.Array, origin: jax.Array, copies: Copies, lead: tuple[int, int], shards: int) -> jax.Array:
+    """The leading part ``lead`` (of the last two axes) of rows of ``origin`` goes to rows of ``x``.
+
+    No other row is read or written.
+    """
+    axis = x.ndim - 4
+
+    def rows(at: jax.Array) -> tuple:
+        return (*[slice(None)] * axis, at, slice(None), slice(lead[0]), slice(lead[1]))
+
+    def within(x: jax.Array, origin: jax.Array, source: jax.Array, target: jax.Array) -> jax.Array:
+        new = origin[rows(source)].astype(x.dtype)
+        return x.at[rows(jnp.where(target == KEEP, x.shape[axis], target))].set(new, mode="drop")
+
+    def split(x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:axis], shards, -1, *x.shape[axis + 1 :])
+
+    source, target = (at.reshape(shards, -1) for at in copies)
+    copy = jax.vmap(within, in_axes=(axis, axis, 0, 0), out_axes=axis)
+    return shard_cache(copy(split(x), split(origin), source, target).reshape(x.shape))

@@ -21,7 +21,8 @@ from extra_jax.rollout.session import Finished, Progress, Session
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
 
 _SHORTEST = 64  # tokens; smaller lengths do not get programs of their own
-_ROW_LEVELS = (8, 6, 4, 3, 2, 1)  # eighths of the slots that programs are compiled for
+_FEWEST = 4  # rows; nor do fewer rows
+_ROW_LEVELS = (16, 12, 8, 6, 4, 2, 1)  # sixteenths of the slots that programs are compiled for
 
 
 class Sampler:
@@ -64,7 +65,8 @@ class Sampler:
         self.mesh, self.params, self.max_prompt_length, self.chunk = mesh, params, max_prompt_length, chunk
         self.shards = batch_ways(mesh)
         self.shard_slots = -(-slots // self.shards)
-        self._row_levels = {-(-self.shard_slots * eighths // 8) for eighths in _ROW_LEVELS}
+        fewest = min(_FEWEST, self.shard_slots)
+        self._row_levels = {max(-(-self.shard_slots * part // 16), fewest) for part in _ROW_LEVELS}
         self.detokenize = detokenize
         self.longest = max_prompt_length + params.max_completion_length
         memory.check_context(model_config, self.longest)

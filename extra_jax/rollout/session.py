@@ -31,6 +31,7 @@ Finished = Callable[[int, np.ndarray], None]
 """Called with the row of a completion in the result and its token ids."""
 
 PREFILL_ROWS = 4  # contexts a shard prefills at once
+_COPY_ROWS = 8  # rows a shard copies at once: about as many as a chunk sets free
 
 
 class Session:
@@ -88,8 +89,7 @@ class _Call:
             if not agreed["live"]:
                 break
             self._make_room(agreed)
-            if agreed["copies"]:
-                self._copy(plans, agreed)  # before a prefill overwrites what is copied
+            self._copy(plans, agreed)  # before a prefill overwrites what is copied
             for start in range(0, agreed["prefills"], PREFILL_ROWS):
                 self._prefill([list(plan.prefills.items())[start : start + PREFILL_ROWS] for plan in plans], agreed)
             self._count(plans)
@@ -116,6 +116,7 @@ class _Call:
             "prefills": max(len(plan.prefills) for plan in plans),
             "copies": max(len(plan.copies) for plan in plans),
             "starts": max(len(plan.starts) for plan in plans),
+            "loads": max((len(slots) for plan in plans for slots in plan.prefills.values()), default=0),
         }
         largest = allgather(np.array([list(numbers.values())], np.int64)).max(axis=0)
         return dict(zip(numbers, largest.tolist(), strict=True))
@@ -156,22 +157,32 @@ class _Call:
         width = self.sampler.capacity_for(agreed["context"])
         rows = 1 if agreed["prefills"] == 1 else PREFILL_ROWS
         contexts = np.zeros((len(self.local), rows, width), np.int32)
-        source = np.full((len(self.local), self.session.rows), cache.KEEP, np.int32)
+        copies: list[list[tuple[int, int]]] = [[] for _ in self.local]
         for shard, batch in enumerate(batches):
             for row, (request, slots) in enumerate(batch):
                 ids = self.contexts[request][:-1]  # the slot feeds the last token itself
                 contexts[shard, row, : len(ids)] = ids
-                source[shard, slots] = row
+                copies[shard] += [(row, slot) for slot in slots]
                 self.prefilled += len(ids)
         new = self.sampler._prefill(self.session.weights, self._global(contexts.reshape(-1, width)))
-        self.session.slots = self.sampler._load(self.session.slots, new, self._global(source.ravel()))
+        for part in self._copies(copies, rows * agreed["loads"]):
+            self.session.slots = self.sampler._load(self.session.slots, new, part)
 
     def _copy(self, plans: list[Plan], agreed: dict[str, int]) -> None:
-        """Copies contexts from slots that hold them."""
-        source = self._rows(lambda shard, slot: plans[shard].copies.get(slot, cache.KEEP))
-        self.session.slots = self.sampler._clone(
-            self.session.slots, source, self.sampler.capacity_for(agreed["context"])
-        )
+        """Copies contexts from slots that hold them, in the order of the plan: a slot is read before it is written."""
+        copies = [[(source, slot) for slot, source in plan.copies.items()] for plan in plans]
+        length = self.sampler.capacity_for(agreed["context"])
+        for part in self._copies(copies, agreed["copies"]):
+            self.session.slots = self.sampler._clone(self.session.slots, part, length)
+
+    def _copies(self, wanted: list[list[tuple[int, int]]], most: int) -> Iterator[cache.Copies]:
+        """(source, target) of each shard, of which there are at most ``most`` in any process, in equal parts."""
+        for start in range(0, most, _COPY_ROWS):
+            pairs = np.full((len(wanted), _COPY_ROWS, 2), [0, cache.KEEP], np.int32)
+            for shard, all in enumerate(wanted):
+                part = all[start : start + _COPY_ROWS]
+                pairs[shard, : len(part)] = np.array(part, np.int32).reshape(-1, 2)
+            yield cache.Copies(self._global(pairs[..., 0].ravel()), self._global(pairs[..., 1].ravel()))
 
     def _count(self, plans: list[Plan]) -> None:
         for plan in plans:

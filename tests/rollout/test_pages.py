@@ -49,13 +49,13 @@ def test_contexts_are_loaded_and_copied_to_the_rows_that_want_them(page, pages, 
     length = data.draw(st.integers(1, page * pages))
     before = slots(np.random.default_rng(page), page, pages)
     fresh = np.random.default_rng(length).standard_normal((2, length, HEADS, SIZE)).astype(np.float32)
-    source = jnp.array([1, cache.KEEP, 0])
-    loaded = cache.load(before, KeysValues(jnp.asarray(fresh), jnp.asarray(fresh)), source, shards=1)
+    copies = cache.Copies(jnp.array([1, 0, 0]), jnp.array([0, 2, cache.KEEP]))
+    loaded = cache.load(before, KeysValues(jnp.asarray(fresh), jnp.asarray(fresh)), copies, shards=1)
     for old, new in zip(plain(before.kv), plain(loaded.kv), strict=True):
         np.testing.assert_array_equal(new[0, :, :length], fresh[1].swapaxes(0, 1))
         np.testing.assert_array_equal(new[2, :, :length], fresh[0].swapaxes(0, 1))
         np.testing.assert_array_equal(new[1], old[1])
-    copied = cache.clone(before, jnp.array([cache.KEEP, 0, cache.KEEP]), length, shards=1)
+    copied = cache.clone(before, cache.Copies(jnp.array([0, 1]), jnp.array([1, cache.KEEP])), length, shards=1)
     for old, new in zip(plain(before.kv), plain(copied.kv), strict=True):
         np.testing.assert_array_equal(new[1, :, :length], old[0, :, :length])
         np.testing.assert_array_equal(new[[0, 2]], old[[0, 2]])
