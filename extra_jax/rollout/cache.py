@@ -114,13 +114,17 @@ def select(slots: Slots, source: jax.Array, shards: int) -> Slots:
 def clone(slots: Slots, copies: Copies, length: int, shards: int) -> Slots:
     """Copies the first ``length`` positions, or the pages that hold them, from rows to rows of the same shard."""
 
-    def keys(x: jax.Array) -> jax.Array:
-        return _copy_rows(x, x, copies, _first(x, length, _head_dim(slots.kv)), shards)
+    def copy(x: jax.Array, lead: tuple[int, int]) -> jax.Array:
+        axis = x.ndim - 4
+        size = (*x.shape[:axis], 1, x.shape[axis + 1], *lead)
 
-    def values(x: jax.Array) -> jax.Array:
-        return _copy_rows(x, x, copies, (length, x.shape[-1]), shards)
+        def read(x: jax.Array, source: jax.Array) -> jax.Array:  # as a gather, a TPU would copy the whole cache
+            return jnp.concatenate([jax.lax.dynamic_slice(x, (*[0] * axis, at, 0, 0, 0), size) for at in source], axis)
 
-    return slots._replace(kv=KeysValues(jax.tree.map(keys, slots.kv.k), jax.tree.map(values, slots.kv.v)))
+        return _put(x, _by_shard(read, x, copies.source, shards, axis), copies.target, shards)
+
+    k = jax.tree.map(lambda x: copy(x, _first(x, length, _head_dim(slots.kv))), slots.kv.k)
+    return slots._replace(kv=KeysValues(k, jax.tree.map(lambda x: copy(x, (length, x.shape[-1])), slots.kv.v)))
 
 
 def load(slots: Slots, new: KeysValues, copies: Copies, shards: int) -> Slots:
@@ -133,16 +137,18 @@ def load(slots: Slots, new: KeysValues, copies: Copies, shards: int) -> Slots:
         shards: number of shards.
     """
 
+    def pick(fresh: jax.Array) -> jax.Array:
+        return _take(fresh, copies.source, shards, fresh.ndim - 4)
+
     def keys(x: jax.Array, fresh: jax.Array) -> jax.Array:
         lead = _first(x, fresh.shape[-3], size := fresh.shape[-1])
-        fresh = jnp.moveaxis(fresh, -3, -1)  # [P, K, H, T]
+        fresh = jnp.moveaxis(pick(fresh), -3, -1)  # [n, K, H, T]
         missing = lead[0] // size * lead[1] - fresh.shape[-1]
         fresh = jnp.pad(fresh, [(0, 0)] * (fresh.ndim - 1) + [(0, missing)])
-        return _copy_rows(x, _into_pages(fresh, lead[1]), copies, lead, shards)
+        return _put(x, _into_pages(fresh, lead[1]), copies.target, shards)
 
     def values(x: jax.Array, fresh: jax.Array) -> jax.Array:
-        fresh = fresh.swapaxes(-3, -2)
-        return _copy_rows(x, fresh, copies, fresh.shape[-2:], shards)
+        return _put(x, pick(fresh).swapaxes(-3, -2), copies.target, shards)
 
     return slots._replace(kv=KeysValues(jax.tree.map(keys, slots.kv.k, new.k), jax.tree.map(values, slots.kv.v, new.v)))
 
@@ -202,29 +208,29 @@ def shard_cache(x: jax.Array) -> jax.Array:
 
 def _take(x: jax.Array, source: jax.Array, shards: int, axis: int) -> jax.Array:
     """Rows ``source`` of ``x`` along ``axis``, looked up within each shard; ``KEEP`` takes any row."""
-    split = x.reshape(*x.shape[:axis], shards, -1, *x.shape[axis + 1 :])
-    index = jnp.maximum(source, 0).reshape(shards, -1)
-    take = jax.vmap(lambda rows, at: jnp.take(rows, at, axis=axis), in_axes=(axis, 0), out_axes=axis)
-    return take(split, index).reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+    return _by_shard(lambda x, at: jnp.take(x, at, axis=axis), x, jnp.maximum(source, 0), shards, axis)
 
 
-def _copy_rows(x: jax.Array, origin: jax.Array, copies: Copies, lead: tuple[int, int], shards: int) -> jax.Array:
-    """The leading part ``lead`` (of the last two axes) of rows of ``origin`` goes to rows of ``x``.
+def _by_shard(function: Callable, x: jax.Array, at: jax.Array, shards: int, axis: int) -> jax.Array:
+    """``function(x, at)`` of the rows of each shard and the numbers of some of them."""
+    of_shard = jax.vmap(function, in_axes=(axis, 0), out_axes=axis)
+    out = of_shard(_split(x, shards, axis), at.reshape(shards, -1))
+    return out.reshape(*x.shape[:axis], -1, *out.shape[axis + 2 :])
 
-    No other row is read or written.
-    """
+
+def _put(x: jax.Array, rows: jax.Array, target: jax.Array, shards: int) -> jax.Array:
+    """``rows`` become the beginning of rows ``target`` of ``x``, within each shard, in place; ``KEEP`` drops a row."""
     axis = x.ndim - 4
+    parts = (slice(None), slice(rows.shape[-2]), slice(rows.shape[-1]))
 
-    def rows(at: jax.Array) -> tuple:
-        return (*[slice(None)] * axis, at, slice(None), slice(lead[0]), slice(lead[1]))
+    def put(x: jax.Array, rows: jax.Array, at: jax.Array) -> jax.Array:
+        at = jnp.where(at == KEEP, x.shape[axis], at)
+        return x.at[(*[slice(None)] * axis, at, *parts)].set(rows.astype(x.dtype), mode="drop")
 
-    def within(x: jax.Array, origin: jax.Array, source: jax.Array, target: jax.Array) -> jax.Array:
-        new = origin[rows(source)].astype(x.dtype)
-        return x.at[rows(jnp.where(target == KEEP, x.shape[axis], target))].set(new, mode="drop")
+    split, index = _split(x, shards, axis), target.reshape(shards, -1)
+    out = jax.vmap(put, in_axes=(axis, axis, 0), out_axes=axis)(split, _split(rows, shards, axis), index)
+    return shard_cache(out.reshape(x.shape))
 
-    def split(x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:axis], shards, -1, *x.shape[axis + 1 :])
 
-    source, target = (at.reshape(shards, -1) for at in copies)
-    copy = jax.vmap(within, in_axes=(axis, axis, 0, 0), out_axes=axis)
-    return shard_cache(copy(split(x), split(origin), source, target).reshape(x.shape))
+def _split(x: jax.Array, shards: int, axis: int) -> jax.Array:
+    return x.reshape(*x.shape[:axis], shards, -1, *x.shape[axis + 1 :])
