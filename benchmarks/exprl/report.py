@@ -2,9 +2,10 @@
 
     python -m benchmarks.exprl.report --runs runs/exprl_evidence    # collects finished seeds first
     python -m benchmarks.exprl.report                               # from the CSV that is here
+    python -m benchmarks.exprl.report --data benchmarks/exprl/ten --runs runs/exprl_ten
 
-Raw data beside this file: scores.csv (arm, seed, stage, problem, samples, correct; stage 0 is the untouched base) and
-steps.csv (arm, seed, stage, step, metric, value). Made from them: results.md, results.svg.
+Raw data in ``--data``, by default beside this file: scores.csv (arm, seed, stage, problem, samples, correct; stage 0 is
+the untouched base) and steps.csv (arm, seed, stage, step, metric, value). Made from them: results.md, results.svg.
 
 Held-out problems are the same for all runs. Intervals are from a hierarchical bootstrap, 10,000 times: seeds are drawn,
 then problems, both the same for all arms. The last step is compared, never the best.
@@ -71,36 +72,51 @@ Steps = dict[tuple[str, int, int, str], dict[int, float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, help="what run.py wrote, collected into CSV first")
-    runs = parser.parse_args().runs
-    if runs is not None:
-        collect(runs)
-    scores, steps = read_scores(HERE / "scores.csv"), read_steps(HERE / "steps.csv")
-    (HERE / "results.md").write_text(report(scores, steps))
-    draw(scores, steps)
-    print((HERE / "results.md").read_text())
+    parser.add_argument("--data", type=Path, default=HERE, help="folder of the CSV files")
+    args = parser.parse_args()
+    if args.runs is not None:
+        collect(args.runs, args.data)
+    scores, steps = read_scores(args.data / "scores.csv"), read_steps(args.data / "steps.csv")
+    (args.data / "results.md").write_text(report(scores, steps))
+    draw(scores, steps, args.data / "results.svg")
+    print((args.data / "results.md").read_text())
 
 
-def collect(runs: Path) -> None:
-    """Writes the CSV files from finished runs; arms that are not are named and left out."""
+def collect(runs: Path, data: Path) -> None:
+    """Adds finished runs to the CSV files, or replaces them there; what is not finished is named and left out."""
     seeds = sorted({int(path.name.rpartition("_seed")[2]) for path in runs.glob("*_seed*")})
-    with (HERE / "scores.csv").open("w", newline="") as a, (HERE / "steps.csv").open("w", newline="") as b:
-        scores, steps = csv.writer(a), csv.writer(b)
-        scores.writerow(["arm", "seed", "stage", "problem", "samples", "correct"])
-        steps.writerow(["arm", "seed", "stage", "step", "metric", "value"])
-        for seed in seeds:
-            for arm, stage1 in ARMS.items():
-                if not (run_dir(runs, arm, seed, 2) / "report.html").exists():
-                    print(f"seed {seed}, {arm}: not finished, left out")
-                    continue
-                ((before, after),) = read_evaluations(run_dir(runs, arm, seed, 2)).values()
-                for stage, evaluation in ((0 if stage1 is None else 1, before), (2, after)):
-                    for uid, row in zip(evaluation["uids"], evaluation["correct"], strict=True):
-                        scores.writerow([arm, seed, stage, uid, len(row), sum(row)])
-                for stage in (1, 2) if stage1 else (2,):
-                    for row in read_metrics(run_dir(runs, arm, seed, stage)):
-                        for name in METRICS:
-                            if row.get(name) is not None:
-                                steps.writerow([arm, seed, stage, row["step"], name, f"{row[name]:.6g}"])
+    found = [(arm, seed) for seed in seeds for arm in ARMS if run_dir(runs, arm, seed, 2).exists()]
+    finished = [run for run in found if (run_dir(runs, *run, 2) / "report.html").exists()]
+    for arm, seed in set(found) - set(finished):
+        print(f"seed {seed}, {arm}: not finished, left out")
+    scores, steps = [], []
+    for arm, seed in finished:
+        stage1 = ARMS[arm]
+        ((before, after),) = read_evaluations(run_dir(runs, arm, seed, 2)).values()
+        for stage, evaluation in ((0 if stage1 is None else 1, before), (2, after)):
+            for uid, row in zip(evaluation["uids"], evaluation["correct"], strict=True):
+                scores.append([arm, seed, stage, uid, len(row), sum(row)])
+        for stage in (1, 2) if stage1 else (2,):
+            for row in read_metrics(run_dir(runs, arm, seed, stage)):
+                for name in METRICS:
+                    if row.get(name) is not None:
+                        steps.append([arm, seed, stage, row["step"], name, f"{row[name]:.6g}"])
+    data.mkdir(parents=True, exist_ok=True)
+    replace(data / "scores.csv", ["arm", "seed", "stage", "problem", "samples", "correct"], scores)
+    replace(data / "steps.csv", ["arm", "seed", "stage", "step", "metric", "value"], steps)
+
+
+def replace(path: Path, header: list[str], rows: list[list]) -> None:
+    """Rows of other runs (arm, seed) stay in the file; all are ordered by seed, then as ``ARMS`` has them."""
+    new = {(row[0], str(row[1])) for row in rows}
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = [*(row for row in list(csv.reader(file))[1:] if (row[0], row[1]) not in new), *rows]
+    order = list(ARMS)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(sorted(rows, key=lambda row: (int(row[1]), order.index(row[0]))))
 
 
 def read_scores(path: Path) -> Scores:
@@ -198,7 +214,7 @@ def training(scores: Scores, steps: Steps, arms: list[str]) -> list[str]:
     return lines
 
 
-def draw(scores: Scores, steps: Steps) -> None:
+def draw(scores: Scores, steps: Steps, path: Path) -> None:
     """Held-out pass@k by stage, and verified correctness of the training batches by step; a column a panel."""
     charts = []
     for k in KS:
@@ -222,7 +238,7 @@ def draw(scores: Scores, steps: Steps) -> None:
                     means = [float(np.mean([run[x] for run in runs])) for x in sorted(runs[0])]
                     series.append(Series(LABELS.get(arm, arm), [float(x) for x in sorted(runs[0])], means, color))
             charts.append((f"Correct in the batches of stage {stage}, {title}", chart(series, "share correct", "step")))
-    save(HERE / "results.svg", charts)
+    save(path, charts)
 
 
 def chart(series: list[Series], description: str, x_label: str) -> str:
