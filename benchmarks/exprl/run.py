@@ -52,7 +52,10 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, required=True, help="the same for every arm")
     parser.add_argument("--steps", type=int, default=16, help="of each RL run; SFT gets as many sequences")
-    parser.add_argument("--operations", type=int, default=9, help="of every chain; the base has seen at most eight")
+    parser.add_argument(
+        "--operations", type=int, nargs=2, default=(9, 9), metavar=("LEAST", "MOST"),
+        help="of a chain; the base has seen at most eight",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs/exprl_evidence"))
     parser.add_argument("--status", action="store_true", help="only say how far each run is")
     parser.add_argument("overrides", nargs="*", help="key.sub=value for every run")
@@ -68,7 +71,7 @@ def main() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     for seed in args.seeds:
         for arm in args.arms:
-            chains = f"task.steps=[{args.operations},{args.operations}]"
+            chains = "task.steps=[{},{}]".format(*args.operations)
             if stage1(args.out, arm, seed, args.steps, [f"data.{chains}", *args.overrides]):
                 stage2(args.out, arm, seed, args.steps, [f"data.{chains}", f"eval.data.{chains}", *args.overrides])
 

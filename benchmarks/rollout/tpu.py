@@ -2,7 +2,8 @@
 
 128 rows a data-parallel shard, prompts of 512 and sequences of 2,048 tokens, bf16, tensor parallel over 8 chips.
 ``--bytes`` also counts what one decode step of 1.7B reads and writes on v5e:2x4, with the layers unrolled, because the
-compiler counts the body of a loop once. Needs ``pip install -e '.[tpu]'``.
+compiler counts the body of a loop once; ``--refill`` counts what copying eight contexts between slots moves. Needs
+``pip install -e '.[tpu]'``.
 """
 
 import argparse
@@ -10,19 +11,23 @@ import itertools
 import json
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
 
 from extra_jax.config import Config, config_from_dict
 from extra_jax.model.config import preset
 from extra_jax.model.load import abstract_model
-from extra_jax.parallel.sharding import ROLLOUT, param_shardings
+from extra_jax.parallel.sharding import ROLLOUT, batch_sharding, param_shardings
 from extra_jax.plan.compiler import prepare, tpu_mesh
 from extra_jax.plan.main import make_plan
-from extra_jax.plan.sampler import sampler_programs
+from extra_jax.plan.sampler import SamplerPrograms, sampler_programs
 from extra_jax.plan.verdict import Plan
+from extra_jax.rollout import cache
 
 ROWS, PROMPT, LENGTH, TENSOR = 128, 512, 2048, 8
 TOPOLOGIES = ("v5e:2x4", "v5e:4x4", "v6e:2x4", "v5p:2x2x2")
@@ -76,16 +81,21 @@ def elements(shape: str) -> int:
     return max(math.prod(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\[([\d,]*)\]", shape))
 
 
+def abstract_programs(config: Config, scan: bool) -> tuple[Mesh, nnx.State, SamplerPrograms]:
+    """Of 1.7B on v5e:2x4: mesh, weights in the rollout layout and programs, by shapes."""
+    mesh, _ = tpu_mesh(config.mesh, "v5e:2x4", 1)
+    shape = preset("1.7B")
+    _, abstract = abstract_model(shape, config.model, scan=scan)
+    placed = param_shardings(abstract, mesh, ROLLOUT)
+    weights = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, "bfloat16", sharding=s), abstract, placed)
+    return mesh, weights, sampler_programs(config, shape, mesh, weights, ROWS, scan=scan)
+
+
 def step_bytes() -> dict[str, float]:
     """Bytes of one decode step by the compiler, and what no step can do without: weights and the cache."""
-    mesh, _ = tpu_mesh(config_of("1.7B", 8).mesh, "v5e:2x4", 1)
-    config, shape = config_of("1.7B", 8), preset("1.7B")
+    config = config_of("1.7B", 8)
     config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"chunk": 1})})
-    _, abstract = abstract_model(shape, config.model, scan=False)
-    bf16 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, "bfloat16"), abstract)
-    placed = param_shardings(abstract, mesh, ROLLOUT)
-    weights = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), bf16, placed)
-    programs = sampler_programs(config, shape, mesh, weights, ROWS, scan=False)
+    mesh, weights, programs = abstract_programs(config, scan=False)
     with jax.set_mesh(mesh):
         compiled = programs.decode().compile()
     needed = sum(
@@ -96,13 +106,27 @@ def step_bytes() -> dict[str, float]:
     return {"bytes_accessed": compiled.cost_analysis()["bytes accessed"], "weights_and_cache": float(needed)}
 
 
+def refill_bytes() -> dict[str, float]:
+    """Bytes and temporaries of copying eight contexts of the longest prompt from slots to slots, a chip."""
+    mesh, _, programs = abstract_programs(config_of("1.7B", 8), scan=True)
+    rows = jax.ShapeDtypeStruct((8,), np.int32, sharding=batch_sharding(mesh))
+    clone = jax.jit(partial(cache.clone, shards=1), static_argnums=2, donate_argnums=0)
+    with jax.set_mesh(mesh):
+        compiled = clone.lower(programs.slots, cache.Copies(rows, rows), PROMPT).compile()
+    return {
+        "bytes_accessed": compiled.cost_analysis()["bytes accessed"],
+        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bytes", action="store_true")
+    parser.add_argument("--refill", action="store_true")
     args = parser.parse_args()
     prepare()
-    if args.bytes:
-        print(json.dumps(step_bytes()))
+    if args.bytes or args.refill:
+        print(json.dumps(step_bytes() if args.bytes else refill_bytes()))
         return
     rows = []
     for model, topology in itertools.product(MODELS, TOPOLOGIES):
