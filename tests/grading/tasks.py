@@ -25,7 +25,7 @@ def run(kind, value=None):
 def _hog(_):
     blocks = []
     while True:
-        blocks.append(bytearray(64 << 20))
+        blocks.append(bytearray(256 << 20))  # at its limit soon, also on a busy machine
 
 
 def _burn(_):
