@@ -21,7 +21,7 @@ from extra_jax.rollout.session import Finished, Progress, Session
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
 
 _SHORTEST = 64  # tokens; smaller lengths do not get programs of their own
-_FEWEST = 4  # rows; nor do fewer rows
+_FEWEST = 4  # rows; fewer do not get programs of their own either
 _ROW_LEVELS = (16, 12, 8, 6, 4, 2, 1)  # sixteenths of the slots that programs are compiled for
 
 

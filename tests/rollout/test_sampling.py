@@ -173,3 +173,18 @@ def test_draws_of_different_steps_rollouts_positions_and_seeds_are_independent()
     matches = [(first == move(first))[index != move(index)] for move in moves] + [(first == second).ravel()]
     for same in matches:
         assert abs(same.mean() - 1 / vocab) < 5 * np.sqrt(3 / 16 / same.size)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_draws_are_those_of_jax_random_categorical(dropped):
+    random = np.random.default_rng(0)
+    logits = jnp.asarray(random.standard_normal((64, 97)) * 3, jnp.float32)
+    if dropped:  # as filters leave them; the last row has one token left
+        logits = jnp.where(random.random(logits.shape) < 0.5, -jnp.inf, logits).at[-1].set(-jnp.inf).at[-1, 5].set(0.0)
+    keys, positions = row_keys(3, jnp.uint32(7), jnp.arange(64, dtype=jnp.uint32)), jnp.arange(64)
+    draw = jax.jit(lambda logits: sample(logits, keys, positions, SamplingParams(max_completion_length=1)))(logits)
+    expected = [
+        int(jax.random.categorical(jax.random.fold_in(key, at), row))
+        for key, at, row in zip(keys, positions, logits, strict=True)
+    ]
+    assert draw.token.tolist() == expected
