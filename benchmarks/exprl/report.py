@@ -217,8 +217,9 @@ def training(scores: Scores, steps: Steps, arms: list[str]) -> list[str]:
 def draw(scores: Scores, steps: Steps, path: Path) -> None:
     """Held-out pass@k by stage, and verified correctness of the training batches by step; a column a panel."""
     charts = []
+    panels = {title: arms for title, arms in PANELS.items() if any(seeds_of(scores, a) for a in arms if a != "base")}
     for k in KS:
-        for title, arms in PANELS.items():
+        for title, arms in panels.items():
             series = []
             for color, arm in enumerate(arms):
                 if not seeds_of(scores, arm):
@@ -230,7 +231,7 @@ def draw(scores: Scores, steps: Steps, path: Path) -> None:
                 series.append(Series(LABELS.get(arm, arm), at, means, color, low, high, points=True))
             charts.append((f"Held-out pass@{k}, {title}", chart(series, f"pass@{k}", "after stage")))
     for stage in (1, 2):
-        for title, arms in PANELS.items():
+        for title, arms in panels.items():
             series = []
             for color, arm in enumerate(arms):
                 runs = [steps[arm, seed, stage, "pass_rate"] for seed in seeds_of(scores, arm)]
