@@ -13,14 +13,13 @@ from extra_jax.data.tokenizer import Tokenizer, load_tokenizer
 from extra_jax.errors import ExtraError
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import TINY_BASE, abstract_model, build_model
+from extra_jax.model.qwen3 import MAX_UNROLLED
 from extra_jax.parallel import processes
 from extra_jax.parallel.mesh import make_mesh
 from extra_jax.parallel.reshard import reshard
 from extra_jax.rollout import memory
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.types import Rollouts, SamplingParams
-
-_MAX_UNROLLED = 8  # layers; beyond, the size of the program would grow with depth for little
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Policy:
 
 def scans_layers(shape: Qwen3Config) -> bool:
     """Whether a sampler scans the layers of this model; a shallow one decodes faster with its layers apart."""
-    return shape.num_hidden_layers > _MAX_UNROLLED
+    return shape.num_hidden_layers > MAX_UNROLLED
 
 
 def load_policy(config: Config) -> tuple[Policy, nnx.State]:

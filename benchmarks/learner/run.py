@@ -60,7 +60,7 @@ def ours(weights: Path) -> Callable[[], float]:
         {
             "model": {"preset": "tiny", "dtype": "float32", "remat": "none"},
             "rollout": {"max_prompt_length": PROMPT, "max_completion_length": CAP},
-            "train": {"prompts_per_step": 4, "num_generations": 8, "row_length": PROMPT + CAP, "micro_batch_rows": 4},
+            "train": {"prompts_per_step": 4, "num_generations": 8, "row_length": 384, "micro_batch_rows": 2},
         }
     )
     mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])

@@ -220,8 +220,9 @@ _permute.defvjp(
 
 
 def chunk_length(positions: int, vocab_size: int) -> int:
-    """Positions of a shard a chunk: as many as keep their logits within the budget."""
-    fitting = _CHUNK_LOGITS // vocab_size
+    """Positions of a shard a chunk: as many as keep their logits within the budget, and few enough that the last chunk,
+    which is rarely full, wastes little; whole tiles where that can be."""
+    fitting = min(_CHUNK_LOGITS // vocab_size, max(positions // 8, _TILE))
     if fitting >= _TILE:
         fitting -= fitting % _TILE
     return max(1, min(positions, fitting))

@@ -11,11 +11,14 @@ import jax.numpy as jnp
 
 from extra_jax.model import cudnn, splash
 
+_TILE = 128  # queries; a block of them is a multiple
+
 
 class AttentionMask(NamedTuple):
     """Who may look at whom, as positions and segments rather than as a matrix.
 
-    A query sees a key when both are in the same segment and the key is not later. Segment 0 is padding.
+    A query sees a key when both are in the same segment and the key is not later. Segment 0 is padding. Tokens of a
+    segment are in the order of their positions.
 
     Attributes:
         positions: ``[B, T]`` int32.
@@ -63,17 +66,34 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
     Returns:
         ``[B, T, N, H]`` in the dtype of ``q``.
     """
-    batch, length, heads, head_dim = q.shape
-    kv_heads = k.shape[2]
-    if not past and platform() == "tpu" and splash.supports(length, head_dim):
+    length = q.shape[1]
+    if not past and platform() == "tpu" and splash.supports(length, q.shape[3]):
         return splash.causal_attention(q, k, v, mask.segments)
     if not past and platform() in ("gpu", "cuda") and cudnn.supports(q, k, v):
         return cudnn.causal_attention(q, k, v, mask.segments)
+    allowed, block, outs = mask.matrix(), length if past else _block_length(length), []
+    for start in range(0, length, block):
+        here, seen = slice(start, start + block), slice(start + block)
+        outs.append(_attend(q[:, here], k[:, seen], v[:, seen], allowed[:, here, seen], past))
+    return jnp.concatenate(outs, axis=1)
+
+
+def _block_length(length: int) -> int:
+    """Queries that look at the same keys, those up to the last of them: of ``length`` tokens at most an eighth, so
+    that little more than half of all pairs is computed, and not so few that the matmuls get small."""
+    eighth = -(-length // 8)
+    return -(-eighth // _TILE) * _TILE
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array, past: Sequence[Past]) -> jax.Array:
+    """``attend`` by matmuls: ``q [B, T, N, H]``, ``k`` and ``v [B, S, K, H]``, ``allowed [B, T, S]``."""
+    batch, length, heads, head_dim = q.shape
+    kv_heads = k.shape[2]
     group = heads // kv_heads
     # Plain matmuls [B, K, rows, H] x [B, K, H, keys]: XLA:CPU runs any other order of axes five to ten times slower.
     q = q.reshape(batch, length, kv_heads, group, head_dim).transpose(0, 2, 1, 3, 4)
     q = q.reshape(batch, kv_heads, length * group, head_dim)
-    own = Past(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3), mask.matrix())
+    own = Past(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3), allowed)
     parts = [own, *(part._replace(valid=part.valid[:, None]) for part in past)]
 
     def scores_of(part: Past) -> jax.Array:

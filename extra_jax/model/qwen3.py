@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from extra_jax.model.attention import AttentionMask, Past, attend
+from extra_jax.model.attention import AttentionMask, Past, attend, platform
 from extra_jax.model.config import Qwen3Config
 from extra_jax.parallel.sharding import constrain
 
+MAX_UNROLLED = 8  # layers that may be apart in a program; beyond, its size would grow with depth for little
 _INIT_SCALE = 0.02  # initializer_range of every Qwen3
 
 _REMAT = {
@@ -226,7 +227,8 @@ class Qwen3(nnx.Module):
             # Here and not in the layers: the gradients of all of them stay in ``dtype`` until they are added up.
             params = jax.tree.map(lambda x: x.astype(dtype), params)
             body = _REMAT[self.remat](lambda x, scanned: run(nnx.merge(layer_def, scanned[0]), x, scanned[1]))
-            x, new = jax.lax.scan(body, x, (params, caches))
+            apart = platform() == "cpu" and self.config.num_hidden_layers <= MAX_UNROLLED
+            x, new = jax.lax.scan(body, x, (params, caches), unroll=apart)
             return self.final_norm(x), new
         new = []
         for index, layer in enumerate(self.layers):
