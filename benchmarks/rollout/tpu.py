@@ -1,9 +1,7 @@
 """The sampler on the real TPU compiler, without a TPU: memory, collectives and the best possible rate, as a table.
 
 128 rows a data-parallel shard, prompts of 512 and sequences of 2,048 tokens, bf16, tensor parallel over 8 chips.
-``--bytes`` also counts what one decode step of 1.7B reads and writes on v5e:2x4, with the layers unrolled, because the
-compiler counts the body of a loop once; ``--refill`` counts what copying eight contexts between slots moves. Needs
-``pip install -e '.[tpu]'``.
+``--refill`` counts what copying eight contexts between slots moves. Needs ``pip install -e '.[tpu]'``.
 """
 
 import argparse
@@ -16,8 +14,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh
 
 from extra_jax.config import Config, config_from_dict
 from extra_jax.model.config import preset
@@ -25,7 +21,7 @@ from extra_jax.model.load import abstract_model
 from extra_jax.parallel.sharding import ROLLOUT, batch_sharding, param_shardings
 from extra_jax.plan.compiler import prepare, tpu_mesh
 from extra_jax.plan.main import make_plan
-from extra_jax.plan.sampler import SamplerPrograms, sampler_programs
+from extra_jax.plan.sampler import sampler_programs
 from extra_jax.plan.verdict import Plan
 from extra_jax.rollout import cache
 
@@ -65,6 +61,8 @@ def row_of(model: str, topology: str, plan: Plan, prefill: Plan) -> dict[str, ob
         "prefill_temp_gb": prefill.memory["prefill"].temporaries / 1e9,
         "sampler_gb": plan.run.memory["sampler"] / 1e9,
         "cache_gb": plan.run.memory["cache"] / 1e9,
+        "step_gb": decode.step_bytes / 1e9,
+        "step_over_weights_and_cache": plan.decode_traffic,
         "weight_all_gathers": sum(one.kind == "all-gather" and elements(one.shape) > activations for one in inside),
         "activation_all_reduces": sum(
             one.kind == "all-reduce" and elements(one.shape) == activations for one in inside
@@ -81,38 +79,18 @@ def elements(shape: str) -> int:
     return max(math.prod(int(n) for n in dims.split(",") if n) for dims in re.findall(r"\[([\d,]*)\]", shape))
 
 
-def abstract_programs(config: Config, scan: bool) -> tuple[Mesh, nnx.State, SamplerPrograms]:
-    """Of 1.7B on v5e:2x4: mesh, weights in the rollout layout and programs, by shapes."""
+def refill_bytes() -> dict[str, float]:
+    """Bytes and temporaries a chip of copying eight contexts of the longest prompt between slots; 1.7B on v5e:2x4."""
+    config, shape = config_of("1.7B", 8), preset("1.7B")
     mesh, _ = tpu_mesh(config.mesh, "v5e:2x4", 1)
-    shape = preset("1.7B")
-    _, abstract = abstract_model(shape, config.model, scan=scan)
+    _, abstract = abstract_model(shape, config.model)
     placed = param_shardings(abstract, mesh, ROLLOUT)
     weights = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, "bfloat16", sharding=s), abstract, placed)
-    return mesh, weights, sampler_programs(config, shape, mesh, weights, ROWS, scan=scan)
-
-
-def step_bytes() -> dict[str, float]:
-    """Bytes of one decode step by the compiler, and what no step can do without: weights and the cache."""
-    config = config_of("1.7B", 8)
-    config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"chunk": 1})})
-    mesh, weights, programs = abstract_programs(config, scan=False)
-    with jax.set_mesh(mesh):
-        compiled = programs.decode().compile()
-    needed = sum(
-        np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for tree in (weights, programs.slots.kv)
-        for leaf in jax.tree.leaves(tree)
-    )
-    return {"bytes_accessed": compiled.cost_analysis()["bytes accessed"], "weights_and_cache": float(needed)}
-
-
-def refill_bytes() -> dict[str, float]:
-    """Bytes and temporaries of copying eight contexts of the longest prompt from slots to slots, a chip."""
-    mesh, _, programs = abstract_programs(config_of("1.7B", 8), scan=True)
+    slots = sampler_programs(config, shape, mesh, weights, ROWS, scan=True).slots
     rows = jax.ShapeDtypeStruct((8,), np.int32, sharding=batch_sharding(mesh))
     clone = jax.jit(partial(cache.clone, shards=1), static_argnums=2, donate_argnums=0)
     with jax.set_mesh(mesh):
-        compiled = clone.lower(programs.slots, cache.Copies(rows, rows), PROMPT).compile()
+        compiled = clone.lower(slots, cache.Copies(rows, rows), PROMPT).compile()
     return {
         "bytes_accessed": compiled.cost_analysis()["bytes accessed"],
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
@@ -121,12 +99,11 @@ def refill_bytes() -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bytes", action="store_true")
     parser.add_argument("--refill", action="store_true")
     args = parser.parse_args()
     prepare()
-    if args.bytes or args.refill:
-        print(json.dumps(step_bytes() if args.bytes else refill_bytes()))
+    if args.refill:
+        print(json.dumps(refill_bytes()))
         return
     rows = []
     for model, topology in itertools.product(MODELS, TOPOLOGIES):

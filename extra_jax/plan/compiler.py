@@ -17,6 +17,7 @@ from extra_jax.parallel.mesh import make_mesh
 from extra_jax.plan.chips import Chip, chip_of
 from extra_jax.plan.hlo import Collective, collectives
 from extra_jax.plan.programs import Program
+from extra_jax.plan.traffic import loop_bytes
 
 # One TensorCore pair is one device of JAX on a v4 TPU VM; the description of a topology must be told.
 _MEGACORE = {"v4": {"chip_config_name": "megacore"}}
@@ -37,6 +38,7 @@ class Compiled:
         refused: whether the compiler stopped because the program does not fit.
         flops: as the compiler counts them, each loop body once.
         collectives: with how often they run.
+        step_bytes: of decode, what one step moves between the chip and its memory.
     """
 
     lower_seconds: float
@@ -47,6 +49,7 @@ class Compiled:
     refused: bool
     flops: float
     collectives: list[Collective]
+    step_bytes: float = 0.0
 
 
 def prepare() -> None:
@@ -105,7 +108,8 @@ def compile_program(program: Program, mesh: Mesh, slices: int) -> Compiled:
     )
     found = collectives(text, program.trips, mesh.size, slices)
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
-    return Compiled(lowered_after, seconds, size, memory.argument_size_in_bytes, others, False, flops, found)
+    moved = loop_bytes(text) if program.name == "decode" else 0.0
+    return Compiled(lowered_after, seconds, size, memory.argument_size_in_bytes, others, False, flops, found, moved)
 
 
 def _text(folder: Path) -> str:

@@ -36,7 +36,7 @@ _KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _INDEX = re.compile(r"%?([\w.$-]+) = .* get-tuple-element\(.*index=(\d+)")
 _ADD = re.compile(r"%?([\w.$-]+) = .* add\(%?([\w.$#-]+), %?([\w.$-]+)\)")
 _DEVICES_OF_A_SLICE = 100_000  # device 3 of the second slice is 200003
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
 _TRANSFERS = {  # kind, and times its operand that a host sends for a device, of n slices
     "ALL_REDUCE": ("all-reduce", lambda n: 2 * (n - 1) / n),
     "ALL_GATHER": ("all-gather", lambda n: n - 1.0),  # the operand is one slice's part
@@ -79,11 +79,11 @@ def collectives(text: str, dynamic_trips: Sequence[int] = (), devices: int = 1, 
     Raises:
         ExtraError: a transfer between slices in a spelling that is not known.
     """
-    computations, entry = _computations(text)
+    computations, entry = computations_of(text)
     stated = _PARTITIONS.match(text)
     partitions = int(stated[1]) if stated else devices
     found: dict[str, Collective] = {}
-    for name, runs, depth in _visits(computations, entry, dynamic_trips):
+    for name, runs, depth in visits(computations, entry, dynamic_trips):
         lines = computations[name]
         asynchronous = any('"AsyncCollectiveStart"' in line for line in lines)
         if not asynchronous and (
@@ -135,7 +135,7 @@ def _between_slices(line: str) -> Collective | None:
     return Collective(kind, _largest(shapes), factor(over) * sum(map(_size, shapes)), 0, 0, True)
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations_of(text: str) -> tuple[dict[str, list[str]], str]:
     """Lines of each computation by name, and the name of the entry."""
     computations: dict[str, list[str]] = {}
     entry, lines = "", []
@@ -150,7 +150,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def _visits(
+def visits(
     computations: dict[str, list[str]], name: str, trips: Sequence[int], runs: int = 1, depth: int = 0
 ) -> Iterator[tuple[str, int, int]]:
     """(computation, how often it runs, loops over data around it) for everything that is called from ``name``."""
@@ -162,15 +162,15 @@ def _visits(
         for branches in _BRANCHES.findall(line):
             called += [branch.strip().lstrip("%") for branch in branches.split(",")]
         for callee in called:
-            yield from _visits(computations, callee, trips, runs, depth)
+            yield from visits(computations, callee, trips, runs, depth)
         if loop := _WHILE.search(line):
             known = _KNOWN.search(line)
             count = int(known[1]) if known else _trip_count(computations[name], *loop.groups(), computations)
             if count is None:
                 count = trips[depth] if depth < len(trips) else 1
-                yield from _visits(computations, loop[3], trips, runs * count, depth + 1)
+                yield from visits(computations, loop[3], trips, runs * count, depth + 1)
             else:
-                yield from _visits(computations, loop[3], trips, runs * count, depth)
+                yield from visits(computations, loop[3], trips, runs * count, depth)
 
 
 def _trip_count(
@@ -219,7 +219,7 @@ def _largest(shapes: list[tuple[str, str]]) -> str:
 
 def _size(shape: tuple[str, str]) -> float:
     dtype, dimensions = shape
-    return _BYTES.get(dtype, 4) * math.prod(int(size) for size in dimensions.split(",") if size)
+    return BYTES.get(dtype, 4) * math.prod(int(size) for size in dimensions.split(",") if size)
 
 
 def _sent(kind: str, shapes: list[tuple[str, str]], group: int, *, started: bool) -> float:

@@ -61,6 +61,14 @@ def show(plan: Plan, console: Console) -> None:
         if found := plan.compiled[program.name].collectives:
             where = {"decode": "in the loop over tokens"}.get(program.name, "in loops over micro-batches and chunks")
             console.print(f"A call of {program.name}: {_collectives(found, where)}", style="dim", soft_wrap=True)
+    if plan.decode_traffic:
+        moved = plan.compiled["decode"].step_bytes / 1e9
+        console.print(
+            f"A decode step moves {moved:.3g} GB of memory, {plan.decode_traffic:.2f} times the weights and a full "
+            "cache, as counted in the compiled program.",
+            style="dim",
+            soft_wrap=True,
+        )
     console.print(_basis(plan), style="dim", soft_wrap=True)
     console.print(plan.sentence(), style="bold green" if plan.status == 0 else "bold red", soft_wrap=True)
 
@@ -112,6 +120,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "hbm_capacity_bytes": plan.capacity,
         "hbm_limit_bytes": plan.limit,
         "programs": programs,
+        "decode_step_bytes": plan.compiled["decode"].step_bytes if "decode" in plan.compiled else None,
         "step_seconds": plan.seconds,
         "tokens_per_second": plan.tokens_per_second,
         "tokens_per_chip_hour": plan.tokens_per_chip_hour,

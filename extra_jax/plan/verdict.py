@@ -76,6 +76,13 @@ class Plan:
         return int(self.capacity * self.config.plan.hbm_fraction)
 
     @property
+    def decode_traffic(self) -> float:
+        """Bytes that a decode step moves over those of the sampler's weights and the cache, which it has to read; 0
+        where it was not compiled or refused."""
+        moved = self.compiled["decode"].step_bytes if "decode" in self.compiled else 0.0
+        return moved / (self.run.memory["sampler"] + self.run.memory["cache"])
+
+    @property
     def fullest(self) -> str:
         """The program that needs most memory."""
         return max(self.memory, key=lambda name: self.memory[name].total)
