@@ -73,6 +73,7 @@ class _Call:
         distribute(requests, self.local, self.contexts)
         self.length = np.zeros((len(self.local), session.rows), np.int64)  # tokens of each row, the last included
         self.ended = np.zeros((len(self.local), session.rows), bool)  # by a stop string, which the device cannot see
+        self.unchanged: dict[int, decode.Resets] = {}  # by rows: no row begins or ends
         self.waited = 0.0
         self.slot_steps = self.prefilled = self.reused = 0
 
@@ -191,26 +192,34 @@ class _Call:
                 len(self.contexts[sample.request]) - 1 for slot, sample in plan.starts.items() if slot not in computed
             )
 
-    def _decode(self, plans: list[Plan]) -> decode.Chunk:
-        def column(value: Callable, dtype: type) -> jax.Array:
-            def at(shard: int, slot: int) -> int:
-                sample = plans[shard].starts.get(slot)
-                return 0 if sample is None else value(sample, sample.request)
-
-            return self._rows(at, dtype)
-
-        requests, contexts, cap = self.requests, self.contexts, self.sampler.params.max_completion_length
-        resets = decode.Resets(
-            chosen=column(lambda sample, request: True, np.bool_),
-            ended=self._global(self.ended.ravel()),
-            token=column(lambda sample, request: contexts[request][-1], np.int32),
-            position=column(lambda sample, request: len(contexts[request]) - 1, np.int32),
-            limit=column(lambda sample, request: len(requests[request].prompt_ids) + cap, np.int32),
-            rollout_id=column(lambda sample, request: sample.rollout_id, np.uint32),
-        )
+    def _resets(self, plans: list[Plan]) -> decode.Resets:
+        """Rows that begin or end now. While there are none, which is most of the time at the end of a call, the device
+        is given the same arrays again."""
+        shape = len(self.local), self.session.rows
+        changes = self.ended.any() or any(plan.starts for plan in plans)
+        if not changes and shape[1] in self.unchanged:
+            return self.unchanged[shape[1]]
+        chosen, ended, rollout_id = np.zeros(shape, bool), self.ended.copy(), np.zeros(shape, np.uint32)
+        token, position, limit = np.zeros((3, *shape), np.int32)
+        for shard, plan in enumerate(plans):
+            for slot, sample in plan.starts.items():
+                context, row = self.contexts[sample.request], (shard, slot)
+                chosen[row], rollout_id[row] = True, sample.rollout_id
+                token[row], position[row] = context[-1], len(context) - 1
+                prompt = self.requests[sample.request].prompt_ids
+                limit[row] = len(prompt) + self.sampler.params.max_completion_length
+        columns = (chosen, ended, token, position, limit, rollout_id)
+        resets = decode.Resets(*(self._global(column.ravel()) for column in columns))
         self.ended[:] = False
+        if not changes:
+            self.unchanged[shape[1]] = resets
+        return resets
+
+    def _decode(self, plans: list[Plan]) -> decode.Chunk:
         session = self.session
-        session.slots, chunk = self.sampler._decode(session.weights, session.slots, resets, np.uint32(session.step))
+        session.slots, chunk = self.sampler._decode(
+            session.weights, session.slots, self._resets(plans), np.uint32(session.step)
+        )
         jax.tree.map(lambda x: x.copy_to_host_async(), chunk)
         return chunk
 
@@ -274,11 +283,6 @@ class _Call:
                 if sample is not None:
                     ids = np.concatenate([self.contexts[sample.request], self.output.completion(sample.index)])
                     shard.held[slot] = ids[:-1][: shard.kept[slot]]
-
-    def _rows(self, value: Callable[[int, int], int], dtype: type = np.int32) -> jax.Array:
-        """``[S]`` global array from ``value(shard, slot)``."""
-        shards, slots = len(self.local), self.session.rows
-        return self._global(np.array([value(shard, slot) for shard in range(shards) for slot in range(slots)], dtype))
 
     def _global(self, rows: np.ndarray) -> jax.Array:
         return to_global(self.sampler.mesh, rows)
