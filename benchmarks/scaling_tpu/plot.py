@@ -1,4 +1,4 @@
-"""Draws ``results.csv`` as ``results.svg``: what a chip holds and sends where ``fsdp`` goes over the whole slice.
+"""Draws ``results.csv`` as ``results.svg``: what a chip holds and sends as chips are added.
 
 python -m benchmarks.scaling_tpu.plot
 """
@@ -10,25 +10,38 @@ from benchmarks.exploration.figures import save
 from extra_jax.telemetry.svg import Series, line_chart
 
 HERE = Path(__file__).parent
-CHARTS = {  # title -> label -> column
-    "GiB of memory a chip": {"update": "update_gib", "its temporaries": "update_temporary_gib"},
-    "GB on links a chip, micro-batch of 8,192 tokens": {"links": "micro_batch_links_gb"},
-}
+Row = dict[str, str]
 
 
 def main() -> None:
-    rows = list(csv.DictReader((HERE / "results.csv").open()))
-    rows = sorted((row for row in rows if row["data"] == "1"), key=lambda row: int(row["chips"]))
-    chips = [float(row["chips"]) for row in rows]
-    charts = []
-    for title, columns in CHARTS.items():
+    rows = sorted(csv.DictReader((HERE / "results.csv").open()), key=lambda row: int(row["chips"]))
+    recommended = [row for row in rows if int(row["fsdp"]) <= 16 and row["slices"] == "1"]
+    ways = {
+        "fsdp 16, the rest data": recommended,
+        "fsdp over all chips": [row for row in rows if row["data"] == "1"],
+        "two slices, fsdp 16": [row for row in rows if row["slices"] == "2"],
+    }
+    memory = {"update": "update_gib", "its temporaries": "update_temporary_gib"}
+    charts = {
+        "GiB of memory a chip, fsdp 16": {label: of(recommended, column) for label, column in memory.items()},
+        "GB on links a chip, micro-batch of 8,192 tokens": {
+            label: of(chosen, "micro_batch_links_gb") for label, chosen in ways.items()
+        },
+    }
+    drawn = []
+    for title, lines in charts.items():
         series = [
-            Series(label, chips, [float(row[column]) for row in rows], color, points=True)
-            for color, (label, column) in enumerate(columns.items())
+            Series(label, *points, color, points=True)
+            for color, (label, points) in enumerate(lines.items())
+            if points[0]
         ]
         chart = line_chart(series, description=title, x_label="chips", log2_x=True, width=400, height=216)
-        charts.append((title, chart))
-    save(HERE / "results.svg", charts)
+        drawn.append((title, chart))
+    save(HERE / "results.svg", drawn)
+
+
+def of(rows: list[Row], column: str) -> tuple[list[float], list[float]]:
+    return [float(row["chips"]) for row in rows], [float(row[column]) for row in rows]
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ RUNS = [  # topology, slices, fsdp, data
     ("v5p:2x2x4", 1, 16, 1),
     ("v5p:4x4x4", 1, 64, 1),
     ("v5p:4x4x4", 1, 16, 4),
-    ("v5p:4x8x8", 1, 128, 2),
-    ("v5p:8x8x8", 1, 128, 4),
+    ("v5p:4x8x8", 1, 16, 16),
+    ("v5p:8x8x8", 1, 16, 32),
     ("v5p:2x2x4", 2, 16, 2),
-    ("v5p:4x4x4", 2, 64, 2),
+    ("v5p:4x4x4", 2, 16, 8),
 ]
 ROWS, PROMPT, COMPLETION, SLOTS, CHUNK = 4, 512, 1536, 64, 16  # a chip
 
