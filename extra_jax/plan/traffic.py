@@ -68,7 +68,7 @@ def loop_bytes(text: str) -> float:
 def _moved(program: dict[str, Body], computation: str, one: Instruction) -> float:
     """Bytes between HBM and the operation ``one``."""
     body = program[computation]
-    if one.kind in _FREE or one.kind.endswith("-done"):
+    if one.kind in _FREE or one.kind.endswith(("-done", "-update")):
         return 0.0
     if one.kind in ("copy-start", "slice-start"):  # (to, from, ...), ((from), to, ...)
         ends = _ARRAY.findall(one.shape)[:2]
@@ -95,7 +95,7 @@ def _sliced(program: dict[str, Body], computation: str, place: int) -> float | N
         places = [i for i, name in enumerate(one.operands) if name in same]
         if not places:
             continue
-        if one.kind == "bitcast" and not one.root:
+        if _renames(program, one) and not one.root:
             same.add(one.name)
         elif one.kind in _SLICES:
             total += sum(map(_size, _ARRAY.findall(one.shape)))
@@ -107,6 +107,12 @@ def _sliced(program: dict[str, Body], computation: str, place: int) -> float | N
         elif one.kind != "dynamic-update-slice" or places != [0]:
             return None
     return total
+
+
+def _renames(program: dict[str, Body], one: Instruction) -> bool:
+    """Whether an operation inside of a fused one gives what it takes, perhaps in other tiles."""
+    inside = program.get(one.calls, {}).values() if one.kind == "fusion" else [one]
+    return bool(inside) and all(part.kind in ("parameter", "bitcast", "copy") for part in inside)
 
 
 def _written(body: Body) -> float:

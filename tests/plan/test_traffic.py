@@ -45,6 +45,18 @@ PROGRAM = """HloModule jit_decode, is_scheduled=true
   ROOT %sum = f32[]{:T(128)S(1)} negate(%flat)
 }
 
+%other_tiles (param_0: f32[4,256], param_1: s32[]) -> f32[1,256] {
+  %param_0 = $stack parameter(0)
+  %param_1 = s32[]{:T(128)} parameter(1)
+  %copy = f32[4,256]{1,0:T(4,128)} fusion(%param_0), kind=kLoop, calls=%retiled
+  ROOT %slice = $row dynamic-slice(%copy, %param_1, %param_1), dynamic_slice_sizes={1,256}
+}
+
+%retiled (param_0: f32[4,256]) -> f32[4,256] {
+  %param_0 = $stack parameter(0)
+  ROOT %copy = f32[4,256]{1,0:T(4,128)} copy(%param_0)
+}
+
 %layers (loop.1: (s32[], f32[4,256], f32[1,256])) -> (s32[], f32[4,256], f32[1,256]) {
   %loop.1 = $state parameter(0)
   %new = $row fusion(%loop.1#1, %loop.1#0, %loop.1#2), kind=kLoop, calls=%layer
@@ -86,6 +98,7 @@ ENTRY %main (argument: f32[4,256]) -> f32[4,256] {
         ("%one = $row fusion(%loop.3#1, %loop.3#0, %loop.3#2), kind=kLoop, calls=%layer", ROW + 4),
         ("%in = $stack fusion(%loop.3#1, %loop.3#2, %loop.3#0), kind=kLoop, calls=%in_place", ROW + 4),
         ("%sum.1 = f32[]{:T(128)S(1)} fusion(%loop.3#1), kind=kLoop, calls=%whole", STACK),
+        ("%tiles = $row fusion(%loop.3#1, %loop.3#0), kind=kLoop, calls=%other_tiles", ROW + 4),
         ("%ahead = (f32[4,256]{1,0:T(8,128)S(1)}, $stack, u32[]{:S(2)}) copy-start(%loop.3#1)", STACK),
         ("%part = (($stack), $row, s32[]{:S(2)}) slice-start(%loop.3#1), slice={[0:1], [0:256]}", ROW),
         (
