@@ -1,7 +1,7 @@
 """Bytes of memory that a compiled TPU program moves, counted from its text.
 
 XLA's own cost analysis counts the insides of fused operations, what stays on the chip, and the body of a loop once.
-Here counts what crosses the border of an operation, where the compiler has placed it in HBM (it marks on-chip memory
+Here counts what crosses the border of an operation, where the compiler has placed it in HBM (it marks other memory, as
 ``S(1)``): of an operand that is only sliced in there, the slices; of a result that is updated in place, the update. A
 loop over layers counts as often as it runs.
 """
