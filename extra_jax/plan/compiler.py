@@ -21,7 +21,10 @@ from extra_jax.plan.traffic import loop_bytes
 
 # One TensorCore pair is one device of JAX on a v4 TPU VM; the description of a topology must be told.
 _MEGACORE = {"v4": {"chip_config_name": "megacore"}}
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+_REFUSALS = {  # what the compiler says is too large for the memory of a chip
+    "program": re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm"),
+    "temporaries": re.compile(r"required for HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds"),
+}
 _UNIT = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -34,8 +37,10 @@ class Compiled:
         compile_seconds: wall time of the compiler.
         stablehlo_bytes: size of the program before it.
         arguments: bytes.
-        others: bytes of everything else at once: temporaries, results not written in place, machine code.
-        refused: whether the compiler stopped because the program does not fit.
+        others: bytes of everything else at once: temporaries, results not written in place, machine code. Where the
+            program is refused, of what is too large.
+        refused: what does not fit, for which the compiler stopped: all of the ``program``, arguments included, its
+            ``temporaries`` alone, or nothing.
         flops: as the compiler counts them, each loop body once.
         collectives: with how often they run.
         step_bytes: of decode, what one step moves between the chip and its memory.
@@ -46,7 +51,7 @@ class Compiled:
     stablehlo_bytes: int
     arguments: int
     others: int
-    refused: bool
+    refused: str
     flops: float
     collectives: list[Collective]
     step_bytes: float = 0.0
@@ -93,10 +98,10 @@ def compile_program(program: Program, mesh: Mesh, slices: int) -> Compiled:
             try:
                 compiled = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
             except jax.errors.JaxRuntimeError as error:
-                if not (used := _USED.search(str(error))):
+                if not (refused := refusal(str(error))):
                     raise
-                total = int(float(used[1]) * _UNIT[used[2]])
-                return Compiled(lowered_after, time.perf_counter() - began, size, 0, total, True, 0.0, [])
+                what, needed = refused
+                return Compiled(lowered_after, time.perf_counter() - began, size, 0, needed, what, 0.0, [])
             seconds = time.perf_counter() - began
             text = _text(Path(folder))
     memory = compiled.memory_analysis()
@@ -109,7 +114,15 @@ def compile_program(program: Program, mesh: Mesh, slices: int) -> Compiled:
     found = collectives(text, program.trips, mesh.size, slices)
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
     moved = loop_bytes(text) if program.name == "decode" else 0.0
-    return Compiled(lowered_after, seconds, size, memory.argument_size_in_bytes, others, False, flops, found, moved)
+    return Compiled(lowered_after, seconds, size, memory.argument_size_in_bytes, others, "", flops, found, moved)
+
+
+def refusal(message: str) -> tuple[str, int] | None:
+    """What the compiler says is too large, and its bytes; ``None`` for an error of another kind."""
+    for what, pattern in _REFUSALS.items():
+        if found := pattern.search(message):
+            return what, int(float(found[1]) * _UNIT[found[2]])
+    return None
 
 
 def _text(folder: Path) -> str:

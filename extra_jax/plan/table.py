@@ -96,7 +96,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         programs[program.name] = {
             "runs": program.runs,
             "hbm_bytes": {**memory.kinds, "temporaries": memory.temporaries, "total": memory.total},
-            "refused": compiled.refused,
+            "refused": bool(compiled.refused),
             "flops": phase.flops,
             "compiler_flops_loops_once": compiled.flops,
             "memory_traffic_bytes": phase.hbm_bytes,

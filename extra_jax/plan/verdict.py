@@ -30,8 +30,10 @@ def memory_of(program: Program, compiled: Compiled, run: Run) -> Memory:
     """What is alive while a program runs; padding of its arguments counts as temporary."""
     kinds = {kind: run.memory[kind] for kind in program.alive if run.memory[kind]}
     known = sum(run.memory[kind] for kind in program.arguments)
-    if compiled.refused:  # the compiler told the total of the program, arguments included
+    if compiled.refused == "program":
         return Memory(kinds, max(compiled.others - known, 0))
+    if compiled.refused:
+        return Memory(kinds, compiled.others)
     results = sum(run.memory[kind] for kind in program.results)
     padding = max(compiled.arguments - known, 0)
     return Memory(kinds, max(compiled.others - results, 0) + padding)
