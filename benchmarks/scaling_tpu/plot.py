@@ -17,9 +17,9 @@ def main() -> None:
     rows = sorted(csv.DictReader((HERE / "results.csv").open()), key=lambda row: int(row["chips"]))
     recommended = [row for row in rows if int(row["fsdp"]) <= 16 and row["slices"] == "1"]
     ways = {
-        "fsdp 16, the rest data": recommended,
-        "fsdp over all chips": [row for row in rows if row["data"] == "1"],
-        "two slices, fsdp 16": [row for row in rows if row["slices"] == "2"],
+        "fsdp 16 x data": recommended,
+        "fsdp only": [row for row in rows if row["data"] == "1"],
+        "two slices": [row for row in rows if row["slices"] == "2"],
     }
     memory = {"update": "update_gib", "its temporaries": "update_temporary_gib"}
     charts = {
