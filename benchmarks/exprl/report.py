@@ -52,7 +52,7 @@ PAIRS = (
 # Five colours a chart.
 PANELS = {
     "ExpRL": ("outcome", "process", SPARSE, "sft", "base"),
-    "other judges, teachers": ("outcome_lenient", "outcome_noisy", "process_noisy", "self_distillation", "base"),
+    "other arms": ("outcome_lenient", "outcome_noisy", "process_noisy", "self_distillation", "base"),
 }
 LABELS = {
     "outcome_lenient": "lenient",

@@ -81,8 +81,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
 def _block_length(length: int) -> int:
     """Queries that look at the same keys, those up to the last of them. An eighth of ``length``, so that little more
     than half of all pairs is computed in few pieces, but whole tiles, so that the matmuls stay large."""
-    eighth = -(-length // 8)
-    return -(-eighth // _TILE) * _TILE
+    return -(-length // (8 * _TILE)) * _TILE
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array, past: Sequence[Past]) -> jax.Array:

@@ -25,7 +25,7 @@ _SEND = re.compile(
     r"= \((.*), u32\[\]\S*, token\[\]\) send\(.*_xla_megascale_target=(\S+?),[^,]*_transfer_type=\"(\w+)"
 )
 _PARTITIONS = re.compile(r"^HloModule .*\bnum_partitions=(\d+)")
-_SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.$-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _WHILE = re.compile(r" while\(.*?%?([\w.$-]+)\), condition=%?([\w.$-]+), body=%?([\w.$-]+)")
@@ -36,7 +36,7 @@ _KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _INDEX = re.compile(r"%?([\w.$-]+) = .* get-tuple-element\(.*index=(\d+)")
 _ADD = re.compile(r"%?([\w.$-]+) = .* add\(%?([\w.$#-]+), %?([\w.$-]+)\)")
 _DEVICES_OF_A_SLICE = 100_000  # device 3 of the second slice is 200003
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8, "u64": 8}
 _TRANSFERS = {  # kind, and times its operand that a host sends for a device, of n slices
     "ALL_REDUCE": ("all-reduce", lambda n: 2 * (n - 1) / n),
     "ALL_GATHER": ("all-gather", lambda n: n - 1.0),  # the operand is one slice's part
@@ -104,7 +104,7 @@ def _collective(line: str, computation: str, partitions: int, per_slice: int) ->
     match = _COLLECTIVE.search(line)
     if not match:
         return None
-    kind, shapes, group = match[2], _SHAPE.findall(match[1]), _group(line, partitions)
+    kind, shapes, group = match[2], SHAPE.findall(match[1]), _group(line, partitions)
     sent = _sent(kind, shapes, len(group), started="-start(" in line)
     if computation.startswith("all-reduce-scatter"):  # fused with the slice that makes one half of it needless
         kind, sent = "reduce-scatter", sent / 2
@@ -128,11 +128,11 @@ def _between_slices(line: str) -> Collective | None:
             f"a transfer between slices that extra_jax/plan/hlo.py cannot read (it knows {', '.join(_TRANSFERS)}): "
             f"{line.strip()[:400]}; plan one slice, or teach it this spelling"
         )
-    shapes, target = _SHAPE.findall(match[1]), match[2]
+    shapes, target = SHAPE.findall(match[1]), match[2]
     first = [int(number) for number in re.findall(r"\d+", target[: target.index("}")])]
     over = len(first) if target.startswith('"') else len({device // _DEVICES_OF_A_SLICE for device in first})
     kind, factor = _TRANSFERS[match[3]]
-    return Collective(kind, _largest(shapes), factor(over) * sum(map(_size, shapes)), 0, 0, True)
+    return Collective(kind, _largest(shapes), factor(over) * sum(map(array_bytes, shapes)), 0, 0, True)
 
 
 def computations_of(text: str) -> tuple[dict[str, list[str]], str]:
@@ -213,13 +213,14 @@ def _elements(line: str) -> list[str]:
 
 
 def _largest(shapes: list[tuple[str, str]]) -> str:
-    dtype, dimensions = max(shapes, key=_size, default=("", ""))
+    dtype, dimensions = max(shapes, key=array_bytes, default=("", ""))
     return f"{dtype}[{dimensions}]"
 
 
-def _size(shape: tuple[str, str]) -> float:
+def array_bytes(shape: tuple[str, str]) -> float:
+    """Of an array as ``SHAPE`` finds it: dtype and dimensions."""
     dtype, dimensions = shape
-    return BYTES.get(dtype, 4) * math.prod(int(size) for size in dimensions.split(",") if size)
+    return _BYTES.get(dtype, 4) * math.prod(int(size) for size in dimensions.split(",") if size)
 
 
 def _sent(kind: str, shapes: list[tuple[str, str]], group: int, *, started: bool) -> float:
@@ -230,7 +231,7 @@ def _sent(kind: str, shapes: list[tuple[str, str]], group: int, *, started: bool
         shapes = shapes[len(shapes) // 2 :]
     share = (group - 1) / group
     factor = {"all-reduce": 2 * share, "collective-permute": 1.0, "reduce-scatter": group - 1.0}.get(kind, share)
-    return factor * sum(map(_size, shapes))
+    return factor * sum(map(array_bytes, shapes))
 
 
 def _group(line: str, partitions: int) -> list[int]:

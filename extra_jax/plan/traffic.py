@@ -6,19 +6,19 @@ Here counts what crosses the border of an operation, where the compiler has plac
 loop over layers counts as often as it runs.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from extra_jax.plan.hlo import BYTES, computations_of, visits
+from extra_jax.plan.hlo import SHAPE, array_bytes, computations_of, visits
 
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.$-]+) = (.*?) ([a-z][\w-]*)\(([^)]*)\)(.*)$")
 _ARRAY = re.compile(r"\b[a-z]+\d*\[[\d,]*\](?:\{[^}]*\})?")
 _NAME = re.compile(r"%([\w.$#-]+)")
 _CALLS = re.compile(r"calls=%?([\w.$-]+)")
 _SLICES = ("dynamic-slice", "slice", "gather")
-_FREE = ("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "after-all")
+_FREE = ("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "after-all")
+_CALLERS = ("while", "conditional", "call")  # what they call counts
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def loop_bytes(text: str) -> float:
 def _moved(program: dict[str, Body], computation: str, one: Instruction) -> float:
     """Bytes between HBM and the operation ``one``."""
     body = program[computation]
-    if one.kind in _FREE or one.kind.endswith(("-done", "-update")):
+    if one.kind in (*_FREE, *_CALLERS) or one.kind.endswith(("-done", "-update")):
         return 0.0
     if one.kind in ("copy-start", "slice-start"):  # (to, from, ...), ((from), to, ...)
         ends = _ARRAY.findall(one.shape)[:2]
@@ -140,6 +140,5 @@ def _in_hbm(array: str) -> bool:
     return "S(" not in array
 
 
-def _size(array: str) -> int:
-    dtype, _, rest = array.partition("[")
-    return BYTES.get(dtype, 4) * math.prod(int(n) for n in rest.partition("]")[0].split(",") if n)
+def _size(array: str) -> float:
+    return array_bytes(SHAPE.findall(array)[0])
