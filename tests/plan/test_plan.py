@@ -156,7 +156,6 @@ def test_a_budget_of_time_is_kept_or_the_status_is_1(planned: Plan) -> None:
         (
             "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.00G of 15.75G hbm. Exceeded",
             "program",
-            20,
         ),
         (
             "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
