@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROLLOUTS, PROMPT, MEAN, CAP, MICRO = 32, 64, 64, 256, 8
+ROLLOUTS, GROUP, PROMPT, MEAN, CAP, MICRO = 32, 8, 64, 64, 256, 8
 SYSTEMS = ("ours", "torch", "tunix")
 
 
@@ -33,7 +33,7 @@ def lengths() -> np.ndarray:
 def tokens() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Prompts ``[R, 64]``, completions ``[R, 256]`` and advantages ``[R]``."""
     random = np.random.default_rng(1)
-    prompts = random.integers(0, 4096, (ROLLOUTS, PROMPT)).astype(np.int32)
+    prompts = random.integers(0, 4096, (ROLLOUTS // GROUP, PROMPT)).astype(np.int32).repeat(GROUP, axis=0)
     return prompts, random.integers(0, 4096, (ROLLOUTS, CAP)).astype(np.int32), random.standard_normal(ROLLOUTS)
 
 
@@ -60,7 +60,7 @@ def ours(weights: Path) -> Callable[[], float]:
         {
             "model": {"preset": "tiny", "dtype": "float32", "remat": "none"},
             "rollout": {"max_prompt_length": PROMPT, "max_completion_length": CAP},
-            "train": {"prompts_per_step": 4, "num_generations": 8, "row_length": 384, "micro_batch_rows": 2},
+            "train": {"prompts_per_step": 4, "num_generations": 8, "row_length": 480, "micro_batch_rows": 1},
         }
     )
     mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
@@ -72,7 +72,7 @@ def ours(weights: Path) -> Callable[[], float]:
     zeros = np.zeros(completions.shape, np.float32)
     rollouts = Rollouts(
         rollout_ids=np.arange(ROLLOUTS),
-        prompt_index=np.arange(ROLLOUTS, dtype=np.int32) // 8,
+        prompt_index=np.arange(ROLLOUTS, dtype=np.int32) // GROUP,
         prompt_ids=list(prompts),
         tokens=completions,
         lengths=lengths().astype(np.int32),

@@ -16,8 +16,7 @@ from flax import nnx
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.exprl.collect import problem_text
-from extra_jax.learn.batch import Example, MicroBatches, micro_batches
-from extra_jax.learn.packing import best_fit
+from extra_jax.learn.batch import Example, MicroBatches, micro_batches, packed_targets
 from extra_jax.learn.score import token_logprobs
 from extra_jax.learn.update import micro_batch
 from extra_jax.parallel.processes import allgather, to_local
@@ -56,10 +55,15 @@ class Teacher:
         contexts, targets = [self._contexts[row["uid"]] for row in rows], [np.array(row["token_ids"]) for row in rows]
         examples = [Example(c, t, weight=1.0) for c, t in zip(contexts, targets, strict=True)]
         mesh = self.policy.mesh
-        batches = micro_batches(examples, self._row_length, self.policy.config.train.micro_batch_rows, mesh)
+        rows_per_shard = self.policy.config.train.micro_batch_rows
+        batches = micro_batches(examples, self._row_length, rows_per_shard, mesh, share_contexts=True)
         with jax.set_mesh(mesh):
             scored = [to_local(self._score(self._params, batches, np.int32(i))) for i in range(int(batches.count))]
-        teacher = _unpacked(examples, np.concatenate(scored), self._row_length)
+        scores, places = np.concatenate(scored), packed_targets(examples, self._row_length, share_contexts=True)
+        teacher = [
+            scores[row, start : start + len(target)].astype(np.float64)
+            for (row, _, start), target in zip(places, targets, strict=True)
+        ]
         students = [np.array(row["logprobs"]) + np.array(row["log_kept"]) for row in rows]
         signal = [t - s for t, s in zip(teacher, students, strict=True)]
         parts = np.array([[sum(x.sum() for x in signal), sum(map(len, signal))]], np.float64)
@@ -77,14 +81,3 @@ class Teacher:
         filled = head.replace("{problem}", text) + problem.solution + tail.replace("{problem}", text)
         return self.policy.tokenizer.encode_prompt(filled)
 
-
-def _unpacked(examples: Sequence[Example], scores: np.ndarray, row_length: int) -> list[np.ndarray]:
-    """``[rows, T]`` in the layout of ``micro_batches`` -> the scores of each example's target."""
-    found: list[np.ndarray] = [np.zeros(0)] * len(examples)
-    for row, members in enumerate(best_fit([len(example) for example in examples], row_length)):
-        start = 0
-        for index in members:
-            example = examples[index]
-            found[index] = scores[row, start + len(example.context) : start + len(example)].astype(np.float64)
-            start += len(example)
-    return found

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from extra_jax.learn.packing import best_fit, bucket
+from extra_jax.learn.packing import Shared, best_fit, bucket, places
 from extra_jax.parallel.processes import allgather, to_global
 from extra_jax.parallel.sharding import batch_ways
 
@@ -38,6 +38,12 @@ class Example:
     def __len__(self) -> int:
         return len(self.context) + len(self.target)
 
+    @property
+    def shared(self) -> Shared:
+        """What examples of the same context have in common, and need once: all of it but its last token, whose state
+        predicts the first one of each target."""
+        return Shared(self.context[:-1].tobytes(), len(self.context) - 1)
+
 
 class TokenBatch(NamedTuple):
     """Packed rows; everything is aligned on the token it speaks about. Shapes are ``[B, T]``, or ``[M, B, T]`` for
@@ -46,7 +52,8 @@ class TokenBatch(NamedTuple):
     Attributes:
         tokens: int32.
         positions: int32, position of a token in its own sequence.
-        segment_ids: int32, which sequence of its row a token belongs to, from 1; 0 is padding.
+        segment_ids: int32, which sequence of its row a token belongs to, from 1; 0 is padding. A context that
+            sequences share is one of its own.
         weights: f32, weight of a token in the loss; 0 for context and padding.
         advantages: f32.
         sampling_logprobs: f32; 0 where there are none.
@@ -55,6 +62,8 @@ class TokenBatch(NamedTuple):
         ref_logprobs: f32, of the reference model; ``None`` when there is none.
         entropy_weights: f32, weight of a token in the mean entropy, 0 also where the policy gradient leaves it out;
             ``None`` when the loss needs neither.
+        contexts: int32, the other segment that a token sees, which comes before its own in the row: its context; its
+            own segment where there is none. ``None`` when no context is shared in any row.
     """
 
     tokens: Any
@@ -66,6 +75,7 @@ class TokenBatch(NamedTuple):
     old_logprobs: Any = None
     ref_logprobs: Any = None
     entropy_weights: Any = None
+    contexts: Any = None
 
     @property
     def mask(self) -> jax.Array:
@@ -91,6 +101,7 @@ def micro_batches(
     rows_per_shard: int,
     mesh: Mesh,
     *,
+    share_contexts: bool = False,
     micro_batch_mean: bool = False,
     entropy_weights: bool = False,
 ) -> MicroBatches:
@@ -101,14 +112,23 @@ def micro_batches(
         row_length: ``T``, tokens.
         rows_per_shard: rows of one micro-batch on each data-parallel shard.
         mesh: rows of a micro-batch are split over its data axes.
+        share_contexts: a row holds a context once for all of its examples that have it, as those of a group do.
         micro_batch_mean: replace the weights by those of ``bnpo``: the mean over micro-batches of the mean over
             their tokens. Only here is it known which token is in which micro-batch.
         entropy_weights: whether the loss needs those of the examples.
     """
-    layout = best_fit([len(example) for example in examples], row_length)
+    lengths, shared = _sizes(examples, share_contexts)
+    layout = best_fit(lengths, row_length, shared)
     rows = rows_per_shard * batch_ways(mesh) // jax.process_count()  # of a micro-batch, on this process
     count = int(allgather(np.array([-(-len(layout) // rows)])).max())
-    packed = pack_rows(examples, layout, row_length, bucket(count) * rows, entropy_weights=entropy_weights)
+    packed = pack_rows(
+        examples,
+        layout,
+        row_length,
+        bucket(count) * rows,
+        share_contexts=share_contexts,
+        entropy_weights=entropy_weights,
+    )
     stacked = TokenBatch(*(x if x is None else x.reshape(-1, rows, row_length) for x in packed))
     if micro_batch_mean:
         tokens = (stacked.weights > 0).sum(axis=(1, 2))
@@ -117,35 +137,40 @@ def micro_batches(
     return MicroBatches(to_global(mesh, stacked, row_axis=1), np.int32(count))
 
 
-def packed_spans(
-    lengths: Sequence[int], spans: np.ndarray, batches: MicroBatches, mesh: Mesh
-) -> tuple[jax.Array, np.ndarray]:
-    """Where in packed rows a part of each sequence lies; all processes call it together.
+def packed_targets(examples: Sequence[Example], row_length: int, *, share_contexts: bool = False) -> np.ndarray:
+    """``[n, 3]`` row of each example's target among those of this process, which of its row it is, and its first token
+    there. Arguments are those of ``micro_batches``."""
+    found = np.zeros((len(examples), 3), np.int64)
+    lengths, shared = _sizes(examples, share_contexts)
+    for row, members in enumerate(best_fit(lengths, row_length, shared)):
+        for number, place in enumerate(places(members, lengths, shared)):
+            target = place.own + len(examples[place.index].context) - place.shared
+            found[place.index] = row, number, target
+    return found
+
+
+def packed_spans(targets: np.ndarray, spans: np.ndarray, batches: MicroBatches, mesh: Mesh) -> tuple[jax.Array, np.ndarray]:
+    """Where in packed rows a part of each target lies; all processes call it together.
 
     Args:
-        lengths: ``[n]`` tokens of the sequences that ``micro_batches`` was given.
-        spans: ``[n, 2]`` first token of the part in its sequence, and the one behind its last.
-        batches: what ``micro_batches`` made of them.
+        targets: ``[n, 3]`` where they lie, of ``packed_targets``.
+        spans: ``[n, 2]`` first token of the part in its target, and the one behind its last.
+        batches: what ``micro_batches`` made of the examples.
         mesh: likewise.
 
     Returns:
-        ``[M, B, S, 2]`` global int32 array of the parts in row coordinates, and ``[n, 3]`` index of each sequence's
-        part in the ``B`` (rows of this process), ``M`` and ``S`` of it. ``S`` is a power of two, so that few programs
-        are compiled.
+        ``[M, B, S, 2]`` global int32 array of the parts in row coordinates, and ``[n, 3]`` index of each target's part
+        in the ``B`` (rows of this process), ``M`` and ``S`` of it. ``S`` is a power of two, so that few programs are
+        compiled.
     """
-    count, rows, row_length = batches.rows.tokens.shape
+    count, rows, _ = batches.rows.tokens.shape
     rows //= jax.process_count()
-    layout = best_fit(lengths, row_length)
-    most = int(allgather(np.array([max(map(len, layout), default=1)])).max())
+    row, number, start = targets.T
+    most = int(allgather(number.max(initial=0, keepdims=True)).max()) + 1
     bounds = np.zeros((count * rows, max(FEWEST_SPANS, 1 << (most - 1).bit_length()), 2), np.int32)
-    places = np.zeros((len(lengths), 3), np.int64)
-    for row, members in enumerate(layout):
-        start = 0
-        for segment, index in enumerate(members):
-            bounds[row, segment] = start + spans[index]
-            places[index] = row % rows, row // rows, segment
-            start += lengths[index]
-    return to_global(mesh, bounds.reshape(count, rows, *bounds.shape[1:]), row_axis=1), places
+    bounds[row, number] = start[:, None] + spans
+    index = np.stack([row % rows, row // rows, number], axis=1)
+    return to_global(mesh, bounds.reshape(count, rows, *bounds.shape[1:]), row_axis=1), index
 
 
 def pack_rows(
@@ -154,30 +179,52 @@ def pack_rows(
     row_length: int,
     num_rows: int,
     *,
+    share_contexts: bool = False,
     entropy_weights: bool = False,
 ) -> TokenBatch:
-    """``[num_rows, row_length]`` numpy rows; rows beyond the layout are empty."""
+    """``[num_rows, row_length]`` numpy rows of the examples ``layout``; rows beyond the layout are empty."""
     shape = (num_rows, row_length)
-    ints = [np.zeros(shape, np.int32) for _ in range(3)]
-    floats = [np.zeros(shape, np.float32) for _ in range(3)]
-    tokens, positions, segments = ints
-    weights, advantages, logprobs = floats
+    tokens, positions, segments, contexts = (np.zeros(shape, np.int32) for _ in range(4))
+    weights, advantages, logprobs = (np.zeros(shape, np.float32) for _ in range(3))
     entropy = np.zeros(shape, np.float32) if entropy_weights else None
+    sizes = _sizes(examples, share_contexts)
     for row, members in enumerate(layout):
-        start = 0
-        for segment, index in enumerate(members, start=1):
-            example = examples[index]
-            whole = slice(start, start + len(example))
-            target = slice(start + len(example.context), whole.stop)
-            tokens[row, whole.start : target.start] = example.context
+        context_of: dict[int, int] = {}  # segment of a context by its start
+        segment = 0
+        for place in places(members, *sizes):
+            example, shared = examples[place.index], slice(place.start, place.start + place.shared)
+            own = slice(place.own, place.own + len(example) - place.shared)
+            target = slice(own.stop - len(example.target), own.stop)
+            if place.shared and place.start not in context_of:
+                segment += 1
+                context_of[place.start] = segment
+                tokens[row, shared] = example.context[: place.shared]
+                positions[row, shared] = np.arange(place.shared)
+                segments[row, shared] = contexts[row, shared] = segment
+            segment += 1
+            tokens[row, own.start : target.start] = example.context[place.shared :]
             tokens[row, target] = example.target
-            positions[row, whole] = np.arange(len(example))
-            segments[row, whole] = segment
+            positions[row, own] = np.arange(place.shared, len(example))
+            segments[row, own] = segment
+            contexts[row, own] = context_of[place.start] if place.shared else segment
             weights[row, target] = example.weight
             advantages[row, target] = example.advantage
             if example.sampling_logprobs is not None:
                 logprobs[row, target] = example.sampling_logprobs
             if entropy is not None:
                 entropy[row, target] = example.entropy_weights
-            start = whole.stop
-    return TokenBatch(*ints, *floats, entropy_weights=entropy)
+    return TokenBatch(
+        tokens,
+        positions,
+        segments,
+        weights,
+        advantages,
+        logprobs,
+        entropy_weights=entropy,
+        contexts=contexts if share_contexts else None,
+    )
+
+
+def _sizes(examples: Sequence[Example], share_contexts: bool) -> tuple[list[int], list[Shared] | None]:
+    """What packing wants to know."""
+    return list(map(len, examples)), [example.shared for example in examples] if share_contexts else None

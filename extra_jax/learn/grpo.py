@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from extra_jax.config import Config
-from extra_jax.learn.batch import Example, MicroBatches, TokenBatch, micro_batches, packed_spans
+from extra_jax.learn.batch import Example, MicroBatches, TokenBatch, micro_batches, packed_spans, packed_targets
 from extra_jax.learn.loss import Mean, entropy_weights, grpo_loss, sequence_weights
 from extra_jax.learn.optimizer import learning_rate, make_optimizer
 from extra_jax.learn.score import hidden_logprobs, last_hidden, span_means, token_logprobs
@@ -141,8 +141,8 @@ class Learner:
             return Scored()
         told, hidden = [], None
         for chosen, examples, packed in self._mini_batches(rollouts, np.zeros(len(rollouts))):
-            contexts = np.array([len(example.context) for example in examples], np.int64).reshape(-1, 1)
-            parts, places = packed_spans(list(map(len, examples)), contexts + spans[chosen], packed, self.mesh)
+            targets = packed_targets(examples, self.row_length, share_contexts=True)
+            parts, places = packed_spans(targets, spans[chosen], packed, self.mesh)
             with jax.set_mesh(self.mesh):
                 logprobs, means = self.score(params, packed, parts)
             means = to_local(means)
@@ -150,6 +150,11 @@ class Learner:
             hidden[chosen] = means[tuple(places.T)]
             told.append(logprobs)
         return Scored(told, hidden)
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a packed row."""
+        return self.config.train.row_length or self.config.max_sequence_length
 
     def _mini_batches(
         self, rollouts: Rollouts, advantages: np.ndarray | Sequence[np.ndarray]
@@ -167,9 +172,10 @@ class Learner:
             examples = grpo_examples(rollouts, advantages, chosen, self.config)
             packed = micro_batches(
                 examples,
-                grpo.row_length or self.config.max_sequence_length,
+                self.row_length,
                 grpo.micro_batch_rows,
                 self.mesh,
+                share_contexts=True,
                 micro_batch_mean=grpo.loss_type == "bnpo",
                 entropy_weights=grpo.uses_entropy,
             )

@@ -31,7 +31,9 @@ def token_logprobs(
 
 def last_hidden(model: Qwen3, batch: TokenBatch, dtype: str) -> jax.Array:
     """``[B, T, D]`` what the head is applied to, at every position of the rows."""
-    hidden, _ = model(batch.tokens, batch.positions, segment_ids=batch.segment_ids, dtype=dtype)
+    hidden, _ = model(
+        batch.tokens, batch.positions, segment_ids=batch.segment_ids, contexts=batch.contexts, dtype=dtype
+    )
     return hidden
 
 

@@ -10,30 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from extra_jax.model import cudnn, splash
+from extra_jax.model.mask import AttentionMask
 
 _TILE = 128  # queries; a block of them is a multiple
-
-
-class AttentionMask(NamedTuple):
-    """Who may look at whom, as positions and segments rather than as a matrix.
-
-    A query sees a key when both are in the same segment and the key is not later. Segment 0 is padding. Tokens of a
-    segment are in the order of their positions.
-
-    Attributes:
-        positions: ``[B, T]`` int32.
-        segments: ``[B, T]`` int32, or ``None`` when every row is one segment.
-    """
-
-    positions: jax.Array
-    segments: jax.Array | None = None
-
-    def matrix(self) -> jax.Array:
-        """``[B, T, T]`` bool, queries x keys; 1 allows."""
-        allowed = self.positions[:, None, :] <= self.positions[:, :, None]
-        if self.segments is not None:
-            allowed &= self.segments[:, :, None] == self.segments[:, None, :]
-        return allowed
 
 
 class Past(NamedTuple):
@@ -68,9 +47,9 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
     """
     length = q.shape[1]
     if not past and platform() == "tpu" and splash.supports(length, q.shape[3]):
-        return splash.causal_attention(q, k, v, mask.segments)
+        return splash.causal_attention(q, k, v, mask)
     if not past and platform() in ("gpu", "cuda") and cudnn.supports(q, k, v):
-        return cudnn.causal_attention(q, k, v, mask.segments)
+        return cudnn.causal_attention(q, k, v, mask)
     allowed, block, outs = mask.matrix(), length if past else _block_length(length), []
     for start in range(0, length, block):
         here, seen = slice(start, start + block), slice(start + block)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from extra_jax.model.kernels import on_each_device
+from extra_jax.model.mask import AttentionMask
 
 _DTYPES = (jnp.bfloat16, jnp.float16)
 _MAX_HEAD_DIM = 128  # 256 from Hopper on; every Qwen3 has 128
@@ -29,11 +30,11 @@ def causal_attention(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    segments: jax.Array | None,
+    mask: AttentionMask,
     *,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
-    """Each token sees those before it, and itself, in its segment; padding is a segment, so that no row is empty.
+    """Each token sees those before it, and itself, in its segment and in its context; padding is a segment, so that no row is empty.
 
     Segments become a bias ``[B, 1, T, T]`` in the dtype of ``q``: 128 MiB for a row of 8,192 tokens. cuDNN's packed
     layout would do without, but runs on Hopper only and wants a bound on the segments of a row.
@@ -42,7 +43,7 @@ def causal_attention(
         q: ``[B, T, N, H]``; tokens of a segment are in the order of their positions.
         k: ``[B, T, K, H]`` with ``N`` a multiple of ``K``.
         v: ``[B, T, K, H]``.
-        segments: ``[B, T]`` int32, or ``None`` when every row is one segment.
+        mask: of ``[B, T]`` tokens.
         implementation: ``xla`` runs the same call on any backend, in any dtype.
 
     Returns:
@@ -52,8 +53,8 @@ def causal_attention(
         RuntimeError: cuDNN is not installed (of JAX; ``pip install 'jax[cuda12]'`` brings it).
     """
 
-    def local(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None) -> jax.Array:
-        mask = None if segments is None else (segments[:, :, None] == segments[:, None, :])[:, None]
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation=implementation)
+    def local(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask) -> jax.Array:
+        same = None if mask.segments is None else mask.same_segment()[:, None]
+        return jax.nn.dot_product_attention(q, k, v, mask=same, is_causal=True, implementation=implementation)
 
-    return on_each_device(local, q, k, v, segments)
+    return on_each_device(local, q, k, v, mask)

@@ -194,6 +194,7 @@ class Qwen3(nnx.Module):
         positions: jax.Array,
         *,
         segment_ids: jax.Array | None = None,
+        contexts: jax.Array | None = None,
         past: Sequence[Cache] = (),
         dtype: jnp.dtype | str = jnp.float32,
     ) -> tuple[jax.Array, KeysValues]:
@@ -203,6 +204,8 @@ class Qwen3(nnx.Module):
             tokens: ``[B, T]`` int32.
             positions: ``[B, T]`` int32, position of a token in its sequence.
             segment_ids: ``[B, T]`` int32, several sequences in one row; 0 is padding. Not with a cache.
+            contexts: ``[B, T]`` int32, the segment before its own that a token sees, too, as in
+                ``attention.AttentionMask``.
             past: earlier tokens of each row, in parts.
             dtype: of activations.
 
@@ -215,7 +218,7 @@ class Qwen3(nnx.Module):
             table = constrain(table, "vocab", "embed")
         x = constrain(table[tokens], "batch", None, None)
         rope = _rope(positions, self.config.head_dim, self.config.rope_theta)
-        mask = AttentionMask(positions, segment_ids)
+        mask = AttentionMask(positions, segment_ids, contexts)
         valid = [cache.valid for cache in past]
 
         def run(layer: DecoderLayer, x: jax.Array, caches: list[KeysValues]) -> tuple[jax.Array, KeysValues]:

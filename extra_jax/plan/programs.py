@@ -145,6 +145,7 @@ def _batches(config: Config, work: Workload, mesh: Mesh) -> MicroBatches:
         old_logprobs=column(np.float32) if t.updates_per_step > 1 else None,
         ref_logprobs=column(np.float32) if t.beta > 0 else None,
         entropy_weights=column(np.float32) if t.uses_entropy else None,
+        contexts=column(np.int32),
     )
     return MicroBatches(rows, jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)))
 
