@@ -49,10 +49,17 @@ def causal_attention(
         interpret=interpret,
     )
 
+    def attend_row(inputs: tuple) -> jax.Array:
+        mask, *row = inputs
+        kernel = make(AttentionMask(*(x[None] for x in mask)).matrix())  # one mask for all heads
+        # JAX 0.12 makes an array of this flag, and then asks whether it is true
+        kernel.fwd_mask_info = kernel.fwd_mask_info._replace(is_dynamic_mask=True)
+        return kernel(*row)
+
     def local(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask) -> jax.Array:
         rows = [x.swapaxes(1, 2) for x in ((q * head_dim**-0.5).astype(q.dtype), k, v)]
         if mask.contexts is not None:
-            out = jax.vmap(lambda allowed, *row: make(allowed[None])(*row))(mask.matrix(), *rows)
+            out = jax.lax.map(attend_row, (mask, *rows))
         else:
             kernel = make(masks.MultiHeadMask([masks.CausalMask((length, length)) for _ in range(q.shape[2])]))
             segments = jnp.ones(q.shape[:2], jnp.int32) if mask.segments is None else mask.segments
