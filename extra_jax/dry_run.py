@@ -367,7 +367,7 @@ def _checkpoints(config: Config, steps: int) -> str:
 def _packing(config: Config) -> str:
     """How the completions of one optimizer update become rows; the true number of rows depends on their lengths."""
     t, longest = config.train, config.max_sequence_length
-    row_length = t.row_length or longest
+    row_length = config.packed_row_length
     rows = math.ceil(t.minibatch_size / max(1, row_length // longest))
     return (
         f"{_count(t.minibatch_size, 'completion')} packed into at most {_count(rows, 'row')} of {row_length:,} tokens; "

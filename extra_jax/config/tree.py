@@ -51,6 +51,11 @@ class Config(Section):
         return self.rollout.max_prompt_length + self.rollout.max_completion_length
 
     @property
+    def packed_row_length(self) -> int:
+        """Tokens of a row of completions that the learner packs."""
+        return self.train.row_length or self.max_sequence_length
+
+    @property
     def benchmarks(self) -> dict[str, DataConfig]:
         """What is evaluated, by name, with the wording of its prompts; empty where evaluation is off."""
         wording = self.eval.data or self.data

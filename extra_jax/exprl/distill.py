@@ -80,4 +80,3 @@ class Teacher:
         text = problem_text(problem.prompt)
         filled = head.replace("{problem}", text) + problem.solution + tail.replace("{problem}", text)
         return self.policy.tokenizer.encode_prompt(filled)
-

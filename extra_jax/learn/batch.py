@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from extra_jax.learn.packing import Shared, best_fit, bucket, places
+from extra_jax.learn.packing import MAX_SHARING_ROW, Shared, best_fit, bucket, places
 from extra_jax.parallel.processes import allgather, to_global
 from extra_jax.parallel.sharding import batch_ways
 
@@ -112,11 +112,13 @@ def micro_batches(
         row_length: ``T``, tokens.
         rows_per_shard: rows of one micro-batch on each data-parallel shard.
         mesh: rows of a micro-batch are split over its data axes.
-        share_contexts: a row holds a context once for all of its examples that have it, as those of a group do.
+        share_contexts: a row holds a context once for all of its examples that have it, as those of a group do, unless
+            rows are longer than ``packing.MAX_SHARING_ROW``.
         micro_batch_mean: replace the weights by those of ``bnpo``: the mean over micro-batches of the mean over
             their tokens. Only here is it known which token is in which micro-batch.
         entropy_weights: whether the loss needs those of the examples.
     """
+    share_contexts = share_contexts and row_length <= MAX_SHARING_ROW
     lengths, shared = _sizes(examples, share_contexts)
     layout = best_fit(lengths, row_length, shared)
     rows = rows_per_shard * batch_ways(mesh) // jax.process_count()  # of a micro-batch, on this process
@@ -141,7 +143,7 @@ def packed_targets(examples: Sequence[Example], row_length: int, *, share_contex
     """``[n, 3]`` row of each example's target among those of this process, which of its row it is, and its first token
     there. Arguments are those of ``micro_batches``."""
     found = np.zeros((len(examples), 3), np.int64)
-    lengths, shared = _sizes(examples, share_contexts)
+    lengths, shared = _sizes(examples, share_contexts and row_length <= MAX_SHARING_ROW)
     for row, members in enumerate(best_fit(lengths, row_length, shared)):
         for number, place in enumerate(places(members, lengths, shared)):
             target = place.own + len(examples[place.index].context) - place.shared
@@ -149,7 +151,9 @@ def packed_targets(examples: Sequence[Example], row_length: int, *, share_contex
     return found
 
 
-def packed_spans(targets: np.ndarray, spans: np.ndarray, batches: MicroBatches, mesh: Mesh) -> tuple[jax.Array, np.ndarray]:
+def packed_spans(
+    targets: np.ndarray, spans: np.ndarray, batches: MicroBatches, mesh: Mesh
+) -> tuple[jax.Array, np.ndarray]:
     """Where in packed rows a part of each target lies; all processes call it together.
 
     Args:

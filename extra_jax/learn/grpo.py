@@ -141,7 +141,7 @@ class Learner:
             return Scored()
         told, hidden = [], None
         for chosen, examples, packed in self._mini_batches(rollouts, np.zeros(len(rollouts))):
-            targets = packed_targets(examples, self.row_length, share_contexts=True)
+            targets = packed_targets(examples, self.config.packed_row_length, share_contexts=True)
             parts, places = packed_spans(targets, spans[chosen], packed, self.mesh)
             with jax.set_mesh(self.mesh):
                 logprobs, means = self.score(params, packed, parts)
@@ -150,11 +150,6 @@ class Learner:
             hidden[chosen] = means[tuple(places.T)]
             told.append(logprobs)
         return Scored(told, hidden)
-
-    @property
-    def row_length(self) -> int:
-        """Tokens of a packed row."""
-        return self.config.train.row_length or self.config.max_sequence_length
 
     def _mini_batches(
         self, rollouts: Rollouts, advantages: np.ndarray | Sequence[np.ndarray]
@@ -172,7 +167,7 @@ class Learner:
             examples = grpo_examples(rollouts, advantages, chosen, self.config)
             packed = micro_batches(
                 examples,
-                self.row_length,
+                self.config.packed_row_length,
                 grpo.micro_batch_rows,
                 self.mesh,
                 share_contexts=True,

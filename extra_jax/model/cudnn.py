@@ -34,7 +34,9 @@ def causal_attention(
     *,
     implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> jax.Array:
-    """Each token sees those before it, and itself, in its segment and in its context; padding is a segment, so that no row is empty.
+    """Each token sees those before it, and itself, in its segment and in its context.
+
+    Padding is a segment, so that no row is empty.
 
     Segments become a bias ``[B, 1, T, T]`` in the dtype of ``q``: 128 MiB for a row of 8,192 tokens. cuDNN's packed
     layout would do without, but runs on Hopper only and wants a bound on the segments of a row.

@@ -80,7 +80,7 @@ def step_work(config: Config, shape: Qwen3Config, work: Workload, mesh: dict[str
 
     # one pass over the rows of an update, forwards
     tokens = work.micro_batches * config.train.micro_batch_rows * shards * work.row_length
-    scored = work.rows * work.row_length * work.completion_length / (work.prompt_length + work.completion_length)
+    scored = work.rows * work.row_length * work.completion_length / work.row_tokens
     attention = 2 * layers * heads * work.row_length * tokens
     forward = (2 * matrices * tokens + attention) / devices
     project = 2 * head * scored / devices

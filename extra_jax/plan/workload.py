@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from extra_jax.config import Config
+from extra_jax.learn.packing import MAX_SHARING_ROW
 from extra_jax.learn.score import chunk_length
 from extra_jax.model.config import Qwen3Config
 
@@ -22,6 +23,7 @@ class Workload:
         completion_length: mean tokens.
         longest: tokens of the longest prompt and completion.
         row_length: tokens of a packed row.
+        row_tokens: mean of a completion in a row, with its part of a context that it shares.
         rows: packed rows of one optimizer update.
         micro_batches: of one optimizer update.
         head_chunks: of one micro-batch, on each shard.
@@ -38,6 +40,7 @@ class Workload:
     completion_length: int
     longest: int
     row_length: int
+    row_tokens: float
     rows: int
     micro_batches: int
     head_chunks: int
@@ -59,10 +62,13 @@ def workload_of(config: Config, shape: Qwen3Config, shards: int) -> Workload:
     t, r, p = config.train, config.rollout, config.plan
     prompt = p.mean_prompt_length or -(-r.max_prompt_length // 2)
     completion = p.mean_completion_length or -(-r.max_completion_length // 2)
-    row_length = t.row_length or config.max_sequence_length
-    rows = math.ceil(t.minibatch_size * (prompt + completion) / (row_length * _PACKED))
+    row_length = config.packed_row_length
+    fitting = (row_length - prompt + 1) // (completion + 1)  # completions beside one context
+    sharing = min(max(fitting, 1), t.num_generations) if row_length <= MAX_SHARING_ROW else 1
+    row_tokens = completion + 1 + (prompt - 1) / sharing
+    rows = math.ceil(t.minibatch_size * row_tokens / (row_length * _PACKED))
     positions = t.micro_batch_rows * row_length
-    in_loss = positions * _PACKED * completion / (prompt + completion)
+    in_loss = positions * _PACKED * completion / row_tokens
     slots = shards * math.ceil(min(r.slots, t.completions_per_step) / shards)
     scored = (t.updates_per_step > 1 or config.explore.reads_hidden_states) + (t.beta > 0)
     return Workload(
@@ -72,6 +78,7 @@ def workload_of(config: Config, shape: Qwen3Config, shards: int) -> Workload:
         completion_length=completion,
         longest=config.max_sequence_length,
         row_length=row_length,
+        row_tokens=row_tokens,
         rows=rows,
         micro_batches=math.ceil(rows / (t.micro_batch_rows * shards)),
         head_chunks=math.ceil(in_loss / chunk_length(positions, shape.vocab_size)),

@@ -6,8 +6,9 @@ import re
 import jax
 import numpy as np
 import pytest
-from rollout.tiny import CONFIG, MESHES, graphdef
+from rollout.tiny import CONFIG, MESHES, graphdef, sequences
 
+from extra_jax.learn import batch as batch_module
 from extra_jax.learn import score
 from extra_jax.learn.batch import MicroBatches
 from extra_jax.learn.grpo import Learner
@@ -64,6 +65,22 @@ def test_the_options_that_look_beyond_a_token_change_the_step(frozen, frozen_ful
 def test_the_update_does_not_depend_on_rows_and_micro_batches(frozen, frozen_full):
     assert_same_step(frozen, run_step(with_train(learner(), **ONE_MICRO_BATCH)))
     assert_same_step(frozen_full, run_step(with_train(full_learner(), **EVERY_OPTION, **ONE_MICRO_BATCH)))
+
+
+def test_the_update_does_not_depend_on_contexts_being_shared(frozen, frozen_full, monkeypatch):
+    """Each rollout with its own prompt, as if rows were too long; fewer tokens where prompts are shared."""
+
+    def stored(of: Learner) -> int:
+        (batch,) = of.batches(params(), reference(), frozen_rollouts(), frozen_advantages())
+        return int((np.asarray(batch.rows.segment_ids) > 0).sum())
+
+    wide = with_train(learner(), **ONE_MICRO_BATCH)
+    wide_full = with_train(full_learner(), **EVERY_OPTION, **ONE_MICRO_BATCH)
+    shared = stored(wide)
+    monkeypatch.setattr(batch_module, "MAX_SHARING_ROW", 0)
+    assert stored(wide) == sum(map(len, sequences(frozen_rollouts()))) > 1.1 * shared
+    assert_same_step(frozen, run_step(wide))
+    assert_same_step(frozen_full, run_step(wide_full))
 
 
 def test_the_update_does_not_depend_on_the_order_of_rollouts(frozen, frozen_full):

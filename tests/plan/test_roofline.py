@@ -9,6 +9,7 @@ from flax import nnx
 
 from extra_jax.config import config_from_dict
 from extra_jax.errors import ExtraError
+from extra_jax.learn.packing import MAX_SHARING_ROW
 from extra_jax.model import attention
 from extra_jax.model.config import Qwen3Config, preset
 from extra_jax.model.qwen3 import Qwen3
@@ -58,7 +59,13 @@ def test_flops_of_a_scoring_pass_are_those_that_xla_counts(counted: float) -> No
     the diagonal are added."""
     settings = config(num_iterations=2)
     work = dataclasses.replace(
-        workload_of(settings, SHAPE, 1), rows=ROWS, micro_batches=1, prompt_length=0, row_length=LENGTH, scorings=1
+        workload_of(settings, SHAPE, 1),
+        rows=ROWS,
+        micro_batches=1,
+        prompt_length=0,
+        row_length=LENGTH,
+        row_tokens=160,
+        scorings=1,
     )
     told = step_work(settings, SHAPE, work, {"data": 1, "fsdp": 1, "tensor": 1})["score"].flops
     block = attention._block_length(LENGTH)
@@ -74,7 +81,7 @@ def test_an_update_is_three_passes_and_one_more_where_layers_are_recomputed() ->
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"remat": remat})})
         work = workload_of(settings, SHAPE, 1)
         told = step_work(settings, SHAPE, work, axes)
-        head = 2 * SHAPE.vocab_size * SHAPE.hidden_size * work.rows * work.row_length * 160 / 192
+        head = 2 * SHAPE.vocab_size * SHAPE.hidden_size * work.rows * work.row_length * 160 / work.row_tokens
         forward = told["score"].flops / work.scorings - head
         flops[remat] = (told["update"].flops / work.updates - 4 * head) / forward
     assert flops["none"] == pytest.approx(3)
@@ -95,16 +102,20 @@ def test_work_is_shared_by_devices_but_weights_are_read_by_all() -> None:
 
 
 def test_a_workload_by_hand() -> None:
-    """16 completions of 160 tokens after prompts of 32: 3,072 tokens in rows of 384, of which 95 % are filled."""
+    """16 completions of 160 tokens after prompts of 32, two of which share a context in a row of 384, of which 95 % are
+    filled."""
     work = workload_of(config(num_iterations=2, num_minibatches=2, beta=0.1), SHAPE, 2)
     assert (work.prompts, work.completions, work.row_length) == (4, 16, 384)
-    assert work.rows == 5  # 8 completions of 192 tokens over 364.8
-    assert work.micro_batches == 2  # of 2 rows on 2 shards
+    assert work.row_tokens == 161 + 31 / 2
+    assert work.rows == 4  # 8 completions of 176.5 tokens over 364.8
+    assert work.micro_batches == 1  # of 2 rows on 2 shards
     assert (work.updates, work.scorings, work.mini_batches) == (4, 4, 2)
     assert work.slots == 8
     assert work.decode_calls == 20  # 16 x 160 tokens over 8 slots and 16 tokens
-    assert work.head_chunks == 5  # of 128; 608 of the 768 positions of 2 rows are in the loss
+    assert work.head_chunks == 6  # of 128; 661 of the 768 positions of 2 rows are in the loss
     assert workload_of(config(), SHAPE, 2).scorings == 0
+    alone = workload_of(config(row_length=MAX_SHARING_ROW + 1), SHAPE, 2)
+    assert alone.row_tokens == 192
 
 
 def test_a_phase_takes_as_long_as_its_slowest_part() -> None:
