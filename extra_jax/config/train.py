@@ -27,7 +27,10 @@ class GRPOConfig(Section):
     num_minibatches: int = Field(1, ge=1, description="Optimizer updates per pass over the step's completions.")
     num_iterations: int = Field(1, ge=1, description="Passes over the step's completions (mu).")
     row_length: int | None = Field(
-        None, ge=1, description="Tokens of a packed row; default: the longest prompt and completion."
+        None,
+        ge=1,
+        description="Tokens of a packed row; default: the longest prompt and completion. Completions of a row share "
+        "their prompt, so longer rows have less to compute, up to 8,192 tokens.",
     )
     micro_batch_rows: int = Field(1, ge=1, description="Packed rows per forward/backward on a data-parallel shard.")
     max_num_gen_batches: int = Field(
