@@ -1,10 +1,10 @@
 """One GRPO step on the CPU: this learner against torch with ``transformers``' Qwen3, and against Tunix.
 
-A Qwen3 of 8 layers, D 512, F 1536, V 4096, in f32; 32 rollouts in groups of 8 with a prompt of 64 tokens, completion lengths
-exponential with mean 64, capped at 256; one AdamW step. All take the same rollouts and the same weights, and have to report the same
-mean entropy. torch pads to the longest of each micro-batch of 8, as TRL does, and projects completion positions only.
-Tunix pads every completion to the cap and projects all positions, as its learner does; ``tunix`` needs google-tunix
-0.1.7 on the path, which is no dependency of this project.
+A Qwen3 of 8 layers, D 512, F 1536, V 4096, in f32; 32 rollouts in groups of 8 with a prompt of 64 tokens, completion
+lengths exponential with mean 64, capped at 256; one AdamW step. All take the same rollouts and the same weights, and
+have to report the same mean entropy. torch pads to the longest of each micro-batch of 8, as TRL does, and projects
+completion positions only. Tunix pads every completion to the cap and projects all positions, as its learner does;
+``tunix`` needs google-tunix 0.1.7 on the path, which is no dependency of this project.
 
     python benchmarks/learner/run.py --rounds 3 --steps 3 --out benchmarks/learner/results.csv
     PYTHONPATH=FOLDER_WITH_TUNIX:. python benchmarks/learner/run.py ours torch tunix
