@@ -89,7 +89,6 @@ def engine(folder: Path, slots: int, chunk: int, room: int, report: Callable[[di
                 "host_share": counters.host_seconds / counters.seconds,
                 "prefilled": counters.prefilled,
                 "compiled": sampler.compiled_programs() - programs,
-                "floor": floor(rollouts.lengths),
             }
         )
         return rollouts.lengths
@@ -239,9 +238,11 @@ def serve(args: argparse.Namespace) -> None:
             measure(seed)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
-        tokens = int(measure(int(line)).sum())
+        lengths = measure(int(line))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        print(json.dumps({"tokens": tokens, "seconds": wall, "cpu_seconds": cpu, **told}), flush=True)
+        if args.system == "engine":
+            told["floor"] = floor(lengths)
+        print(json.dumps({"tokens": int(lengths.sum()), "seconds": wall, "cpu_seconds": cpu, **told}), flush=True)
 
 
 def main() -> None:

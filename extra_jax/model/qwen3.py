@@ -43,8 +43,10 @@ class Cache(NamedTuple):
     valid: jax.Array
 
 
-def _matrix(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: jnp.dtype) -> nnx.Param:
-    return nnx.Param(_INIT_SCALE * jax.random.normal(rngs.params(), shape, dtype), axes=axes)
+def _matrix(
+    rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: jnp.dtype, **metadata: int
+) -> nnx.Param:
+    return nnx.Param(_INIT_SCALE * jax.random.normal(rngs.params(), shape, dtype), axes=axes, **metadata)
 
 
 def _zeros(shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: jnp.dtype) -> nnx.Param:
@@ -77,33 +79,56 @@ class Linear(nnx.Module):
         dtype: as stored.
         inputs: number of axes that are summed over.
         bias: whether there is one.
+        outputs_first: store the weight transposed, the axes of the result before those of ``x``. A CPU multiplies few
+            tokens a tenth to a third faster that way, because it copies the operand on the right first.
     """
 
     def __init__(
-        self, rngs: nnx.Rngs, shape: tuple, axes: tuple, dtype: jnp.dtype, inputs: int = 1, bias: bool = False
+        self,
+        rngs: nnx.Rngs,
+        shape: tuple,
+        axes: tuple,
+        dtype: jnp.dtype,
+        inputs: int = 1,
+        bias: bool = False,
+        outputs_first: bool = False,
     ):
-        self.inputs = inputs
-        self.kernel = _matrix(rngs, shape, axes, dtype)
-        self.bias = _zeros(shape[inputs:], axes[inputs:], dtype) if bias else None
+        self.inputs, self.outputs, self.outputs_first = shape[:inputs], shape[inputs:], outputs_first
+        self.kernel = _matrix(rngs, shape, axes, dtype, inputs=inputs)
+        if outputs_first:
+            self.kernel = transposed(self.kernel)
+        self.bias = _zeros(self.outputs, axes[inputs:], dtype) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.kernel[...].astype(x.dtype)
-        size = math.prod(kernel.shape[: self.inputs])
-        y = x.reshape(-1, size) @ kernel.reshape(size, -1)
-        y = y.reshape(*x.shape[: -self.inputs], *kernel.shape[self.inputs :])
+        kernel, size = self.kernel[...].astype(x.dtype), math.prod(self.inputs)
+        flat = x.reshape(-1, size)
+        if self.outputs_first:
+            y = jnp.einsum("od,td->ot", kernel.reshape(-1, size), flat)
+            y = jax.lax.optimization_barrier(y).T  # else XLA swaps the operands
+        else:
+            y = flat @ kernel.reshape(size, -1)
+        y = y.reshape(*x.shape[: -len(self.inputs)], *self.outputs)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def transposed(kernel: nnx.Param) -> nnx.Param:
+    """The weight of a ``Linear`` with the axes of the result first."""
+    axes, inputs = kernel.get_metadata()["axes"], kernel.get_metadata()["inputs"]
+    value = kernel.get_value()
+    value = value.transpose(*range(inputs, value.ndim), *range(inputs))
+    return nnx.Param(value, axes=(*axes[inputs:], *axes[:inputs]), inputs=inputs)
 
 
 class Attention(nnx.Module):
     """Grouped-query attention with a norm on queries and keys."""
 
-    def __init__(self, config: Qwen3Config, rngs: nnx.Rngs, dtype: jnp.dtype):
+    def __init__(self, config: Qwen3Config, rngs: nnx.Rngs, dtype: jnp.dtype, outputs_first: bool):
         d, n, k, h = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        bias = config.attention_bias
-        self.q_proj = Linear(rngs, (d, n, h), ("embed", "heads", None), dtype, bias=bias)
-        self.k_proj = Linear(rngs, (d, k, h), ("embed", "kv_heads", None), dtype, bias=bias)
-        self.v_proj = Linear(rngs, (d, k, h), ("embed", "kv_heads", None), dtype, bias=bias)
-        self.o_proj = Linear(rngs, (n, h, d), ("heads", None, "embed"), dtype, inputs=2, bias=bias)
+        options = {"bias": config.attention_bias, "outputs_first": outputs_first}
+        self.q_proj = Linear(rngs, (d, n, h), ("embed", "heads", None), dtype, **options)
+        self.k_proj = Linear(rngs, (d, k, h), ("embed", "kv_heads", None), dtype, **options)
+        self.v_proj = Linear(rngs, (d, k, h), ("embed", "kv_heads", None), dtype, **options)
+        self.o_proj = Linear(rngs, (n, h, d), ("heads", None, "embed"), dtype, inputs=2, **options)
         self.q_norm = RMSNorm(h, config.rms_norm_eps, dtype)
         self.k_norm = RMSNorm(h, config.rms_norm_eps, dtype)
 
@@ -117,11 +142,11 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """SwiGLU."""
 
-    def __init__(self, config: Qwen3Config, rngs: nnx.Rngs, dtype: jnp.dtype):
+    def __init__(self, config: Qwen3Config, rngs: nnx.Rngs, dtype: jnp.dtype, outputs_first: bool):
         d, f = config.hidden_size, config.intermediate_size
-        self.gate_proj = Linear(rngs, (d, f), ("embed", "mlp"), dtype)
-        self.up_proj = Linear(rngs, (d, f), ("embed", "mlp"), dtype)
-        self.down_proj = Linear(rngs, (f, d), ("mlp", "embed"), dtype)
+        self.gate_proj = Linear(rngs, (d, f), ("embed", "mlp"), dtype, outputs_first=outputs_first)
+        self.up_proj = Linear(rngs, (d, f), ("embed", "mlp"), dtype, outputs_first=outputs_first)
+        self.down_proj = Linear(rngs, (f, d), ("mlp", "embed"), dtype, outputs_first=outputs_first)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
@@ -131,11 +156,11 @@ class MLP(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Pre-norm attention and feed-forward with residual connections."""
 
-    def __init__(self, config: Qwen3Config, rngs: nnx.Rngs, dtype: jnp.dtype):
+    def __init__(self, config: Qwen3Config, rngs: nnx.Rngs, dtype: jnp.dtype, outputs_first: bool = False):
         self.input_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.attention = Attention(config, rngs, dtype)
+        self.attention = Attention(config, rngs, dtype, outputs_first)
         self.post_attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.mlp = MLP(config, rngs, dtype)
+        self.mlp = MLP(config, rngs, dtype, outputs_first)
 
     def __call__(
         self, x: jax.Array, rope: jax.Array, mask: AttentionMask, past: Sequence[Past] = ()
@@ -179,7 +204,9 @@ class Qwen3(nnx.Module):
         self.layers = (
             nnx.vmap(lambda r: DecoderLayer(config, r, dtype))(seeds)
             if scan
-            else nnx.List(DecoderLayer(config, rngs, dtype) for _ in range(config.num_hidden_layers))
+            else nnx.List(
+                DecoderLayer(config, rngs, dtype, outputs_first=True) for _ in range(config.num_hidden_layers)
+            )
         )
         self.final_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
         self.lm_head = (

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from extra_jax.model.qwen3 import transposed
 from extra_jax.parallel.sharding import ROLLOUT, ShardingRules, param_shardings
 
 
@@ -72,5 +73,7 @@ def unstack_layers(params: nnx.State) -> nnx.State:
             flat.append((path, variable))
             continue
         stack = variable.get_value()
-        flat += [(("layers", i, *path[1:]), variable.replace(stack[i])) for i in range(stack.shape[0])]
+        for index in range(stack.shape[0]):
+            layer = variable.replace(stack[index])
+            flat.append((("layers", index, *path[1:]), transposed(layer) if path[-1] == "kernel" else layer))
     return nnx.from_flat_state(flat)

@@ -97,6 +97,8 @@ def decode_chunk(
         index, token, live, recent, chunk = loop
         fresh = Cache(recent, jnp.broadcast_to(jnp.arange(length)[None] < index, (rows, length)))
         hidden, new = model(token[:, None], (start + index)[:, None], past=(cached, fresh), dtype=dtype)
+        # after attention has read it: written to in place
+        recent, new, hidden = jax.lax.optimization_barrier((recent, new, hidden))
         recent = _remember(recent, new, index)
         logits = constrain(model.logits(hidden[:, 0]), "batch", "vocab")
         position = start + index + 1

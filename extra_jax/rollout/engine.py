@@ -21,8 +21,8 @@ from extra_jax.rollout.session import Finished, Progress, Session
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
 
 _SHORTEST = 64  # tokens; smaller lengths do not get programs of their own
-_FEWEST = 4  # rows; fewer do not get programs of their own either
-_ROW_LEVELS = (16, 12, 8, 6, 4, 2, 1)  # sixteenths of the slots that programs are compiled for
+_ROW_LEVELS = (16, 12, 8, 4, 2, 1)  # sixteenths of the slots that programs are compiled for
+_FEWEST = 4  # rows of such a program; below that there is one more, for the last rollout
 
 
 class Sampler:
@@ -66,7 +66,7 @@ class Sampler:
         self.shards = batch_ways(mesh)
         self.shard_slots = -(-slots // self.shards)
         fewest = min(_FEWEST, self.shard_slots)
-        self._row_levels = {max(-(-self.shard_slots * part // 16), fewest) for part in _ROW_LEVELS}
+        self._row_levels = {1, *(max(-(-self.shard_slots * part // 16), fewest) for part in _ROW_LEVELS)}
         self.detokenize = detokenize
         self.longest = max_prompt_length + params.max_completion_length
         memory.check_context(model_config, self.longest)
