@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -181,13 +182,13 @@ def lengths_of(tokens: np.ndarray) -> np.ndarray:
     return np.where(stops.any(axis=1), stops.argmax(axis=1) + 1, tokens.shape[1])
 
 
-def floor(lengths: np.ndarray) -> float:
+def floor(lengths: np.ndarray, flop_rate: float) -> float:
     """Seconds that the machine needs at least, with all 128 rollouts at once.
 
     For each token position the matmuls of the rows that still run, at the measured matmul rate, or reading the weights
     once, whichever is longer; then their keys and values, at the measured rate of reading.
     """
-    flop_rate, byte_rate = matmul_rate(), read_rate()
+    byte_rate = read_rate()
     weights = LAYERS * (2 * D * HEADS * HEAD + 2 * D * KV_HEADS * HEAD + 3 * D * F) + VOCAB * D
     kv = 2 * LAYERS * KV_HEADS * HEAD * 4
     seconds = PROMPTS * PROMPT * 2 * (weights - VOCAB * D) / flop_rate
@@ -198,13 +199,34 @@ def floor(lengths: np.ndarray) -> float:
     return seconds
 
 
-def matmul_rate() -> float:
+def large_matmul_rate() -> float:
     """FLOPs a second of a 1024-cubed f32 matmul, all cores; the best of several."""
     import jax
     import jax.numpy as jnp
 
     x = jnp.ones((1024, 1024))
     return 2 * 1024**3 / _best(jax.jit(lambda x: x @ x), x)
+
+
+def matmul_rate(rows: int) -> float:
+    """FLOPs a second of ``rows`` tokens times the matrices of the feed-forward blocks, one after the other and nothing
+    else; the faster order of the operands, and the best of several."""
+    import jax
+    import jax.numpy as jnp
+
+    def products(wide: list, narrow: list, x: jax.Array) -> jax.Array:
+        for gate, up, down in zip(wide[::2], wide[1::2], narrow, strict=True):
+            x = down @ (gate @ x + up @ x) if flipped else (x @ gate + x @ up) @ down
+        return x
+
+    seconds = []
+    for flipped in (False, True):
+        shape = (F, D) if flipped else (D, F)
+        wide = [jnp.full(shape, 1e-3) for _ in range(2 * LAYERS)]
+        narrow = [jnp.full(shape[::-1], 1e-3) for _ in range(LAYERS)]
+        x = jnp.ones((D, rows) if flipped else (rows, D))
+        seconds.append(_best(partial(jax.jit(products), wide, narrow), x))
+    return 6 * rows * D * F * LAYERS / min(seconds)
 
 
 def read_rate() -> float:
@@ -241,7 +263,8 @@ def serve(args: argparse.Namespace) -> None:
         lengths = measure(int(line))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         if args.system == "engine":
-            told["floor"] = floor(lengths)
+            told["floor"] = floor(lengths, matmul_rate(args.slots))
+            told["floor_of_large_matmuls"] = floor(lengths, large_matmul_rate())
         print(json.dumps({"tokens": int(lengths.sum()), "seconds": wall, "cpu_seconds": cpu, **told}), flush=True)
 
 
