@@ -42,7 +42,7 @@ class Example:
     def shared(self) -> Shared:
         """What examples of the same context have in common, and need once: all of it but its last token, whose state
         predicts the first one of each target."""
-        return Shared(self.context[:-1].tobytes(), len(self.context) - 1)
+        return Shared(np.asarray(self.context[:-1], np.int32).tobytes(), len(self.context) - 1)
 
 
 class TokenBatch(NamedTuple):

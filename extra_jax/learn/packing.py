@@ -46,8 +46,8 @@ def best_fit(lengths: Sequence[int], row_length: int, shared: Sequence[Shared] |
         shared: the beginnings of the sequences, where a row holds equal ones once.
 
     Returns:
-        Indices of the sequences of each row; a function of the arguments alone. Without
-        ``shared`` at most 11/9 of the fewest possible rows, plus one (Johnson 1973).
+        Indices of the sequences of each row; a function of the arguments alone. Without ``shared`` at most 11/9 of the
+        fewest possible rows, plus one (Johnson 1973).
 
     Raises:
         ExtraError: a sequence is longer than a row.
@@ -67,8 +67,8 @@ def best_fit(lengths: Sequence[int], row_length: int, shared: Sequence[Shared] |
         if size > row_length:
             raise ExtraError(f"a sequence of {size} tokens does not fit a row of {row_length}; raise the row length")
         holding = holders.setdefault(label, [])
-        if row := min(((left[row], row) for row in holding if left[row] >= size - tokens), default=None):
-            at, size = bisect_left(room, row), size - tokens
+        if fullest := min(((left[row], row) for row in holding if left[row] >= size - tokens), default=None):
+            at, size = bisect_left(room, fullest), size - tokens
         else:
             at = bisect_left(room, (size, -1))
         if at < len(room):
