@@ -30,10 +30,11 @@ def lengths() -> np.ndarray:
     return np.random.default_rng(0).exponential(MEAN, ROLLOUTS).astype(int).clip(1, CAP)
 
 
-def tokens() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Prompts ``[R, 64]``, completions ``[R, 256]`` and advantages ``[R]``."""
+def tokens(distinct: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Prompts ``[R, 64]``, of groups or all different, completions ``[R, 256]`` and advantages ``[R]``."""
     random = np.random.default_rng(1)
-    prompts = random.integers(0, 4096, (ROLLOUTS // GROUP, PROMPT)).astype(np.int32).repeat(GROUP, axis=0)
+    group = 1 if distinct else GROUP
+    prompts = random.integers(0, 4096, (ROLLOUTS // group, PROMPT)).astype(np.int32).repeat(group, axis=0)
     return prompts, random.integers(0, 4096, (ROLLOUTS, CAP)).astype(np.int32), random.standard_normal(ROLLOUTS)
 
 
@@ -43,7 +44,7 @@ def shape():
     return Qwen3Config(4096, 512, 1536, 8, 8, 4, head_dim=64)
 
 
-def ours(weights: Path) -> Callable[[], float]:
+def ours(weights: Path, distinct: bool) -> Callable[[], float]:
     """A function that does a step and returns its loss."""
     import jax
     from flax import nnx
@@ -60,7 +61,9 @@ def ours(weights: Path) -> Callable[[], float]:
         {
             "model": {"preset": "tiny", "dtype": "float32", "remat": "none"},
             "rollout": {"max_prompt_length": PROMPT, "max_completion_length": CAP},
-            "train": {"prompts_per_step": 4, "num_generations": 8, "row_length": 480, "micro_batch_rows": 1},
+            # rows that these lengths fill best
+            "train": {"prompts_per_step": 4, "num_generations": 8, "row_length": 384 if distinct else 480}
+            | {"micro_batch_rows": 2 if distinct else 1},
         }
     )
     mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
@@ -68,7 +71,7 @@ def ours(weights: Path) -> Callable[[], float]:
     params = load_params(weights, shape(), param_shardings(abstract, mesh, TRAIN), "float32")
     learner = Learner(graphdef, config, mesh)
     state = learner.init(params)
-    prompts, completions, advantages = tokens()
+    prompts, completions, advantages = tokens(distinct)
     zeros = np.zeros(completions.shape, np.float32)
     rollouts = Rollouts(
         rollout_ids=np.arange(ROLLOUTS),
@@ -93,14 +96,14 @@ def ours(weights: Path) -> Callable[[], float]:
     return step
 
 
-def with_torch(weights: Path) -> Callable[[], float]:
+def with_torch(weights: Path, distinct: bool) -> Callable[[], float]:
     """The same in torch."""
     import torch
     from transformers import Qwen3ForCausalLM
 
     model = Qwen3ForCausalLM.from_pretrained(weights, dtype=torch.float32, attn_implementation="sdpa")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, eps=1e-8, weight_decay=0.0)
-    prompts, completions, advantages = (torch.tensor(x) for x in tokens())
+    prompts, completions, advantages = (torch.tensor(x) for x in tokens(distinct))
     sizes = torch.tensor(lengths())
 
     def step() -> float:
@@ -128,7 +131,7 @@ def with_torch(weights: Path) -> Callable[[], float]:
     return step
 
 
-def with_tunix(weights: Path) -> Callable[[], float]:
+def with_tunix(weights: Path, distinct: bool) -> Callable[[], float]:
     """The same with Tunix's own model, loss and trainer, which averages micro-batches, each a mean over its tokens."""
     import jax
     import jax.numpy as jnp
@@ -160,7 +163,7 @@ def with_tunix(weights: Path) -> Callable[[], float]:
     loss = algo_core.grpo_loss_fn
     trainer.with_loss_fn(lambda model, example: loss(model, example, grpo, pad_id=pad, eos_id=pad), has_aux=True)
     trainer.with_gen_model_input_fn(lambda example: {"example": example})
-    prompts, completions, advantages = tokens()
+    prompts, completions, advantages = tokens(distinct)
     sizes = lengths()
     kept = np.arange(CAP) < sizes[:, None]
     rows = (prompts, np.ones_like(prompts), np.where(kept, completions, pad), kept, advantages.astype(np.float32))
@@ -179,9 +182,9 @@ def with_tunix(weights: Path) -> Callable[[], float]:
     return step
 
 
-def measure(system: str, weights: Path, steps: int) -> dict[str, float]:
+def measure(system: str, weights: Path, distinct: bool, steps: int) -> dict[str, float]:
     """Seconds and CPU-seconds of the median step after a warm-up, and the entropy of the first."""
-    step = {"ours": ours, "torch": with_torch, "tunix": with_tunix}[system](weights)
+    step = {"ours": ours, "torch": with_torch, "tunix": with_tunix}[system](weights, distinct)
     entropy = step()
     wall, cpu = [], []
     for _ in range(steps):
@@ -210,6 +213,9 @@ def main() -> None:
     parser.add_argument("systems", nargs="*", default=["ours", "torch"], help=", ".join(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument(
+        "--distinct", action="store_true", help="a prompt of its own for each rollout: nothing to share"
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--weights", type=Path, default=Path("/tmp/learner-benchmark"))
     parser.add_argument("--system", choices=(*SYSTEMS, "weights", "rate"), help="one measurement, as JSON")
@@ -226,11 +232,12 @@ def main() -> None:
         print(json.dumps(matmul_rate()))
         return
     if args.system:
-        print(json.dumps(measure(args.system, args.weights, args.steps)))
+        print(json.dumps(measure(args.system, args.weights, args.distinct, args.steps)))
         return
 
     def alone(system: str) -> str:
         command = [sys.executable, __file__, "--system", system, "--steps", str(args.steps)]
+        command += ["--distinct"] if args.distinct else []
         environment = os.environ | {"JAX_PLATFORMS": "cpu"}
         told = subprocess.run(
             [*command, "--weights", str(args.weights)], env=environment, stdout=subprocess.PIPE, text=True, check=True

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from extra_jax.learn.packing import MAX_SHARING_ROW, Shared, best_fit, bucket, places
+from extra_jax.learn.packing import Shared, best_fit, bucket, places, shares_contexts
 from extra_jax.parallel.processes import allgather, to_global
 from extra_jax.parallel.sharding import batch_ways
 
@@ -118,7 +118,7 @@ def micro_batches(
             their tokens. Only here is it known which token is in which micro-batch.
         entropy_weights: whether the loss needs those of the examples.
     """
-    share_contexts = share_contexts and row_length <= MAX_SHARING_ROW
+    share_contexts = share_contexts and shares_contexts(row_length)
     lengths, shared = _sizes(examples, share_contexts)
     layout = best_fit(lengths, row_length, shared)
     rows = rows_per_shard * batch_ways(mesh) // jax.process_count()  # of a micro-batch, on this process
@@ -143,7 +143,7 @@ def packed_targets(examples: Sequence[Example], row_length: int, *, share_contex
     """``[n, 3]`` row of each example's target among those of this process, which of its row it is, and its first token
     there. Arguments are those of ``micro_batches``."""
     found = np.zeros((len(examples), 3), np.int64)
-    lengths, shared = _sizes(examples, share_contexts and row_length <= MAX_SHARING_ROW)
+    lengths, shared = _sizes(examples, share_contexts and shares_contexts(row_length))
     for row, members in enumerate(best_fit(lengths, row_length, shared)):
         for number, place in enumerate(places(members, lengths, shared)):
             target = place.own + len(examples[place.index].context) - place.shared

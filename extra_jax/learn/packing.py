@@ -11,6 +11,11 @@ MAX_SHARING_ROW = 8192
 Qwen3-4B needs 0.6 GB more of a TPU at this length, four times that at twice the length."""
 
 
+def shares_contexts(row_length: int) -> bool:
+    """Whether sequences share contexts in rows of this length."""
+    return row_length <= MAX_SHARING_ROW
+
+
 class Shared(NamedTuple):
     """The beginning of a sequence, which it has in common with those of the same ``label``; a row holds it once."""
 

@@ -94,10 +94,10 @@ class Linear(nnx.Module):
         outputs_first: bool = False,
     ):
         self.inputs, self.outputs, self.outputs_first = shape[:inputs], shape[inputs:], outputs_first
-        self.kernel = _matrix(rngs, shape, axes, dtype, inputs=inputs)
-        if outputs_first:
-            self.kernel = transposed(self.kernel)
         self.bias = _zeros(self.outputs, axes[inputs:], dtype) if bias else None
+        if outputs_first:
+            shape, axes = (*self.outputs, *self.inputs), (*axes[inputs:], *axes[:inputs])
+        self.kernel = _matrix(rngs, shape, axes, dtype, inputs=inputs)  # ``inputs``: for ``reshard``
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, size = self.kernel[...].astype(x.dtype), math.prod(self.inputs)
@@ -109,14 +109,6 @@ class Linear(nnx.Module):
             y = flat @ kernel.reshape(size, -1)
         y = y.reshape(*x.shape[: -len(self.inputs)], *self.outputs)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
-
-
-def transposed(kernel: nnx.Param) -> nnx.Param:
-    """The weight of a ``Linear`` with the axes of the result first."""
-    axes, inputs = kernel.get_metadata()["axes"], kernel.get_metadata()["inputs"]
-    value = kernel.get_value()
-    value = value.transpose(*range(inputs, value.ndim), *range(inputs))
-    return nnx.Param(value, axes=(*axes[inputs:], *axes[:inputs]), inputs=inputs)
 
 
 class Attention(nnx.Module):
@@ -232,7 +224,7 @@ class Qwen3(nnx.Module):
             positions: ``[B, T]`` int32, position of a token in its sequence.
             segment_ids: ``[B, T]`` int32, several sequences in one row; 0 is padding. Not with a cache.
             contexts: ``[B, T]`` int32, the segment before its own that a token sees, too, as in
-                ``attention.AttentionMask``.
+                ``mask.AttentionMask``.
             past: earlier tokens of each row, in parts.
             dtype: of activations.
 

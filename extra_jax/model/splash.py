@@ -1,7 +1,7 @@
 """Causal attention of whole sequences on TPU, through the splash kernel that ships with JAX.
 
 It never writes the ``[T, T]`` scores to memory, forward or backward, and skips the blocks above the diagonal. Where
-sequences share a context it is given the mask, a byte a pair, and skips all blocks in which nobody sees anybody.
+sequences share a context it is given the mask, four bytes a pair, and skips all blocks in which nobody sees anybody.
 """
 
 import functools

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from extra_jax.model.qwen3 import transposed
 from extra_jax.parallel.sharding import ROLLOUT, ShardingRules, param_shardings
 
 
@@ -75,5 +74,12 @@ def unstack_layers(params: nnx.State) -> nnx.State:
         stack = variable.get_value()
         for index in range(stack.shape[0]):
             layer = variable.replace(stack[index])
-            flat.append((("layers", index, *path[1:]), transposed(layer) if path[-1] == "kernel" else layer))
+            flat.append((("layers", index, *path[1:]), _outputs_first(layer) if path[-1] == "kernel" else layer))
     return nnx.from_flat_state(flat)
+
+
+def _outputs_first(kernel: nnx.Variable) -> nnx.Variable:
+    """The weight of a ``Linear`` as layers that are apart store it: the axes of the result first."""
+    value, axes, inputs = kernel.get_value(), kernel.get_metadata()["axes"], kernel.get_metadata()["inputs"]
+    value = value.transpose(*range(inputs, value.ndim), *range(inputs))
+    return nnx.Param(value, axes=(*axes[inputs:], *axes[:inputs]), inputs=inputs)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from extra_jax.config import Config
 from extra_jax.learn.batch import FEWEST_SPANS, MicroBatches, TokenBatch
 from extra_jax.learn.grpo import Learner
-from extra_jax.learn.packing import MAX_SHARING_ROW, bucket
+from extra_jax.learn.packing import bucket, shares_contexts
 from extra_jax.learn.update import abstract_state
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import abstract_model
@@ -145,7 +145,7 @@ def _batches(config: Config, work: Workload, mesh: Mesh) -> MicroBatches:
         old_logprobs=column(np.float32) if t.updates_per_step > 1 else None,
         ref_logprobs=column(np.float32) if t.beta > 0 else None,
         entropy_weights=column(np.float32) if t.uses_entropy else None,
-        contexts=column(np.int32) if work.row_length <= MAX_SHARING_ROW else None,
+        contexts=column(np.int32) if shares_contexts(work.row_length) else None,
     )
     return MicroBatches(rows, jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)))
 

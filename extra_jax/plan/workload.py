@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from extra_jax.config import Config
-from extra_jax.learn.packing import MAX_SHARING_ROW
+from extra_jax.learn.packing import shares_contexts
 from extra_jax.learn.score import chunk_length
 from extra_jax.model.config import Qwen3Config
 
@@ -64,7 +64,7 @@ def workload_of(config: Config, shape: Qwen3Config, shards: int) -> Workload:
     completion = p.mean_completion_length or -(-r.max_completion_length // 2)
     row_length = config.packed_row_length
     fitting = (row_length - prompt + 1) // (completion + 1)  # completions beside one context
-    sharing = min(max(fitting, 1), t.num_generations) if row_length <= MAX_SHARING_ROW else 1
+    sharing = min(max(fitting, 1), t.num_generations) if shares_contexts(row_length) else 1
     row_tokens = completion + 1 + (prompt - 1) / sharing
     rows = math.ceil(t.minibatch_size * row_tokens / (row_length * _PACKED))
     positions = t.micro_batch_rows * row_length

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from rollout.tiny import CONFIG, MESHES, graphdef, sequences
 
-from extra_jax.learn import batch as batch_module
-from extra_jax.learn import score
+from extra_jax.learn import packing, score
 from extra_jax.learn.batch import MicroBatches
 from extra_jax.learn.grpo import Learner
 from learn.steps import (
@@ -77,7 +76,7 @@ def test_the_update_does_not_depend_on_contexts_being_shared(frozen, frozen_full
     wide = with_train(learner(), **ONE_MICRO_BATCH)
     wide_full = with_train(full_learner(), **EVERY_OPTION, **ONE_MICRO_BATCH)
     shared = stored(wide)
-    monkeypatch.setattr(batch_module, "MAX_SHARING_ROW", 0)
+    monkeypatch.setattr(packing, "MAX_SHARING_ROW", 0)
     assert stored(wide) == sum(map(len, sequences(frozen_rollouts()))) > 1.1 * shared
     assert_same_step(frozen, run_step(wide))
     assert_same_step(frozen_full, run_step(wide_full))

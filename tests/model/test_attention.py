@@ -9,7 +9,8 @@ import pytest
 
 from extra_jax.config import MeshConfig
 from extra_jax.model import attention, cudnn, splash
-from extra_jax.model.attention import AttentionMask, Past, attend
+from extra_jax.model.attention import Past, attend
+from extra_jax.model.mask import AttentionMask
 from extra_jax.parallel.mesh import make_mesh
 
 BATCH, LENGTH, HEADS, KV_HEADS, HEAD = 2, 256, 4, 2, 128
