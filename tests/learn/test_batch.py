@@ -68,7 +68,7 @@ def test_rows_hold_a_shared_context_once_before_all_that_have_it(sequences, row_
     [(2048, 512, 600, 1536, 0.84), (6144, 512, 600, 1536, 0.72), (4096, 2048, 600, 2048, 0.56)],
 )
 def test_groups_that_share_their_contexts_need_fewer_rows(row_length, prompt, mean, cap, most):
-    """64 groups of 8; what is asked is measured plus 3 %, in rows over those of whole sequences."""
+    """64 groups of 8; what is asked is measured plus 3 to 5 %, in rows over those of whole sequences."""
     random = np.random.default_rng(0)
     prompts = random.integers(prompt // 2, prompt + 1, 64).repeat(8)
     lengths = (prompts + random.exponential(mean, 512).astype(int).clip(1, cap)).tolist()
