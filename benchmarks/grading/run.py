@@ -22,10 +22,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from extra_jax.answers import judge as judging
+from extra_jax.answers import symbolic
+from extra_jax.answers.latex import clean
 from extra_jax.data.problem import Problem
-from extra_jax.reward.answers import judge as judging
-from extra_jax.reward.answers import symbolic
-from extra_jax.reward.answers.latex import clean
 from extra_jax.reward.comparable import grade_dapo, grade_dapo_strict_box, math_verify_task
 from extra_jax.reward.math import NAME, begin, gold_problem, grade_math, plain_rational
 from extra_jax.reward.math import Options as MathOptions
@@ -197,7 +197,7 @@ def throughput(data: Path, files: Files) -> dict[str, Any]:
         for name, pairs in kinds.items():
             wall[name] = rate(lambda pairs=pairs: _pooled(grader, pairs))
             processor[name] = rate(lambda pairs=pairs: _alone(pairs), time.process_time)
-    with WorkerPool("extra_jax.reward.answers.symbolic:verify", workers=2) as pool:
+    with WorkerPool("extra_jax.answers.symbolic:verify", workers=2) as pool:
         wall["sympy"] = rate(lambda: _library(pool, boxed))
     processor["sympy"] = rate(lambda: len([symbolic.verify(*pair) for pair in boxed]), time.process_time)
     return {

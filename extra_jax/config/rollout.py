@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from extra_jax.answers.verdict import Verdict
 from extra_jax.config.section import DType, Section
-from extra_jax.reward.verdict import Verdict
 
 
 class RolloutConfig(Section):

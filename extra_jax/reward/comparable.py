@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Self
 
+from extra_jax.answers.symbolic import library
+from extra_jax.answers.vocabulary import names
 from extra_jax.data.problem import Problem
-from extra_jax.reward.answers.symbolic import library
-from extra_jax.reward.answers.vocabulary import names
 from extra_jax.reward.verdict import Finished, Grade, Verdict
 from extra_jax.reward.workers import Limits, PendingGrades, WorkerPool
 

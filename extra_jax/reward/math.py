@@ -14,8 +14,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from extra_jax.reward.answers.extract import after_thinking, last_answer
-from extra_jax.reward.answers.judge import gold_problem, judge
+from extra_jax.answers.extract import after_thinking, last_answer
+from extra_jax.answers.judge import gold_problem, judge
 from extra_jax.reward.verdict import Grade, Verdict
 
 __all__ = ["NAME", "Options", "begin", "compare_task", "gold_problem", "grade_math", "warm_up"]

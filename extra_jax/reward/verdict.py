@@ -2,21 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+from extra_jax.answers.verdict import Verdict
 from extra_jax.data.problem import Problem
 
-
-class Verdict(StrEnum):
-    """Outcome of grading; a failure of the grader is never silently a zero (design, decision 9)."""
-
-    CORRECT = "correct"
-    WRONG = "wrong"
-    NO_ANSWER = "no_answer"
-    GOLD_UNPARSEABLE = "gold_unparseable"
-    TIMEOUT = "timeout"
-    ERROR = "error"
+__all__ = ["ComparesAnswers", "Finished", "Grade", "Grader", "Pending", "Verdict"]
 
 
 @dataclass(frozen=True)

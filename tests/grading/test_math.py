@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extra_jax.reward.answers.equality import equal
-from extra_jax.reward.answers.extract import after_thinking, complete_boxes, last_answer
-from extra_jax.reward.answers.latex import MAX_LENGTH, clean
-from extra_jax.reward.answers.syntax import parse
-from extra_jax.reward.answers.tokens import Reading, tokenize
-from extra_jax.reward.answers.vocabulary import MAX_DEPTH
+from extra_jax.answers.equality import equal
+from extra_jax.answers.extract import after_thinking, complete_boxes, last_answer
+from extra_jax.answers.latex import MAX_LENGTH, clean
+from extra_jax.answers.syntax import parse
+from extra_jax.answers.tokens import Reading, tokenize
+from extra_jax.answers.vocabulary import MAX_DEPTH
 from extra_jax.reward.math import Options, begin, gold_problem, grade_math, plain_rational
 from extra_jax.reward.verdict import Grade, Verdict
 

@@ -7,7 +7,7 @@ import re
 from fractions import Fraction
 from typing import Literal
 
-from extra_jax.reward.answers.cut import (
+from extra_jax.answers.cut import (
     CLOSE,
     OPEN,
     end_of_group,
@@ -18,9 +18,9 @@ from extra_jax.reward.answers.cut import (
     without_label,
     without_remark,
 )
-from extra_jax.reward.answers.equality import exact
-from extra_jax.reward.answers.measure import quantity
-from extra_jax.reward.answers.shape import (
+from extra_jax.answers.equality import exact
+from extra_jax.answers.measure import quantity
+from extra_jax.answers.shape import (
     Based,
     Clock,
     Combined,
@@ -34,10 +34,10 @@ from extra_jax.reward.answers.shape import (
     Shape,
     Words,
 )
-from extra_jax.reward.answers.syntax import parse
-from extra_jax.reward.answers.tokens import Reading, Token, tokenize
-from extra_jax.reward.answers.tree import Node, number
-from extra_jax.reward.answers.vocabulary import Unreadable, names
+from extra_jax.answers.syntax import parse
+from extra_jax.answers.tokens import Reading, Token, tokenize
+from extra_jax.answers.tree import Node, number
+from extra_jax.answers.vocabulary import Unreadable, names
 
 SIGNS = frozenset(("=", "<", ">", "\\le", "\\ge", "\\ne", "\\approx", "\\in", "\\equiv"))
 _HALF = r"([ap]\s*\.?\s*m\s*\.?)"

@@ -13,7 +13,7 @@ from typing import Any
 
 import mpmath
 
-from extra_jax.reward.answers.tree import Node
+from extra_jax.answers.tree import Node
 
 Value = Any
 """``Fraction``, ``mpf`` or ``mpc``."""

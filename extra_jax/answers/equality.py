@@ -12,8 +12,8 @@ from itertools import pairwise
 
 import mpmath
 
-from extra_jax.reward.answers.evaluate import Evaluator, Huge, Undefined, Value
-from extra_jax.reward.answers.tree import Node, is_number, symbols
+from extra_jax.answers.evaluate import Evaluator, Huge, Undefined, Value
+from extra_jax.answers.tree import Node, is_number, symbols
 
 _DIGITS = (40, 80, 160)
 _DROP = mpmath.mpf(10) ** -20

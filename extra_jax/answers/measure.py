@@ -3,14 +3,14 @@
 import re
 from fractions import Fraction
 
-from extra_jax.reward.answers import syntax
-from extra_jax.reward.answers.cut import CLOSE, OPEN, spell
-from extra_jax.reward.answers.equality import exact
-from extra_jax.reward.answers.shape import Group, Quantity, Shape
-from extra_jax.reward.answers.tokens import Reading, Token
-from extra_jax.reward.answers.tree import Node, number
-from extra_jax.reward.answers.units import CURRENCIES, DEGREE, GENERIC, LETTERS, NOUN, PERCENT, Unit, read_unit
-from extra_jax.reward.answers.vocabulary import Unreadable, names
+from extra_jax.answers import syntax
+from extra_jax.answers.cut import CLOSE, OPEN, spell
+from extra_jax.answers.equality import exact
+from extra_jax.answers.shape import Group, Quantity, Shape
+from extra_jax.answers.tokens import Reading, Token
+from extra_jax.answers.tree import Node, number
+from extra_jax.answers.units import CURRENCIES, DEGREE, GENERIC, LETTERS, NOUN, PERCENT, Unit, read_unit
+from extra_jax.answers.vocabulary import Unreadable, names
 
 
 def quantity(text: str, tokens: list[Token], reading: Reading) -> Shape:

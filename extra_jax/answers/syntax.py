@@ -6,9 +6,9 @@ The grammar is that of answers, not of LaTeX: implicit products, mixed numbers, 
 
 from fractions import Fraction
 
-from extra_jax.reward.answers.tokens import Reading, Token
-from extra_jax.reward.answers.tree import Node, number, product_of, total
-from extra_jax.reward.answers.vocabulary import BIG_OPERATORS, FUNCTIONS, MAX_DEPTH, TooLarge, Unreadable, names
+from extra_jax.answers.tokens import Reading, Token
+from extra_jax.answers.tree import Node, number, product_of, total
+from extra_jax.answers.vocabulary import BIG_OPERATORS, FUNCTIONS, MAX_DEPTH, TooLarge, Unreadable, names
 
 _CONSTANTS = {"e": "e", "i": "i", "\\pi": "pi", "\\infty": "infty"}
 _ACCENTS = frozenset(

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from extra_jax.reward.answers import guard, regions, relations, symbolic
-from extra_jax.reward.answers.equality import computable, equal, has_value
-from extra_jax.reward.answers.evaluate import Huge
-from extra_jax.reward.answers.lineup import (
+from extra_jax.answers import guard, regions, relations, symbolic
+from extra_jax.answers.equality import computable, equal, has_value
+from extra_jax.answers.evaluate import Huge
+from extra_jax.answers.lineup import (
     agree,
     in_same_unit,
     letters,
@@ -18,7 +18,7 @@ from extra_jax.reward.answers.lineup import (
     without_conditions,
     without_unit_letters,
 )
-from extra_jax.reward.answers.shape import (
+from extra_jax.answers.shape import (
     Based,
     Clock,
     Combined,
@@ -32,8 +32,8 @@ from extra_jax.reward.answers.shape import (
     Shape,
     Words,
 )
-from extra_jax.reward.answers.tree import Node, is_number, number
-from extra_jax.reward.answers.words import choice, meaning, plain, same_words
+from extra_jax.answers.tree import Node, is_number, number
+from extra_jax.answers.words import choice, meaning, plain, same_words
 
 _MANY = 50
 """A list this much longer than the gold is not searched for repetitions."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from extra_jax.reward.answers.tokens import Token
+from extra_jax.answers.tokens import Token
 
 OPEN = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle"}
 CLOSE = frozenset(OPEN.values())

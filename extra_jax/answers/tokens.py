@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from extra_jax.reward.answers.vocabulary import (
+from extra_jax.answers.vocabulary import (
     ABBREVIATIONS,
     FUNCTIONS,
     TooLarge,

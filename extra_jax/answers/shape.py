@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from extra_jax.reward.answers.tree import Node
-from extra_jax.reward.answers.units import Unit
+from extra_jax.answers.tree import Node
+from extra_jax.answers.units import Unit
 
 
 @dataclass(frozen=True)

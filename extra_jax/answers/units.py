@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from extra_jax.reward.answers.vocabulary import names
+from extra_jax.answers.vocabulary import names
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import mpmath
 
-from extra_jax.reward.answers.equality import approximate
-from extra_jax.reward.answers.shape import Combined, Group, Interval, Quantity, Relation, Shape, Words
-from extra_jax.reward.answers.words import EMPTY, REALS, meaning
+from extra_jax.answers.equality import approximate
+from extra_jax.answers.shape import Combined, Group, Interval, Quantity, Relation, Shape, Words
+from extra_jax.answers.words import EMPTY, REALS, meaning
 
 _INFINITY = mpmath.mpf("inf")
 _EQUAL = mpmath.mpf(10) ** -30

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Sequence
 
-from extra_jax.reward.answers import relations
-from extra_jax.reward.answers.equality import approximate
-from extra_jax.reward.answers.shape import Group, Matrix, Quantity, Relation, Shape
-from extra_jax.reward.answers.tree import Node, number
-from extra_jax.reward.answers.units import CURRENCIES, DEGREE, GENERIC, PERCENT, Unit, read_unit
+from extra_jax.answers import relations
+from extra_jax.answers.equality import approximate
+from extra_jax.answers.shape import Group, Matrix, Quantity, Relation, Shape
+from extra_jax.answers.tree import Node, number
+from extra_jax.answers.units import CURRENCIES, DEGREE, GENERIC, PERCENT, Unit, read_unit
 
 _RADIAN = read_unit("radian")
 _APART = frozenset(unit.bases for unit in (PERCENT, DEGREE, *CURRENCIES.values()))

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-from extra_jax.reward.answers.vocabulary import FUNCTIONS, MAX_DEPTH, TooLarge, Unreadable, closing_brace, names
+from extra_jax.answers.vocabulary import FUNCTIONS, MAX_DEPTH, TooLarge, Unreadable, closing_brace, names
 
 MAX_LENGTH = 6000
 """Longest answer that is read; no answer in any data set comes near."""

@@ -1,8 +1,8 @@
 """Equations and assignments: ``y = 2x + 3`` against ``2x - y + 3 = 0``, ``f(x) = x`` against ``f(n) = n``."""
 
-from extra_jax.reward.answers.equality import equal, proportional
-from extra_jax.reward.answers.shape import Group, Opaque, Quantity, Relation, Shape, Words
-from extra_jax.reward.answers.tree import Node, number, substitute, symbols
+from extra_jax.answers.equality import equal, proportional
+from extra_jax.answers.shape import Group, Opaque, Quantity, Relation, Shape, Words
+from extra_jax.answers.tree import Node, number, substitute, symbols
 
 EQUALITY = frozenset(("=", "\\approx", "\\equiv"))
 _VALUE_LABELS = frozenset("yfghzFGH")

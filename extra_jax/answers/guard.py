@@ -7,9 +7,9 @@ sums or products that cannot be carried out (1 + √2, 2√3). ``123 \\times 456
 
 import re
 
-from extra_jax.reward.answers.equality import exact
-from extra_jax.reward.answers.tree import Node
-from extra_jax.reward.answers.vocabulary import BIG_OPERATORS, names
+from extra_jax.answers.equality import exact
+from extra_jax.answers.tree import Node
+from extra_jax.answers.vocabulary import BIG_OPERATORS, names
 
 _LARGE = 1000
 """A power of at least this size may stand beside an integer: ``2^{100} - 1``."""

@@ -1,13 +1,13 @@
 """From two texts to a verdict: clean, read, compare, and say what went wrong."""
 
-from extra_jax.reward.answers import symbolic
-from extra_jax.reward.answers.compare import GoldUnreadable, Judge
-from extra_jax.reward.answers.latex import clean
-from extra_jax.reward.answers.read import read
-from extra_jax.reward.answers.shape import Combined, Group, Interval, Matrix, Opaque, Ratio, Relation, Shape
-from extra_jax.reward.answers.tokens import Reading, open_questions
-from extra_jax.reward.answers.vocabulary import TooLarge, Unreadable
-from extra_jax.reward.verdict import Verdict
+from extra_jax.answers import symbolic
+from extra_jax.answers.compare import GoldUnreadable, Judge
+from extra_jax.answers.latex import clean
+from extra_jax.answers.read import read
+from extra_jax.answers.shape import Combined, Group, Interval, Matrix, Opaque, Ratio, Relation, Shape
+from extra_jax.answers.tokens import Reading, open_questions
+from extra_jax.answers.verdict import Verdict
+from extra_jax.answers.vocabulary import TooLarge, Unreadable
 
 
 def judge(gold: str, answer: str, *, allow_unevaluated: bool = False) -> tuple[Verdict, str]:

@@ -1,0 +1,103 @@
+"""What the training loop knows of exploration: prompts before a step, advantages after it, and a state to save.
+
+The loop is handed an ``Exploration`` and imports nothing of ``explore/``. ``PlainGRPO`` is the one that does nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from extra_jax.data.problem import Problem
+from extra_jax.reward.scores import Scores
+from extra_jax.rollout.types import Rollouts
+
+
+@dataclass(frozen=True)
+class PromptRequest:
+    """One prompt of a step; a group of completions is drawn for it.
+
+    Attributes:
+        problem: what is asked, and what the completions are graded against.
+        prefix_ids: the beginning of the answer, given: completions continue after it and are graded with it; no loss.
+        prefix_in_prompt: whether the prefix uses up room of the prompt; else it uses up room of the completion.
+        lineage: what whoever made the request wants to find again after the step.
+    """
+
+    problem: Problem
+    prefix_ids: tuple[int, ...] = ()
+    prefix_in_prompt: bool = False
+    lineage: Any = None
+
+
+class Explored(NamedTuple):
+    """What exploration made of a step.
+
+    Attributes:
+        advantages: ``[R]`` f64, of this process's completions.
+        metrics: further numbers of the step, the same on every process.
+        columns: further columns of the rollout records, name -> ``[R]`` JSON values.
+    """
+
+    advantages: np.ndarray
+    metrics: dict[str, float] = {}  # noqa: RUF012
+    columns: dict[str, list[Any]] = {}  # noqa: RUF012
+
+
+class Exploration(Protocol):
+    """Every process calls everything together and holds the same state."""
+
+    def prompts(self, draw: Callable[[int], list[Problem]], step: int, count: int) -> list[PromptRequest]:
+        """The ``count`` prompts of a whole step, the same on every process; ``draw(n)`` takes the next n problems."""
+        ...
+
+    def spans(self, rollouts: Rollouts) -> np.ndarray | None:
+        """``[R, 2]`` completion tokens whose mean hidden state ``advantages`` wants; ``None``: it wants none."""
+        ...
+
+    def advantages(
+        self, rollouts: Rollouts, scores: Scores, advantages: np.ndarray, hidden: np.ndarray | None, step: int
+    ) -> Explored:
+        """From the estimator's ``advantages [R]`` to those that are learned from.
+
+        Args:
+            rollouts: ``R`` completions of this process.
+            scores: of these completions.
+            advantages: ``[R]`` of the estimator.
+            hidden: ``[R, D]`` mean hidden states over ``spans``, or ``None`` with them.
+            step: of the run, from 0.
+        """
+        ...
+
+    def state(self) -> dict[str, Any] | None:
+        """A tree of arrays, numbers and texts for the checkpoint; ``None`` where there is nothing to save."""
+        ...
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        """Continues where ``state`` was called."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainGRPO:
+    """No exploration: the next problems, and the estimator's advantages."""
+
+    active: bool = field(default=False, init=False)
+
+    def prompts(self, draw: Callable[[int], list[Problem]], step: int, count: int) -> list[PromptRequest]:
+        return [PromptRequest(problem) for problem in draw(count)]
+
+    def spans(self, rollouts: Rollouts) -> np.ndarray | None:
+        return None
+
+    def advantages(
+        self, rollouts: Rollouts, scores: Scores, advantages: np.ndarray, hidden: np.ndarray | None, step: int
+    ) -> Explored:
+        return Explored(advantages)
+
+    def state(self) -> dict[str, Any] | None:
+        return None
+
+    def restore(self, state: dict[str, Any] | None) -> None:
+        return None
