@@ -61,7 +61,8 @@ class Registry(Generic[Function]):
         if not path.is_file():
             raise ExtraError(f"{self.key}: {path}: no such file (from {Path.cwd()})")
         spec = importlib.util.spec_from_file_location(str(path.resolve()), path)
-        assert spec is not None and spec.loader is not None  # of a name that ends in .py there is always one
+        assert spec is not None  # for a name that ends in .py there always is one
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses look their module up
         spec.loader.exec_module(module)

@@ -142,7 +142,7 @@ def _checked(result: np.ndarray, valid: np.ndarray, name: str) -> np.ndarray:
         prompt, member = np.argwhere(wrong)[0]
         state = "valid" if valid[prompt, member] else "not valid (the reward says nothing: its advantage must be 0)"
         raise ExtraError(
-            f"train.advantage: {name} gave {result[prompt, member]} to completion {member} of prompt {prompt}, which is "
-            f"{state}. A reward that is not valid is NaN; keep it out of sums with the mask `valid`"
+            f"train.advantage: {name} gave {result[prompt, member]} to completion {member} of prompt {prompt}, which "
+            f"is {state}. A reward that is not valid is NaN; keep it out of sums with the mask `valid`"
         )
     return result

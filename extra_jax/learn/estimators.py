@@ -1,7 +1,7 @@
 """The advantage estimators that the package ships: rewards -> advantages, on the host, in float64, without jax.
 
-``P`` prompts, ``G`` completions of each. ``valid [P, G]`` is 1 where a reward says something about the policy. The other
-completions (a grader that failed) enter no baseline and no count, and get 0: the result is that of a smaller group.
+``P`` prompts, ``G`` completions of each. ``valid [P, G]`` is 1 where a reward says something about the policy. The
+other completions (a grader that failed) enter no baseline and no count, and get 0, as if the group were smaller.
 Formulas and sources are also in ``docs/advantages.md``.
 """
 
@@ -176,8 +176,8 @@ def ucpo(
     GRPO advantage of each is multiplied by ``(1 - tau) + tau m (1 / q_i) / sum_j (1 / q_j)``, which has mean 1: the sum
     over the correct ones stays as it is. ``tau=0`` is GRPO; the others keep its advantage.
 
-    Source: arXiv 2605.00365; AnamikaLochab/UCPO, estimator ``iq`` with ``tau`` 0.2 (its scripts), which also keeps ``q``
-    above 1e-6.
+    Source: arXiv 2605.00365; AnamikaLochab/UCPO, estimator ``iq`` with ``tau`` 0.2 (its scripts), which also keeps
+    ``q`` above 1e-6.
     """
     chosen = valid & correct
     surprise = np.where(chosen, -logprobs / np.maximum(lengths, 1), -np.inf)  # log(1 / q), but for a constant
