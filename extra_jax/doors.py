@@ -73,6 +73,6 @@ class Registry(Generic[Function]):
 
 
 def nearest(name: str, names: dict[str, Function] | list[str]) -> str:
-    """``; did you mean ...?``, or nothing where no name is near."""
+    """`` (did you mean ...?)``, or nothing where no name is near."""
     match = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    return f" (did you mean {match[0]!r}?)" if match else ""
