@@ -4,7 +4,7 @@ Run it with
 
     extra-jax train configs/quickstart.yaml train.advantage=docs/examples/own_advantage.py:shared_answers
 
-or with a setting: ``'train.advantage={function: docs/examples/own_advantage.py:shared_answers, args: {strength: 0.5}}'``.
+or with a setting: ``train.advantage={function: docs/examples/own_advantage.py:shared_answers, args: {strength: 0.5}}``.
 """
 
 from collections import Counter

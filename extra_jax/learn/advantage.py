@@ -50,6 +50,8 @@ def _lengths(scores: Scores, rollouts: Rollouts) -> np.ndarray:
 
 
 def _answers(scores: Scores, rollouts: Rollouts) -> np.ndarray:
+    if len(scores.grades) != len(scores.rewards):
+        raise ExtraError("train.advantage asks for the answers of completions, which a replay bundle does not hold")
     return np.array(gather_texts([grade.answer or "" for grade in scores.grades]), object)
 
 
