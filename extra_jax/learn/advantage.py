@@ -1,5 +1,6 @@
 """The advantage door: ``train.advantage`` names the function from rewards to advantages. See ``docs/advantages.md``."""
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from extra_jax.config import Config
-from extra_jax.doors import Registry, nearest
+from extra_jax.doors import Registry
 from extra_jax.errors import ExtraError
 from extra_jax.learn import estimators
 from extra_jax.parallel.processes import allgather, allgather_rows, gather_texts
@@ -21,8 +22,17 @@ Estimator = Callable[..., np.ndarray]
 Advantage = Callable[[Scores, Rollouts], np.ndarray]
 """Scores and rollouts of this process -> ``[R]`` f64 advantages of its completions; all processes call it together."""
 
-advantage: Registry[Estimator] = Registry("train.advantage")
-"""Decorator that gives an estimator a name that the configuration may use."""
+ESTIMATORS: Registry[Estimator] = Registry("advantage estimator", "train.advantage")
+
+
+def advantage(function: Estimator) -> Estimator:
+    """Decorator: ``train.advantage`` may call the estimator by its name.
+
+    Raises:
+        ExtraError: the name is taken.
+    """
+    return ESTIMATORS.register(function.__name__)(function)
+
 
 for _shipped in (
     estimators.grpo,
@@ -77,7 +87,7 @@ def make_advantage(config: Config, estimator: Estimator | None = None) -> Advant
         ExtraError: there is no such estimator, or a setting that it lacks or does not know. When called: the result is
             no number for each completion, or not 0 where the reward is not valid.
     """
-    function = advantage.find(config.train.advantage.function) if estimator is None else estimator
+    function = ESTIMATORS.get(config.train.advantage.function) if estimator is None else estimator
     name = getattr(function, "__name__", repr(function))
     asked, settings = _keywords(function, name, config)
     group = config.train.num_generations
@@ -104,10 +114,9 @@ def _keywords(function: Estimator, name: str, config: Config) -> tuple[list[str]
     open_ended = any(one.kind is one.VAR_KEYWORD for one in parameters)
     for key in settings:
         if key in INPUTS or (key not in own and not open_ended):
-            raise ExtraError(
-                f"train.advantage.args: {name} has no setting {key!r}{nearest(key, own)}. Its settings are: "
-                f"{', '.join(own) or 'none'}"
-            )
+            near = difflib.get_close_matches(key, own, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(own) or 'none'}"
+            raise ExtraError(f"train.advantage.args.{key}: {name} has no such setting; {hint}")
     scale = config.train.scale_rewards
     if "scale_rewards" in own:
         settings.setdefault("scale_rewards", scale)

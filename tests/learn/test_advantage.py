@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from extra_jax.config import Config, config_from_dict
-from extra_jax.doors import Registry
 from extra_jax.errors import ExtraError
 from extra_jax.learn import advantage as door
 from extra_jax.learn import estimators
@@ -44,7 +43,7 @@ def test_the_default_is_grpo_with_the_scale_of_trl(scale):
     assert config().train.advantage.function == "grpo"
 
 
-@pytest.mark.parametrize("name", list(door.advantage.functions))
+@pytest.mark.parametrize("name", door.ESTIMATORS.names)
 def test_every_shipped_name_gives_finite_advantages_and_zero_where_not_valid(name):
     step = scores()
     result = make_advantage(config(name))(step, ROLLOUTS)
@@ -75,7 +74,7 @@ def test_an_estimator_gets_what_it_names_and_its_settings():
 
 def test_the_example_is_chosen_by_its_file_and_shares_the_reward_of_equal_answers():
     rewards, valid = np.array([[1.0, 1.0, 1.0, 0.0]]), np.ones((1, 4), bool)
-    function = door.advantage.find(f"{EXAMPLE}:shared_answers")
+    function = door.ESTIMATORS.get(f"{EXAMPLE}:shared_answers")
     result = function(rewards, valid, rewards > 0, np.array([["a", "a", "b", "a"]], object))
     np.testing.assert_array_equal(result, estimators.grpo(np.array([[0.5, 0.5, 1.0, 0.0]]), valid))
     step = scores()
@@ -92,12 +91,16 @@ def test_the_example_is_chosen_by_its_file_and_shares_the_reward_of_equal_answer
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ("max_rl", r"no function 'max_rl' \(did you mean 'maxrl'\?\)\. There are grpo, dr_grpo, rloo, maxrl"),
-        ("nowhere.py:f", "nowhere.py: no such file"),
-        (f"{EXAMPLE}:shared_answer", "has no function 'shared_answer' .did you mean 'shared_answers'"),
-        ({"function": "pass_at_k", "args": {"K": 8}}, "pass_at_k has no setting 'K'.* Its settings are: k, epsilon"),
-        ({"function": "ucpo", "args": {"correct": 1}}, "ucpo has no setting 'correct'"),
-        ({"function": "rloo", "args": {"epsilon": 1}}, "rloo has no setting 'epsilon'.* Its settings are: none"),
+        (
+            "max_rl",
+            r"no advantage estimator is called 'max_rl'; did you mean 'maxrl'\? There are dr_grpo, grpo, ",
+        ),
+        ("nowhere.py:f", r"train.advantage: there is no file .*nowhere.py"),
+        (f"{EXAMPLE}:shared_answer", "has no 'shared_answer'; did you mean 'shared_answers'"),
+        ({"function": "pass_at_k", "args": {"K": 8}}, "args.K: pass_at_k has no such setting; it takes k, epsilon"),
+        ({"function": "ucpo", "args": {"correct": 1}}, "args.correct: ucpo has no such setting"),
+        ({"function": "rloo", "args": {"epsilon": 1}}, "rloo has no such setting; it takes none"),
+        ({"function": "ucpo", "args": {"tua": 1}}, "did you mean 'tau'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_step(choice, message):
@@ -133,19 +136,17 @@ def test_a_result_that_is_no_advantage_names_the_estimator(function, message):
         make_advantage(config(), function)(scores(), ROLLOUTS)
 
 
-def test_a_name_belongs_to_one_function_which_may_be_defined_again():
-    registry = Registry("train.advantage")
+def test_the_decorator_gives_an_estimator_a_name_that_must_be_free(monkeypatch):
+    monkeypatch.setattr(door.ESTIMATORS, "_entries", dict(door.ESTIMATORS._entries))
 
-    def own(rewards, valid):
-        return rewards
+    @door.advantage
+    def halves(rewards, valid):
+        return np.where(valid, 0.5, 0.0)
 
-    assert registry(own) is own
-    registry(own)
-    other = type(own)(own.__code__, {}, "own")
-    other.__module__ = "elsewhere"
-    with pytest.raises(ExtraError, match="'own' is the name of a function in"):
-        registry(other)
-    assert registry.find("own") is own
+    step = scores()
+    np.testing.assert_array_equal(make_advantage(config("halves"))(step, ROLLOUTS), 0.5 * step.valid)
+    with pytest.raises(ExtraError, match="'grpo' already"):
+        door.advantage(estimators.grpo)
 
 
 def test_each_process_gets_the_rows_that_are_its_own(monkeypatch):
