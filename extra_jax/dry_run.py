@@ -333,10 +333,12 @@ def _grader(config: Config, data: DataConfig) -> str:
 def _loss(config: Config) -> str:
     t = config.train
     high = t.epsilon if t.epsilon_high is None else t.epsilon_high
-    kl = f"beta {t.beta:g} ({t.kl_estimator}, with a reference model)" if t.beta > 0 else "no KL term"
+    weighted = ", times the ratio" if t.use_bias_correction_kl else ""
+    kl = f"beta {t.beta:g} ({t.kl_estimator}{weighted}, with a reference model)" if t.beta > 0 else "no KL term"
     clip = f"ratio at most {high:g}" if t.loss_type == "cispo" else f"clip [1 - {t.epsilon:g}, 1 + {high:g}]"
     level = ", ratios of sequences (GSPO)" if t.importance_sampling_level == "sequence" else ""
-    return f"{t.loss_type}, advantages scaled by {t.scale_rewards}, {clip}{level}, {kl}"
+    how = f"grpo, scaled by {t.scale_rewards}" if t.advantage.function == "grpo" else t.advantage.function
+    return f"{t.loss_type}, advantages {how}, {clip}{level}, {kl}"
 
 
 def _exploration(config: Config) -> str:

@@ -28,8 +28,8 @@ from extra_jax.evaluate import Evaluator, load_problems_of
 from extra_jax.explore.explorer import Explorer
 from extra_jax.explore.gain import GainProbe
 from extra_jax.explore.injection import Slot
-from extra_jax.learn.advantage import group_advantages
 from extra_jax.learn.bundle import write_bundle
+from extra_jax.learn.estimators import grpo
 from extra_jax.learn.grpo import Learner
 from extra_jax.learn.variance import GradientProbe
 from extra_jax.model.fingerprint import fingerprint
@@ -180,7 +180,7 @@ def make_probes(policy: Policy, explorer: Explorer, grader: Grader) -> list[Prob
 def advantages_of(rewards: np.ndarray, valid: np.ndarray, config: Config) -> np.ndarray:
     """``[R]`` advantages of this process's completions; ``scale_rewards: batch`` looks at all processes."""
     groups = [allgather_rows(x).reshape(-1, config.train.num_generations) for x in (rewards, valid)]
-    everywhere = group_advantages(*groups, config.train.scale_rewards, config.explore.std_epsilon).ravel()
+    everywhere = grpo(*groups, config.train.scale_rewards, config.explore.std_epsilon).ravel()
     before = int(allgather(np.array([len(rewards)]))[: jax.process_index()].sum())
     return everywhere[before : before + len(rewards)]
 

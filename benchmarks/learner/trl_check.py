@@ -44,7 +44,9 @@ def trl(config: GRPOConfig, data: dict[str, np.ndarray]) -> tuple[float, list[np
         accelerator=IDENTITY,
         model=types.SimpleNamespace(training=True),
         _metrics={"train": defaultdict(list)},
-        args=types.SimpleNamespace(delta=config.delta, use_bias_correction_kl=False, steps_per_generation=1),
+        args=types.SimpleNamespace(
+            delta=config.delta, use_bias_correction_kl=config.use_bias_correction_kl, steps_per_generation=1
+        ),
         loss_type=config.loss_type,
         importance_sampling_level=config.importance_sampling_level,
         epsilon_low=config.epsilon,

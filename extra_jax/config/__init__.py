@@ -28,10 +28,11 @@ from extra_jax.config.run import (
     TokenizerConfig,
 )
 from extra_jax.config.section import DType
-from extra_jax.config.train import GRPOConfig, OptimConfig, SFTConfig
+from extra_jax.config.train import AdvantageConfig, GRPOConfig, OptimConfig, SFTConfig
 from extra_jax.config.tree import Config
 
 __all__ = [
+    "AdvantageConfig",
     "CheckpointConfig",
     "Config",
     "DType",

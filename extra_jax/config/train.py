@@ -1,6 +1,6 @@
 """Optimizer, GRPO and SFT."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,21 @@ class OptimConfig(Section):
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
     max_grad_norm: float = Field(1.0, gt=0)
+
+
+class AdvantageConfig(Section):
+    """From rewards to advantages; ``train.advantage: NAME`` alone says ``function``."""
+
+    function: str = Field(
+        "grpo",
+        description="grpo, dr_grpo, rloo, maxrl, pass_at_k, w_reinforce, unlikeliness, ucpo or path/file.py:name.",
+    )
+    args: dict[str, Any] = Field(default_factory=dict, description="Settings of the function, e.g. {k: 8}.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, raw: Any) -> Any:
+        return {"function": raw} if isinstance(raw, str) else raw
 
 
 class GRPOConfig(Section):
@@ -44,7 +59,10 @@ class GRPOConfig(Section):
     importance_sampling_level: Literal["token", "sequence"] = Field(
         "token", description="`sequence` is GSPO: one ratio a sequence, the geometric mean of its tokens."
     )
-    scale_rewards: Literal["group", "batch", "none"] = "group"
+    advantage: AdvantageConfig = AdvantageConfig()
+    scale_rewards: Literal["group", "batch", "none"] = Field(
+        "group", description="What advantage=grpo divides by: the deviation of the group, of the step, or nothing."
+    )
     epsilon: float = Field(0.2, gt=0)
     epsilon_high: float | None = Field(
         0.28, gt=0, description="None: the same as epsilon. With loss_type=cispo the cap of the ratio itself (5.0)."
@@ -56,6 +74,11 @@ class GRPOConfig(Section):
     delta: float | None = Field(None, gt=1, description="Upper cap of the ratio where the advantage is negative.")
     beta: float = Field(0.0, ge=0, description="KL coefficient; the reference model exists only when it is > 0.")
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    use_bias_correction_kl: bool = Field(
+        True,
+        description="Multiply the KL term by the ratio of policy and old policy, so that its gradient is that of the "
+        "KL divergence, without bias (DeepSeek-V3.2; TRL's default).",
+    )
     entropy_coef: float = Field(0.0, ge=0, description="Weight of the mean token entropy as a bonus.")
     top_entropy_quantile: float = Field(
         1.0, gt=0, le=1, description="Share of tokens, those of highest entropy, that the policy gradient acts on."

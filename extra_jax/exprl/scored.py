@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from extra_jax.config import Config, ExprlConfig
+from extra_jax.config import AdvantageConfig, Config, ExprlConfig
 from extra_jax.errors import ExtraError
 from extra_jax.judge import store
 from extra_jax.judge.advantages import outcome_advantages, process_advantages
@@ -126,6 +126,10 @@ def score(
         raise ExtraError("exprl.advantage=outcome needs scores of whole traces, but the judge saw single segments")
     if config.train.scale_rewards == "batch":
         raise ExtraError("train.scale_rewards=batch has no meaning for judge scores; use group or none")
+    if config.train.advantage != AdvantageConfig():
+        raise ExtraError(
+            "train.advantage has no meaning for judge scores, for which there is exprl.advantage; remove it"
+        )
     joined = join_scores(rows, scores, whole=unit == "rollout", duplicates=settings.duplicates)
     stale = np.array([row["policy"] != policy for row in rows], bool)
     if stale.any() and settings.stale == "error":

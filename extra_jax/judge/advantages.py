@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from extra_jax.learn.estimators import grpo
+
 Estimator = Literal["delta", "end", "group", "batch", "raw"]
 Faithful = Literal["paper", "code", "recommended"]
 SingleSegment = Literal["zero", "grpo", "raw"]
@@ -30,7 +32,7 @@ def outcome_advantages(
     scale: Literal["group", "none"] = "group",
     faithful: Faithful = "recommended",
 ) -> np.ndarray:
-    """Group-relative advantages ``(r - mean) / (std + 1e-6)``, std with ddof 1.
+    """Group-relative advantages ``(r - mean) / (std + 1e-6)``, std with ddof 1: ``grpo`` for groups of any sizes.
 
     Args:
         rewards: ``[B]``.
@@ -44,13 +46,15 @@ def outcome_advantages(
     """
     valid = np.asarray(valid, bool)
     counted = np.ones_like(valid) if faithful == "code" else valid
-    rewards = np.where(valid, rewards, 0.0)
-    centred = np.where(counted, rewards - _group_mean(rewards, group, counted), 0.0)
-    centred[np.isclose(centred, 0.0, atol=1e-12)] = 0.0  # equal rewards, whose mean may round elsewhere
-    count = _group_sum(counted.astype(np.float64), group)
-    std = np.sqrt(_group_sum(centred**2, group) / np.maximum(count - 1, 1))
-    scaled = centred / (std + _EPS) if scale == "group" else centred
-    return np.where(valid & (count >= 2), scaled, 0.0)
+    if not len(valid):
+        return np.zeros(0)
+    _, row, size = np.unique(group, return_inverse=True, return_counts=True)
+    order = np.argsort(row, kind="stable")
+    place = np.empty_like(row)
+    place[order] = np.arange(len(row)) - np.repeat(np.cumsum(size) - size, size)  # of each rollout in its group
+    table, members = np.zeros((len(size), size.max())), np.zeros((len(size), size.max()), bool)
+    table[row, place], members[row, place] = np.where(valid, rewards, 0.0), counted
+    return np.where(valid, grpo(table, members, scale, _EPS)[row, place], 0.0)
 
 
 def process_advantages(

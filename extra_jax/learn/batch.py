@@ -46,8 +46,8 @@ class Example:
 
 
 class TokenBatch(NamedTuple):
-    """Packed rows; everything is aligned on the token it speaks about. Shapes are ``[B, T]``, or ``[M, B, T]`` for
-    all ``M`` micro-batches of an update.
+    """Packed rows. Index ``t`` of every array describes token ``t``, not the next one. Shapes are ``[B, T]``, or
+    ``[M, B, T]`` for all ``M`` micro-batches of an update.
 
     Attributes:
         tokens: int32.
@@ -142,13 +142,13 @@ def micro_batches(
 def packed_targets(examples: Sequence[Example], row_length: int, *, share_contexts: bool = False) -> np.ndarray:
     """``[n, 3]`` row of each example's target among those of this process, which of its row it is, and its first token
     there. Arguments are those of ``micro_batches``."""
-    found = np.zeros((len(examples), 3), np.int64)
+    targets = np.zeros((len(examples), 3), np.int64)
     lengths, shared = _sizes(examples, share_contexts and shares_contexts(row_length))
     for row, members in enumerate(best_fit(lengths, row_length, shared)):
         for number, place in enumerate(places(members, lengths, shared)):
             target = place.own + len(examples[place.index].context) - place.shared
-            found[place.index] = row, number, target
-    return found
+            targets[place.index] = row, number, target
+    return targets
 
 
 def packed_spans(

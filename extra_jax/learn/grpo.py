@@ -22,7 +22,7 @@ from extra_jax.rollout.types import Rollouts
 
 
 class Scored(NamedTuple):
-    """What a scoring pass found before anybody knew the advantages; ``None`` where nobody asked for one.
+    """The results of a scoring pass that is made before the advantages are known; ``None`` where none is made.
 
     Attributes:
         logprobs: of each mini-batch, ``[M, B, T]``; ``Learner.batches`` compares with them.
@@ -70,12 +70,12 @@ class Learner:
         ) -> tuple[jax.Array, jax.Array | None]:
             model = nnx.merge(graphdef, params)
 
-            def write(index: jax.Array, told: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, jax.Array | None]:
+            def write(index: jax.Array, out: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, jax.Array | None]:
                 batch = micro_batch(batches, index)
                 hidden = last_hidden(model, batch, dtype)
                 logprobs, _ = hidden_logprobs(model, hidden, batch, temperature=temperature, dtype=dtype)
-                means = None if spans is None else told[1].at[index].set(span_means(hidden, spans[index]))
-                return told[0].at[index].set(logprobs), means
+                means = None if spans is None else out[1].at[index].set(span_means(hidden, spans[index]))
+                return out[0].at[index].set(logprobs), means
 
             means = None
             if spans is not None:
@@ -135,11 +135,11 @@ class Learner:
             params: before the first update of the step.
             rollouts: ``R`` completions of this process; all processes call it together.
             spans: ``[R, 2]`` completion tokens (first, and behind the last) whose hidden states are averaged; ``None``
-                where nobody reads them, and then no pass is made here.
+                where they are not needed; then there is no pass.
         """
         if spans is None:
             return Scored()
-        told, hidden = [], None
+        scores, hidden = [], None
         for chosen, examples, packed in self._mini_batches(rollouts, np.zeros(len(rollouts))):
             targets = packed_targets(examples, self.config.packed_row_length, share_contexts=True)
             parts, places = packed_spans(targets, spans[chosen], packed, self.mesh)
@@ -148,8 +148,8 @@ class Learner:
             means = to_local(means)
             hidden = np.zeros((len(rollouts), means.shape[-1]), np.float32) if hidden is None else hidden
             hidden[chosen] = means[tuple(places.T)]
-            told.append(logprobs)
-        return Scored(told, hidden)
+            scores.append(logprobs)
+        return Scored(scores, hidden)
 
     def _mini_batches(
         self, rollouts: Rollouts, advantages: np.ndarray | Sequence[np.ndarray]

@@ -87,8 +87,10 @@ def grpo_loss(
 ) -> tuple[jax.Array, dict[str, Mean]]:
     """What one micro-batch adds to the loss of the update, and to its metrics.
 
-    ``sum over tokens of weight * (policy * c + beta * KL) - entropy_coef * mean entropy``, where ``c`` is the
-    correction for the sampler and 0 for tokens that ``top_entropy_quantile`` leaves out.
+    ``sum over tokens of weight * (policy * c + beta * rho KL) - entropy_coef * mean entropy``, where ``c`` is the
+    correction for the sampler and 0 for tokens that ``top_entropy_quantile`` leaves out. ``rho`` is the importance
+    ratio, neither clipped nor capped, or 1 without ``use_bias_correction_kl``: the gradient of ``rho KL`` is that of
+    the expected KL under the policy, as the samples are of the old one (DeepSeek-V3.2, arXiv 2512.02556; TRL).
 
     Args:
         config: of the loss.
@@ -98,11 +100,12 @@ def grpo_loss(
     """
     mask = batch.mask.astype(jnp.float32)
     old = jax.lax.stop_gradient(logprobs) if batch.old_logprobs is None else batch.old_logprobs
-    losses, told = policy_loss(config, batch, logprobs, old)
+    ratio = importance_ratio(config, batch, logprobs - old)
+    losses, clipped = policy_loss(config, batch.advantages, logprobs, ratio)
     once = mask
     if config.importance_sampling_level == "sequence":  # TRL counts the ratio of a sequence once, not once a token
         once = mask / jnp.maximum(_over_sequence(mask, batch.segment_ids), 1.0)
-    metrics = {name: Mean(jnp.sum(value * once), jnp.sum(once)) for name, value in told.items()}
+    metrics = {name: Mean(jnp.sum(value * once), jnp.sum(once)) for name, value in clipped.items()}
 
     def mean(value: jax.Array) -> Mean:
         return Mean(jnp.sum(value * mask), jnp.sum(mask))
@@ -111,13 +114,15 @@ def grpo_loss(
     difference = old - batch.sampling_logprobs
     metrics["sampling/sampling_logp_difference/mean"] = mean(jnp.abs(difference))
     if config.importance_sampling_correction is not None:
-        ratio = sampler_correction(config, difference * mask, batch.segment_ids)
-        losses = losses * ratio
-        metrics["sampling/importance_sampling_ratio/mean"] = mean(ratio)
+        correction = sampler_correction(config, difference * mask, batch.segment_ids)
+        losses = losses * correction
+        metrics["sampling/importance_sampling_ratio/mean"] = mean(correction)
     if batch.entropy_weights is not None:
         losses = losses * (batch.entropy_weights > 0)
     if batch.ref_logprobs is not None:
         kl = kl_divergence(logprobs, batch.ref_logprobs, config.kl_estimator)
+        if config.use_bias_correction_kl:
+            kl = kl * ratio
         losses = losses + config.beta * kl
         metrics["kl"] = mean(kl)
     loss = jnp.sum(losses * batch.weights)
@@ -126,12 +131,27 @@ def grpo_loss(
     return loss, metrics
 
 
+def importance_ratio(config: GRPOConfig, batch: TokenBatch, log_ratio: jax.Array) -> jax.Array:
+    """``[B, T]``: ``exp(log_ratio)`` of each token, or its geometric mean over the sequence (GSPO, arXiv 2507.18071).
+
+    Args:
+        config: of the loss.
+        batch: ``[B, T]`` rows.
+        log_ratio: ``[B, T]`` log-probabilities of the policy less those of the old one.
+    """
+    if config.importance_sampling_level == "sequence":
+        mask = batch.mask.astype(jnp.float32)
+        lengths = jnp.maximum(_over_sequence(mask, batch.segment_ids), 1.0)
+        log_ratio = _over_sequence(log_ratio * mask, batch.segment_ids) / lengths
+    return jnp.exp(_bounded(log_ratio))
+
+
 def policy_loss(
-    config: GRPOConfig, batch: TokenBatch, logprobs: jax.Array, old_logprobs: jax.Array
+    config: GRPOConfig, advantages: jax.Array, logprobs: jax.Array, ratio: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Surrogate loss of each token, and what was clipped. All arrays ``[B, T]`` f32.
 
-    With ``rho = exp(logprobs - old_logprobs)``, or its geometric mean over the sequence (GSPO):
+    With ``rho`` of ``importance_ratio``:
 
     - ``-min(min(rho, delta) A, clip(rho, 1 - epsilon, 1 + epsilon_high) A)``; ``delta`` (two-sided clipping) only where
       it is set;
@@ -141,26 +161,20 @@ def policy_loss(
         The loss, and 0/1 masks of clipped tokens: ``clip_ratio/low_mean``, ``clip_ratio/high_mean`` and
         ``clip_ratio/region_mean``, or ``cispo_clip_ratio``.
 
-    Source: TRL ``GRPOTrainer._compute_loss``; GSPO is arXiv 2507.18071, CISPO arXiv 2506.13585.
+    Source: TRL ``GRPOTrainer._compute_loss``; CISPO is arXiv 2506.13585.
     """
-    advantages, log_ratio = batch.advantages, logprobs - old_logprobs
-    if config.importance_sampling_level == "sequence":
-        mask = batch.mask.astype(jnp.float32)
-        lengths = jnp.maximum(_over_sequence(mask, batch.segment_ids), 1.0)
-        log_ratio = _over_sequence(log_ratio * mask, batch.segment_ids) / lengths
-    ratio = jnp.exp(_bounded(log_ratio))
     high = config.epsilon if config.epsilon_high is None else config.epsilon_high
     if config.loss_type == "cispo":
         loss = -jax.lax.stop_gradient(jnp.minimum(ratio, high)) * advantages * logprobs
-        told = {"cispo_clip_ratio": (ratio > high) & (advantages > 0)}
+        masks = {"cispo_clip_ratio": (ratio > high) & (advantages > 0)}
     else:
         clipped = jnp.clip(ratio, 1.0 - config.epsilon, 1.0 + high)
         capped = ratio if config.delta is None else jnp.minimum(ratio, config.delta)
         loss = -jnp.minimum(capped * advantages, clipped * advantages)
         low = (ratio < 1.0 - config.epsilon) & (advantages < 0)
         top = (ratio > 1.0 + high) & (advantages > 0)
-        told = {"clip_ratio/low_mean": low, "clip_ratio/high_mean": top, "clip_ratio/region_mean": low | top}
-    return loss, {name: value.astype(jnp.float32) for name, value in told.items()}
+        masks = {"clip_ratio/low_mean": low, "clip_ratio/high_mean": top, "clip_ratio/region_mean": low | top}
+    return loss, {name: value.astype(jnp.float32) for name, value in masks.items()}
 
 
 def sampler_correction(config: GRPOConfig, difference: jax.Array, segment_ids: jax.Array) -> jax.Array:
@@ -173,6 +187,7 @@ def sampler_correction(config: GRPOConfig, difference: jax.Array, segment_ids: j
 
     Source: TRL ``vllm_importance_sampling_mode``, ``_clip_max`` and ``_clip_min``; verl ``rollout_correction``.
     """
+    assert config.importance_sampling_correction is not None
     level, how = config.importance_sampling_correction.split("_")
     if level == "sequence":
         difference = _over_sequence(difference, segment_ids)

@@ -42,8 +42,8 @@ class Place(NamedTuple):
 def best_fit(lengths: Sequence[int], row_length: int, shared: Sequence[Shared] | None = None) -> list[list[int]]:
     """Puts each sequence, longest first, into the fullest row that still has room for it.
 
-    Sequences of an equal beginning follow each other, those that are longest together first, and go where that
-    beginning is already if they can.
+    Sequences with the same beginning are placed one after the other, the set with the most tokens first, and in a row
+    that already holds this beginning if there is room.
 
     Args:
         lengths: tokens of each sequence.
@@ -93,7 +93,7 @@ def best_fit(lengths: Sequence[int], row_length: int, shared: Sequence[Shared] |
 def places(row: Sequence[int], lengths: Sequence[int], shared: Sequence[Shared] | None = None) -> list[Place]:
     """Where the sequences of a row lie in it, one after the other; an equal beginning stands before the first that has
     it. Arguments are those of ``best_fit``."""
-    found: list[Place] = []
+    members: list[Place] = []
     starts: dict[Hashable, int] = {}
     end = 0
     for index in row:
@@ -101,9 +101,9 @@ def places(row: Sequence[int], lengths: Sequence[int], shared: Sequence[Shared] 
         if label not in starts:
             starts[label] = end
             end += tokens
-        found.append(Place(index, tokens, starts[label], end))
+        members.append(Place(index, tokens, starts[label], end))
         end += lengths[index] - tokens
-    return found
+    return members
 
 
 def bucket(count: int) -> int:

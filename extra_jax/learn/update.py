@@ -73,9 +73,9 @@ class Update:
         self.mesh = mesh
 
         def update(state: TrainState, batches: MicroBatches) -> tuple[TrainState, dict[str, jax.Array]]:
-            (loss, told), gradients = _add_up(loss_fn, state.params, batches, mesh)
+            (loss, means), gradients = _add_up(loss_fn, state.params, batches, mesh)
             steps, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-            metrics = {name: mean.total / jnp.maximum(mean.weight, 1e-30) for name, mean in told.items()}
+            metrics = {name: mean.total / jnp.maximum(mean.weight, 1e-30) for name, mean in means.items()}
             metrics |= {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
             return TrainState(optax.apply_updates(state.params, steps), opt_state, state.updates + 1), metrics
 

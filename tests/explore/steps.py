@@ -11,7 +11,7 @@ from extra_jax.explore.injection import Slot
 from extra_jax.explore.novelty import Measured, Rows, layout, measure, pay, remember
 from extra_jax.explore.state import ExplorationState
 from extra_jax.explore.yoke import Recorded
-from extra_jax.learn.advantage import group_advantages
+from extra_jax.learn.estimators import grpo
 
 
 def config_of(explore: dict[str, Any], **train: Any) -> Config:
@@ -87,7 +87,7 @@ class Visit:
         """Pays and remembers; ``rewards [P, G]``."""
         novelty, epsilon = self.config.explore.novelty, self.config.explore.std_epsilon
         valid = np.ones(rewards.shape, bool)
-        task = group_advantages(rewards, valid, "group", epsilon)
+        task = grpo(rewards, valid, "group", epsilon)
         solved = (rewards > 0).sum(axis=1, keepdims=True) * np.ones(rewards.shape)
         mixed = (solved > 0) & (solved < self.group)
         after = novelty.placement == "after"
@@ -104,7 +104,7 @@ class Visit:
         if after:
             self.advantages = task + self.bonus
         else:
-            self.advantages = group_advantages(rewards + self.bonus, valid, "group", epsilon)
+            self.advantages = grpo(rewards + self.bonus, valid, "group", epsilon)
         self.state.scales, self.state.used_scales = self.paid.scales, self.paid.used_scales
         remember(self.rows, self.keys, self.state, novelty, group=self.group, step=self.step)
         return self

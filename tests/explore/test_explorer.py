@@ -14,8 +14,8 @@ from extra_jax.data.tokenizer import load_tokenizer
 from extra_jax.explore.explorer import Explorer
 from extra_jax.explore.injection import Slot, responses
 from extra_jax.explore.state import ExplorationState
-from extra_jax.learn.advantage import group_advantages
 from extra_jax.learn.batch import pack_rows
+from extra_jax.learn.estimators import grpo
 from extra_jax.learn.grpo import grpo_examples
 from extra_jax.reward.countdown import CountdownGrader
 from extra_jax.reward.verdict import Grade, Verdict
@@ -97,7 +97,7 @@ class Run:
     def task(self, rewards: np.ndarray) -> np.ndarray:
         groups = rewards.reshape(-1, GROUP)
         epsilon = self.config.explore.std_epsilon
-        return group_advantages(groups, np.ones(groups.shape, bool), "group", epsilon).ravel()
+        return grpo(groups, np.ones(groups.shape, bool), "group", epsilon).ravel()
 
     def take(self, solved: float = 0.3) -> "Run":
         explorer = self.explorer

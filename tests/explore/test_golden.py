@@ -19,7 +19,7 @@ from extra_jax.explore.lexical import count_novelty, ngram_codes
 from extra_jax.explore.prefix import Prefix, choose, smoothed_scores
 from extra_jax.explore.proposals import Proposal, enqueue
 from extra_jax.explore.state import ExplorationState
-from extra_jax.learn.advantage import group_advantages
+from extra_jax.learn.estimators import grpo
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 FAITHFUL = config_of({"preset": "release_faithful"}).explore
@@ -91,7 +91,7 @@ def test_policy_surprise(case):
 def test_a0_advantage_of_a_correct_completion(n, expected):
     for k, value in enumerate(expected, start=1):
         rewards = np.array([[1.0] * k + [-1.0] * (n - k)])
-        found = group_advantages(rewards, np.ones((1, n), bool), "group", FAITHFUL.std_epsilon)
+        found = grpo(rewards, np.ones((1, n), bool), "group", FAITHFUL.std_epsilon)
         assert found[0, 0] == pytest.approx(value, abs=6e-4)
 
 

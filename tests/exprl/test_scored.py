@@ -164,6 +164,8 @@ def test_scores_of_the_wrong_kind_are_refused():
         score(rows, score_rows(rows), "segment", POLICY, settings())
     with pytest.raises(ExtraError, match="scale_rewards=batch"):
         outcome(train={"scale_rewards": "batch"})
+    with pytest.raises(ExtraError, match=r"train.advantage has no meaning for judge scores"):
+        outcome(train={"advantage": "maxrl"})
     assert score(rows, score_rows(rows), "prefix", POLICY, settings()).reward.tolist() == [0.5, 0.5, 0.75, 0.5]
 
 

@@ -164,5 +164,10 @@ def test_group_relative_advantages_sum_to_zero_and_delta_of_the_paper_as_well(ba
     advantages = outcome_advantages(final, group, valid)
     for name in np.unique(group):
         assert abs(advantages[group == name].sum()) < 1e-6
+        members = (group == name) & valid  # one group alone, in whatever order and between whatever others
+        expected = final[members] - final[members].mean() if members.sum() > 1 else np.zeros(members.sum())
+        std = final[members].std(ddof=1) if members.sum() > 1 else 1.0
+        np.testing.assert_allclose(advantages[members], expected / (std + 1e-6), atol=1e-9)
+    assert not advantages[~valid].any()
     delta, learnt = process_advantages(*batch, "delta", "paper")
     np.testing.assert_allclose(delta[learnt & (counts > 1)].sum(axis=1), 0, atol=1e-12)

@@ -117,7 +117,8 @@ def update_loss(config: GRPOConfig, cap: int, data: dict[str, np.ndarray], froze
                 loss = surrogate(math.exp(gap), advantage, config)
             losses[row, t] = loss * factor * kept[row, t]
             if config.beta:
-                losses[row, t] += config.beta * kl(new, data["ref"][row, t], config.kl_estimator)
+                ratio = math.exp(gap) if config.use_bias_correction_kl else 1.0
+                losses[row, t] += config.beta * ratio * kl(new, data["ref"][row, t], config.kl_estimator)
     bonus = sum(data["policy_entropy"][kept]) / max(kept.sum(), 1)
     return aggregate(config.loss_type, losses, mask, cap) - config.entropy_coef * bonus
 

@@ -30,6 +30,8 @@ CORRECTIONS = [
 ]
 VARIANTS = [
     *(clip | kl for clip, kl in itertools.product(CLIPS, KLS)),
+    *(kl | dict(use_bias_correction_kl=False) for kl in KLS[1:]),
+    *(kl | GSPO | dict(use_bias_correction_kl=corrected) for kl in KLS[1:] for corrected in (False, True)),
     *(dict(loss_type=name, delta=1.5, **KLS[3]) for name in LOSS_TYPES if name != "cispo"),
     *(dict(loss_type=name, delta=1.5, **GSPO) for name in LOSS_TYPES if name != "cispo"),
     *(CISPO | kl for kl in KLS),
@@ -139,7 +141,7 @@ def trl(variant: dict, data: dict) -> tuple[float, tuple[np.ndarray, np.ndarray]
     log_ratio = new - old
     if config.importance_sampling_level == "sequence":
         log_ratio = ((log_ratio * mask).sum(-1) / mask.sum(-1).clamp(min=1.0)).unsqueeze(-1)
-    coef_1 = torch.exp(log_ratio)
+    coef_1 = kl_ratio = torch.exp(log_ratio)
     if config.loss_type == "cispo":
         per_token = -torch.clamp(coef_1, max=high).detach() * advantages * new
     else:
@@ -164,6 +166,8 @@ def trl(variant: dict, data: dict) -> tuple[float, tuple[np.ndarray, np.ndarray]
     difference = ref - new
     kl = {"k1": -difference, "k2": difference**2 / 2, "k3": torch.exp(difference) - difference - 1}
     kl = kl[config.kl_estimator]
+    if config.use_bias_correction_kl:
+        kl = kl * kl_ratio
     if config.beta:
         per_token = per_token + config.beta * kl
     loss = {

@@ -113,7 +113,7 @@ def test_scores_do_not_depend_on_the_company_in_a_row(whole):
 @pytest.mark.parametrize(("axes", "tied"), [((1, 4, 2), True), ((2, 2, 2), False)])
 def test_what_travels_to_the_head_changes_neither_scores_nor_gradient(axes, tied, travel, monkeypatch):
     """72 tokens divide over ``fsdp`` x ``tensor``; the vocabulary of the other tests does not."""
-    monkeypatch.setattr(score, "positions_travel", lambda *_: travel)
+    monkeypatch.setattr(score, "shard_vocab_over_fsdp", lambda *_: travel)
     config = dataclasses.replace(CONFIG, vocab_size=72, num_hidden_layers=1, tie_word_embeddings=tied)
     monkeypatch.setattr(score, "_CHUNK_LOGITS", CHUNK * config.vocab_size)
     _, layout = packed()
@@ -209,6 +209,6 @@ def test_only_positions_in_the_loss_go_through_the_head(monkeypatch):
 
 def test_positions_travel_while_they_are_fewer_than_the_vocabulary_and_it_divides():
     split = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
-    assert score.positions_travel(split, 72, 72)
-    assert not score.positions_travel(split, 73, 72)
-    assert not score.positions_travel(mesh("4x2"), 1, VOCAB)
+    assert score.shard_vocab_over_fsdp(split, 72, 72)
+    assert not score.shard_vocab_over_fsdp(split, 73, 72)
+    assert not score.shard_vocab_over_fsdp(mesh("4x2"), 1, VOCAB)

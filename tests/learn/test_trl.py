@@ -90,7 +90,7 @@ def torch_steps(folders, settings: dict) -> tuple[Qwen3ForCausalLM, list[dict[st
         new, m, a = completion_logprobs(model, rollouts)[rows], mask[rows], advantages[rows][:, None]
         ratio = torch.exp(new - old[rows])
         per_token = -torch.min(ratio * a, torch.clamp(ratio, 0.8, 1.28) * a)
-        kl = torch.exp(ref[rows] - new) - (ref[rows] - new) - 1
+        kl = ratio * (torch.exp(ref[rows] - new) - (ref[rows] - new) - 1)  # use_bias_correction_kl
         per_token = per_token if plain else per_token + TRAIN["beta"] * kl
         loss = {
             "grpo": lambda x, m: ((x * m).sum(-1) / m.sum(-1).clamp(min=1)).mean(),
