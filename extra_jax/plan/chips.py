@@ -47,7 +47,7 @@ CHIPS = {
 }
 
 
-def chip_of(topology: str) -> Chip:
+def find_chip(topology: str) -> Chip:
     """The chip of a topology such as ``v5e:4x4``.
 
     Raises:

@@ -39,7 +39,7 @@ def show(plan: Plan, console: Console) -> None:
     ):
         table.add_column(name, justify="right", no_wrap=True)
     for program in run.programs:
-        memory, phase, compiled = (x[program.name] for x in (plan.memory, plan.phases, plan.compiled))
+        memory, phase, compiled = plan.of(program)
         style = "red" if compiled.refused or memory.total > plan.limit else "green"
         table.add_row(
             f"{program.name} x {program.runs:,}" if program.runs > 1 else program.name,
@@ -58,9 +58,9 @@ def show(plan: Plan, console: Console) -> None:
     table.add_row("a step, at best", *[""] * (len(kinds) + 6), _short(plan.seconds))
     console.print(table)
     for program in run.programs:
-        if found := plan.compiled[program.name].collectives:
+        if collectives := plan.compiled[program.name].collectives:
             where = {"decode": "in the loop over tokens"}.get(program.name, "in loops over micro-batches and chunks")
-            console.print(f"A call of {program.name}: {_collectives(found, where)}", style="dim", soft_wrap=True)
+            console.print(f"A call of {program.name}: {_collectives(collectives, where)}", style="dim", soft_wrap=True)
     if plan.decode_traffic:
         moved = plan.compiled["decode"].step_bytes / 1e9
         console.print(
@@ -92,7 +92,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     """Everything that the table shows, in bytes, FLOPs and seconds on one device."""
     programs = {}
     for program in plan.run.programs:
-        memory, phase, compiled = (x[program.name] for x in (plan.memory, plan.phases, plan.compiled))
+        memory, phase, compiled = plan.of(program)
         programs[program.name] = {
             "runs": program.runs,
             "hbm_bytes": {**memory.kinds, "temporaries": memory.temporaries, "total": memory.total},
@@ -147,10 +147,10 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:,.2f}"
 
 
-def _grouped(found: list[Collective]) -> list[dict[str, Any]]:
+def _grouped(collectives: list[Collective]) -> list[dict[str, Any]]:
     """Collectives of a call by kind, by whether they are inside of loops over data and by network."""
     groups: dict[tuple[str, bool, bool], list[Collective]] = defaultdict(list)
-    for one in found:
+    for one in collectives:
         groups[one.kind, one.loops > 0, one.crosses_slices].append(one)
     return [
         {
@@ -164,13 +164,13 @@ def _grouped(found: list[Collective]) -> list[dict[str, Any]]:
     ]
 
 
-def _collectives(found: list[Collective], inside: str) -> str:
+def _collectives(collectives: list[Collective], inside: str) -> str:
     """One line: how many of each kind in a call, and how much they send."""
-    parts = {True: [], False: []}
-    for group in _grouped(found):
+    parts: dict[bool, list[str]] = {True: [], False: []}
+    for group in _grouped(collectives):
         network = " between slices" if group["crosses_slices"] else ""
-        told = f"{group['count']:,} {_SHORT[group['kind']]} {group['bytes'] / 1e9:,.3g} GB{network}"
-        parts[group["in_data_loop"]].append(told)
+        text = f"{group['count']:,} {_SHORT[group['kind']]} {group['bytes'] / 1e9:,.3g} GB{network}"
+        parts[group["in_data_loop"]].append(text)
     texts = [f"{inside} {', '.join(parts[True])}"] if parts[True] else []
     texts += [f"outside {', '.join(parts[False])}" if parts[True] else ", ".join(parts[False])] if parts[False] else []
     return "; ".join(texts)
