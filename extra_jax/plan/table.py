@@ -10,13 +10,8 @@ from rich.table import Table
 from extra_jax.plan.hlo import KINDS, Collective
 from extra_jax.plan.verdict import Plan
 
-_SHORT = {
-    "all-gather": "AG",
-    "all-reduce": "AR",
-    "reduce-scatter": "RS",
-    "all-to-all": "A2A",
-    "collective-permute": "CP",
-}
+_COLUMNS = ["temporary", "total", "of chip", "TFLOP", "GB mem", "GB links", "seconds", "bound", "compiled"]
+_SHORT = dict(zip(KINDS, ("AG", "AR", "RS", "A2A", "CP"), strict=True))
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -25,21 +20,10 @@ def show(plan: Plan, console: Console) -> None:
     kinds = [kind for kind in run.memory if any(kind in memory.kinds for memory in plan.memory.values())]
     table = Table(title=_title(plan), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("GiB of memory", no_wrap=True)
-    for name in (
-        *kinds,
-        "temporary",
-        "total",
-        "of chip",
-        "TFLOP",
-        "GB mem",
-        "GB links",
-        "seconds",
-        "bound",
-        "compiled",
-    ):
+    for name in (*kinds, *_COLUMNS):
         table.add_column(name, justify="right", no_wrap=True)
     for program in run.programs:
-        memory, phase, compiled = plan.of(program)
+        memory, phase, compiled = plan.results(program)
         style = "red" if compiled.refused or memory.total > plan.limit else "green"
         table.add_row(
             f"{program.name} x {program.runs:,}" if program.runs > 1 else program.name,
@@ -92,7 +76,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     """Everything that the table shows, in bytes, FLOPs and seconds on one device."""
     programs = {}
     for program in plan.run.programs:
-        memory, phase, compiled = plan.of(program)
+        memory, phase, compiled = plan.results(program)
         programs[program.name] = {
             "runs": program.runs,
             "hbm_bytes": {**memory.kinds, "temporaries": memory.temporaries, "total": memory.total},

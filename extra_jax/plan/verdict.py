@@ -67,8 +67,8 @@ class Plan:
     memory: dict[str, Memory]
     phases: dict[str, Phase]
 
-    def of(self, program: Program) -> tuple[Memory, Phase, Compiled]:
-        """What was found out about one program."""
+    def results(self, program: Program) -> tuple[Memory, Phase, Compiled]:
+        """Memory, time and compiler output of one program."""
         return self.memory[program.name], self.phases[program.name], self.compiled[program.name]
 
     @property
