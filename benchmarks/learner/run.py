@@ -84,7 +84,7 @@ def ours(weights: Path, distinct: bool) -> Callable[[], float]:
         stop_reasons=[StopReason.STOP_TOKEN] * ROLLOUTS,
         prefix_ids=[np.zeros(0, np.int32)] * ROLLOUTS,
         full_logprobs=zeros,
-        log_kept=zeros,
+        filter_logprob_mass=zeros,
     )
 
     def step() -> float:

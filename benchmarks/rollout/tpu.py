@@ -86,7 +86,7 @@ def refill_bytes() -> dict[str, float]:
     _, abstract = abstract_model(shape, config.model)
     placed = param_shardings(abstract, mesh, ROLLOUT)
     weights = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, "bfloat16", sharding=s), abstract, placed)
-    slots = sampler_programs(config, shape, mesh, weights, ROWS, scan=True).slots
+    slots = sampler_programs(config, shape, mesh, weights, ROWS, 16, scan=True).slots
     rows = jax.ShapeDtypeStruct((8,), np.int32, sharding=batch_sharding(mesh))
     clone = jax.jit(partial(cache.clone, shards=1), static_argnums=2, donate_argnums=0)
     with jax.set_mesh(mesh):

@@ -110,5 +110,5 @@ def to_rollouts(rows: Sequence[Mapping[str, Any]], groups: Sequence[int], group_
         stop_reasons=[StopReason(row["stop_reason"]) for row in rows],
         prefix_ids=[np.zeros(0, np.int32)] * len(rows),
         full_logprobs=np.full(shape, np.nan, np.float32),
-        log_kept=column("log_kept"),
+        filter_logprob_mass=column("log_kept"),
     )

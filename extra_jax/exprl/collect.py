@@ -131,7 +131,7 @@ class Collector:
                     "prompt_ids": rollouts.prompt_ids[row],
                     "token_ids": ids,
                     "logprobs": rollouts.logprobs[row, :length],
-                    "log_kept": rollouts.log_kept[row, :length],
+                    "log_kept": rollouts.filter_logprob_mass[row, :length],
                     "entropies": rollouts.entropies[row, :length],
                     "text": text,
                     "segment_tokens": segments.tokens,

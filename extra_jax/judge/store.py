@@ -50,7 +50,7 @@ ROLLOUT_SCHEMA = pa.schema(
         ("prompt_ids", _INTS),  # exactly what the policy saw
         ("token_ids", _INTS),
         ("logprobs", _FLOATS),  # of the sampling distribution, one a token
-        ("log_kept", _FLOATS),  # logprobs + log_kept is what a learner computes that knows of the temperature only
+        ("log_kept", _FLOATS),  # `Rollouts.filter_logprob_mass`
         ("entropies", _FLOATS),  # nats, at temperature 1
         ("text", pa.string()),
         ("text_sha", pa.string()),  # filled in by write_rollouts

@@ -20,7 +20,8 @@ from extra_jax.rollout.types import Rollouts, StopReason
 
 REPLAY_FOLDER = "replay"
 _FORMAT = 1
-_ARRAYS = ("tokens", "lengths", "logprobs", "full_logprobs", "log_kept", "entropies")
+_ARRAYS = ("tokens", "lengths", "logprobs", "full_logprobs", "filter_logprob_mass", "entropies")
+_STORED_AS = {"filter_logprob_mass": "log_kept"}  # a column keeps its first name, so that old bundles stay readable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def write_bundle(
         "rollout_ids": rollouts.rollout_ids,
         **_flat("prompts", rollouts.prompt_ids),
         **_flat("prefixes", rollouts.prefix_ids),
-        **{name: getattr(rollouts, name) for name in _ARRAYS},
+        **{_STORED_AS.get(name, name): getattr(rollouts, name) for name in _ARRAYS},
         "stop_reasons": np.array([list(StopReason).index(reason) for reason in rollouts.stop_reasons], np.int32),
         "rewards": rewards,
         "valid": valid,
@@ -120,7 +121,7 @@ def read_bundle(path: Path) -> Bundle:
         prompt_ids=_split("prompts", columns),
         stop_reasons=[list(StopReason)[index] for index in columns["stop_reasons"]],
         prefix_ids=_split("prefixes", columns),
-        **{name: columns[name] for name in _ARRAYS},
+        **{name: columns[_STORED_AS.get(name, name)] for name in _ARRAYS},
     )
     outcome = {name: columns[name] for name in ("rewards", "valid", "advantages")}
     told = {name: about[name] for name in ("step", "fingerprint", "updates", "devices")}

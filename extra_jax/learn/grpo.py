@@ -15,9 +15,9 @@ from extra_jax.learn.loss import Mean, entropy_weights, grpo_loss, sequence_weig
 from extra_jax.learn.optimizer import learning_rate, make_optimizer
 from extra_jax.learn.score import hidden_logprobs, last_hidden, span_means, token_logprobs
 from extra_jax.learn.update import TrainState, Update, init_state, micro_batch
+from extra_jax.model.numerics import ROUND_AS_WRITTEN
 from extra_jax.parallel.processes import allgather_rows, to_local
 from extra_jax.parallel.sharding import constrain
-from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
 from extra_jax.rollout.types import Rollouts
 
 
@@ -195,7 +195,7 @@ def grpo_examples(
             target=rollouts.completion_ids(row),
             weight=weight,
             advantage=advantages[row],
-            sampling_logprobs=(rollouts.logprobs + rollouts.log_kept)[row, : rollouts.lengths[row]],
+            sampling_logprobs=(rollouts.logprobs + rollouts.filter_logprob_mass)[row, : rollouts.lengths[row]],
             entropy_weights=None if shares is None else shares[: rollouts.lengths[row]],
         )
         for row, weight, shares in zip(chosen, weights, focus, strict=True)

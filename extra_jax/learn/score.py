@@ -10,9 +10,9 @@ from jax.sharding import AbstractMesh, Mesh
 
 from extra_jax.learn.batch import TokenBatch
 from extra_jax.model.config import Qwen3Config
+from extra_jax.model.numerics import entropy
 from extra_jax.model.qwen3 import Qwen3, head_logits
 from extra_jax.parallel.sharding import batch_ways, constrain, divides
-from extra_jax.rollout.sampling import entropy
 
 _CHUNK_LOGITS = 2**25  # logits alive at once (128 MiB in f32) on a data-parallel shard
 _TILE = 128  # positions; a chunk is a multiple of the side of a matrix unit where the budget allows

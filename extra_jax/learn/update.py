@@ -11,8 +11,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from extra_jax.learn.batch import MicroBatches, TokenBatch
 from extra_jax.learn.loss import Mean
+from extra_jax.model.numerics import ROUND_AS_WRITTEN
 from extra_jax.parallel.sharding import TRAIN, param_shardings, replicated
-from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
 
 
 class TrainState(NamedTuple):

@@ -4,7 +4,7 @@ everything else."""
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,9 @@ class Past(NamedTuple):
     The axis orders are those in which the two matmuls of attention read memory without transposing it.
 
     Attributes:
-        k: ``[B, K, C/P*H, P]``: pages ``[H, P]`` of ``P`` positions, one below the other. Matmuls on a CPU read strips
-            of columns, which lie close together in memory only where rows are short.
+        k: ``[B, K, C/P*H, P]``: pages ``[H, P]`` of ``P`` positions, one below the other. A matmul on a
+            CPU reads a strip of columns, whose numbers lie close together in memory only if the rows are short: this is
+            why the positions are cut into pages.
         v: ``[B, K, C, H]``.
         valid: ``[B, C]`` bool; 1 marks a slot that holds a token of the row.
     """
@@ -52,8 +53,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
         return cudnn.causal_attention(q, k, v, mask)
     allowed, block, outs = mask.matrix(), length if past else _block_length(length), []
     for start in range(0, length, block):
-        here, seen = slice(start, start + block), slice(start + block)
-        outs.append(_attend(q[:, here], k[:, seen], v[:, seen], allowed[:, here, seen], past))
+        asking, seen = slice(start, start + block), slice(start + block)
+        outs.append(_attend(q[:, asking], k[:, seen], v[:, seen], allowed[:, asking, seen], past))
     return jnp.concatenate(outs, axis=1)
 
 
@@ -74,7 +75,7 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array, past: 
     own = Past(k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3), allowed)
     parts = [own, *(part._replace(valid=part.valid[:, None]) for part in past)]
 
-    def scores_of(part: Past) -> jax.Array:
+    def scaled_products(part: Past) -> jax.Array:
         pages = part.k.reshape(batch, kv_heads, -1, head_dim, part.k.shape[-1])
         queries = jnp.broadcast_to(q.astype(pages.dtype)[:, :, None], (*pages.shape[:3], *q.shape[2:]))
         scores = jnp.einsum("bkcmh,bkchp->bkcmp", queries, pages, preferred_element_type=jnp.float32)
@@ -82,11 +83,11 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array, past: 
         scores = jnp.where(part.valid[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
         return scores.reshape(batch, kv_heads, length * group, -1)
 
-    scores = [scores_of(part) for part in parts]
+    scores = [scaled_products(part) for part in parts]
     highest = functools.reduce(jnp.maximum, [part.max(axis=-1, keepdims=True) for part in scores])
     weights = [jnp.exp(part - jax.lax.stop_gradient(highest)) for part in scores]
     total = sum(part.sum(axis=-1, keepdims=True) for part in weights)
-    out = sum(_matmul(weight.astype(v.dtype), part.v) for weight, part in zip(weights, parts, strict=True)) / total
+    out: Any = sum(_matmul(weight.astype(v.dtype), part.v) for weight, part in zip(weights, parts, strict=True)) / total
     out = out.reshape(batch, kv_heads, length, group, head_dim).transpose(0, 2, 1, 3, 4)
     return out.reshape(batch, length, heads, head_dim).astype(v.dtype)
 

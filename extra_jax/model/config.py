@@ -163,7 +163,7 @@ PRESETS: dict[str, Qwen3Config] = {
 }
 
 
-def preset(name: str) -> Qwen3Config:
+def preset(name: str | None) -> Qwen3Config:
     """The configuration of a named size."""
     if name not in PRESETS:
         raise ExtraError(f"model.preset={name!r} is unknown; presets: {', '.join(PRESETS)}")

@@ -41,7 +41,10 @@ class ExportedTokenizer(Protocol):
     """What an export needs of a tokenizer."""
 
     stop_ids: Any
-    pad_id: int | None
+
+    @property
+    def pad_id(self) -> int | None:
+        """Fills the shape of a batch."""
 
     def save(self, directory: Path) -> None:
         """Writes the tokenizer files and the chat template."""
@@ -169,7 +172,8 @@ def _read(checkpoint: Checkpoint, tensor: HFTensor, shape: tuple[int, ...], shar
     hf_sharding = NamedSharding(sharding.mesh, _hf_spec(tensor, sharding))
     pieces: dict[tuple, np.ndarray] = {}  # devices that hold the same slice share one reading
 
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # a device always holds some part
         bounds = tuple(part.indices(size)[:2] for part, size in zip(index, hf_shape, strict=True))
         if bounds not in pieces:
             pieces[bounds] = checkpoint.read(tensor.name, tuple(slice(*b) for b in bounds))

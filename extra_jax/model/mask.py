@@ -28,6 +28,7 @@ class AttentionMask(NamedTuple):
 
     def same_segment(self) -> jax.Array:
         """``[B, T, T]`` bool, queries x keys: 1 where the key is in the segment of the query, or in its context."""
+        assert self.segments is not None  # without segments there is nothing to compare
         keys = self.segments[:, None, :]
         same = self.segments[:, :, None] == keys
         return same if self.contexts is None else same | (self.contexts[:, :, None] == keys)

@@ -44,7 +44,7 @@ class Cache(NamedTuple):
 
 
 def _matrix(
-    rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: jnp.dtype, **metadata: int
+    rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: jnp.dtype, **metadata: Any
 ) -> nnx.Param:
     return nnx.Param(_INIT_SCALE * jax.random.normal(rngs.params(), shape, dtype), axes=axes, **metadata)
 
@@ -183,7 +183,7 @@ class Qwen3(nnx.Module):
         config: Qwen3Config,
         *,
         rngs: nnx.Rngs,
-        param_dtype: str = "float32",
+        param_dtype: str | jnp.dtype = "float32",
         remat: str = "full",
         scan: bool = True,
     ):
@@ -193,7 +193,7 @@ class Qwen3(nnx.Module):
         self.embed = _matrix(rngs, (config.vocab_size, config.hidden_size), ("vocab", "embed"), dtype)
         self.scan = scan
         seeds = rngs.split(config.num_hidden_layers)
-        self.layers = (
+        self.layers: Any = (  # one stacked layer, or a list of layers
             nnx.vmap(lambda r: DecoderLayer(config, r, dtype))(seeds)
             if scan
             else nnx.List(

@@ -16,7 +16,6 @@ from extra_jax.model.mask import AttentionMask
 
 _LANES = 128  # a block of the kernel is a multiple of this
 _BLOCK = 512
-_BLOCK_NAMES = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
 
 
 def supports(length: int, head_dim: int) -> bool:
@@ -45,7 +44,14 @@ def causal_attention(
         splash.make_splash_mha,
         head_shards=1,
         q_seq_shards=1,
-        block_sizes=splash.BlockSizes(**dict.fromkeys(_BLOCK_NAMES, block)),
+        block_sizes=splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
         interpret=interpret,
     )
 

@@ -31,7 +31,7 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
         raise ExtraError(
             f"mesh {dict(zip(AXES, sizes, strict=True))} needs {math.prod(sizes)} devices; {num_devices} here"
         )
-    return tuple(sizes)
+    return sizes[0], sizes[1], sizes[2]
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

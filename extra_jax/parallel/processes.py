@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from extra_jax.config import DistributedConfig, MeshConfig
 from extra_jax.errors import ExtraError
@@ -44,11 +44,11 @@ def on_main(act: Callable[[], object]) -> None:
             act()
         except Exception as error:
             failure = error
-    told = gather_texts(["" if failure is None else f"{failure}" or repr(failure)])[0]
+    message = gather_texts(["" if failure is None else f"{failure}" or repr(failure)])[0]
     if failure is not None:
         raise failure
-    if told:
-        raise ExtraError(f"process 0 failed: {told}")
+    if message:
+        raise ExtraError(f"process 0 failed: {message}")
 
 
 def check_rows_split_over_processes(mesh: Mesh) -> None:
@@ -82,6 +82,7 @@ def to_local(rows: Any) -> Any:
     def local(x: jax.Array) -> np.ndarray:
         if x.is_fully_addressable:
             return np.asarray(x)
+        assert isinstance(x.sharding, NamedSharding)  # every program of a run works on its mesh
         x = jax.device_put(x, batch_sharding(x.sharding.mesh))
         shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
         return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])

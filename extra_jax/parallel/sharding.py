@@ -15,7 +15,6 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from extra_jax.errors import ExtraError
 
 MeshAxes = tuple[str, ...]
-LogicalAxes = tuple[str | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +91,7 @@ def param_shardings(abstract: nnx.State, mesh: Mesh, rules: ShardingRules) -> nn
     return jax.tree_util.tree_map_with_path(sharding, abstract, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-def batch_sharding(mesh: Mesh, row_axis: int = 0) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh, row_axis: int = 0) -> NamedSharding:
     """Rows, on axis ``row_axis``, over every data axis; other axes replicated."""
     return NamedSharding(mesh, TRAIN.spec(*[None] * row_axis, "batch"))
 

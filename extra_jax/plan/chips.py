@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from extra_jax.errors import ExtraError
 
 _GIB = 2**30
+_THREE = ("v4", "v5p", "tpu7x")  # chips with links in three dimensions
 _DOCS = "Cloud TPU documentation, page {}"
 
 
@@ -47,7 +48,7 @@ CHIPS = {
 }
 
 
-def chip_of(topology: str) -> Chip:
+def find_chip(topology: str) -> Chip:
     """The chip of a topology such as ``v5e:4x4``.
 
     Raises:
@@ -56,10 +57,7 @@ def chip_of(topology: str) -> Chip:
     name, separator, shape = topology.partition(":")
     if name not in CHIPS or not separator or not all(part.isdecimal() for part in shape.split("x")):
         raise ExtraError(
-            f"topology {topology!r}: give CHIP:AxB, or CHIP:AxBxC for {', '.join(n for n in CHIPS if n in _THREE)}; "
+            f"topology {topology!r}: give CHIP:AxB, or CHIP:AxBxC for {', '.join(_THREE)}; "
             f"chips: {', '.join(CHIPS)}; for example v5e:4x4 or v5p:2x2x1"
         )
     return CHIPS[name]
-
-
-_THREE = ("v4", "v5p", "tpu7x")

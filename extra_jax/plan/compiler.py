@@ -6,6 +6,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -14,12 +15,12 @@ from jax.sharding import Mesh
 from extra_jax.config import MeshConfig
 from extra_jax.errors import ExtraError
 from extra_jax.parallel.mesh import make_mesh
-from extra_jax.plan.chips import Chip, chip_of
+from extra_jax.plan.chips import Chip, find_chip
 from extra_jax.plan.hlo import Collective, collectives
 from extra_jax.plan.programs import Program
 from extra_jax.plan.traffic import loop_bytes
 
-# One TensorCore pair is one device of JAX on a v4 TPU VM; the description of a topology must be told.
+# One TensorCore pair is one device of JAX on a v4 TPU VM; the description of a topology needs this option.
 _MEGACORE = {"v4": {"chip_config_name": "megacore"}}
 _REFUSALS = {  # what the compiler says is too large for the memory of a chip
     "program": re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm"),
@@ -74,7 +75,7 @@ def tpu_mesh(config: MeshConfig, topology: str, slices: int) -> tuple[Mesh, Chip
     Raises:
         ExtraError: the name is unknown, the library is not installed, or the mesh does not fit.
     """
-    chip = chip_of(topology)
+    chip = find_chip(topology)
     options = _MEGACORE.get(chip.name, {}) | ({"num_slices": slices} if slices > 1 else {})
     try:
         description = topologies.get_topology_desc(topology, platform="tpu", **options)
@@ -104,24 +105,24 @@ def compile_program(program: Program, mesh: Mesh, slices: int) -> Compiled:
                 return Compiled(lowered_after, time.perf_counter() - began, size, 0, needed, what, 0.0, [])
             seconds = time.perf_counter() - began
             text = _text(Path(folder))
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     others = (
         memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
     )
-    found = collectives(text, program.trips, mesh.size, slices)
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
+    sent = collectives(text, program.trips, mesh.size, slices)
     moved = loop_bytes(text) if program.name == "decode" else 0.0
-    return Compiled(lowered_after, seconds, size, memory.argument_size_in_bytes, others, "", flops, found, moved)
+    return Compiled(lowered_after, seconds, size, memory.argument_size_in_bytes, others, "", flops, sent, moved)
 
 
 def refusal(message: str) -> tuple[str, int] | None:
     """What the compiler says is too large, and its bytes; ``None`` for an error of another kind."""
     for what, pattern in _REFUSALS.items():
-        if found := pattern.search(message):
-            return what, int(float(found[1]) * _UNIT[found[2]])
+        if match := pattern.search(message):
+            return what, int(float(match[1]) * _UNIT[match[2]])
     return None
 
 

@@ -79,10 +79,10 @@ def collectives(text: str, dynamic_trips: Sequence[int] = (), devices: int = 1, 
     Raises:
         ExtraError: a transfer between slices in a spelling that is not known.
     """
-    computations, entry = computations_of(text)
+    computations, entry = split_computations(text)
     stated = _PARTITIONS.match(text)
     partitions = int(stated[1]) if stated else devices
-    found: dict[str, Collective] = {}
+    by_line: dict[str, Collective] = {}
     for name, runs, depth in visits(computations, entry, dynamic_trips):
         lines = computations[name]
         asynchronous = any('"AsyncCollectiveStart"' in line for line in lines)
@@ -94,9 +94,9 @@ def collectives(text: str, dynamic_trips: Sequence[int] = (), devices: int = 1, 
             one = _between_slices(line) or _collective(line, name, partitions, max(devices // slices, 1))
             if one:
                 key = f"{name}/{number}"
-                before = found[key].runs if key in found else 0
-                found[key] = replace(one, runs=before + runs, loops=depth)
-    return list(found.values())
+                before = by_line[key].runs if key in by_line else 0
+                by_line[key] = replace(one, runs=before + runs, loops=depth)
+    return list(by_line.values())
 
 
 def _collective(line: str, computation: str, partitions: int, per_slice: int) -> Collective | None:
@@ -135,7 +135,7 @@ def _between_slices(line: str) -> Collective | None:
     return Collective(kind, _largest(shapes), factor(over) * sum(map(array_bytes, shapes)), 0, 0, True)
 
 
-def computations_of(text: str) -> tuple[dict[str, list[str]], str]:
+def split_computations(text: str) -> tuple[dict[str, list[str]], str]:
     """Lines of each computation by name, and the name of the entry."""
     computations: dict[str, list[str]] = {}
     entry, lines = "", []
@@ -164,24 +164,22 @@ def visits(
         for callee in called:
             yield from visits(computations, callee, trips, runs, depth)
         if loop := _WHILE.search(line):
-            known = _KNOWN.search(line)
-            count = int(known[1]) if known else _trip_count(computations[name], *loop.groups(), computations)
+            known, (start, condition, body) = _KNOWN.search(line), loop.groups()
+            count = int(known[1]) if known else _trip_count(computations, name, start, condition, body)
             if count is None:
                 count = trips[depth] if depth < len(trips) else 1
-                yield from visits(computations, loop[3], trips, runs * count, depth + 1)
+                yield from visits(computations, body, trips, runs * count, depth + 1)
             else:
-                yield from visits(computations, loop[3], trips, runs * count, depth)
+                yield from visits(computations, body, trips, runs * count, depth)
 
 
-def _trip_count(
-    caller: Sequence[str], start: str, condition: str, body: str, computations: dict[str, list[str]]
-) -> int | None:
+def _trip_count(computations: dict[str, list[str]], name: str, start: str, condition: str, body: str) -> int | None:
     """Trips of a loop that counts to a constant; ``None`` where its condition looks at data.
 
-    It counts from the constant in the tuple ``start`` that the caller makes, as the compiler may have peeled off the
-    first trips; from 0 where none is found.
+    It counts from the constant in the tuple ``start`` of the computation ``name``, because the compiler may have peeled
+    off the first trips; from 0 where there is no such constant.
     """
-    asks, does = computations[condition], computations[body]
+    caller, asks, does = computations[name], computations[condition], computations[body]
     constants = _named(_CONSTANT, *asks, *does)
     less = _LESS.search(_root(asks))
     if not less or less[2] not in constants:
@@ -192,15 +190,15 @@ def _trip_count(
     counter = _elements(_root(does))[int(place)]
     sums = {match[1]: match[3] for line in does if (match := _ADD.search(line))}
     step = int(constants.get(sums.get(counter, ""), 1))  # XLA runs several parts of a collective matmul in one trip
-    made = next((line for line in caller if re.match(rf"\s*%?{re.escape(start)} = .* tuple\(", line)), "")
-    first = _elements(made)[int(place)] if made else ""
+    initial = next((line for line in caller if re.match(rf"\s*%?{re.escape(start)} = .* tuple\(", line)), "")
+    first = _elements(initial)[int(place)] if initial else ""
     before = int(_named(_CONSTANT, *caller).get(_named(_COPY, *caller).get(first, first), 0))
     return -(-(int(constants[less[2]]) - before) // step)
 
 
 def _named(pattern: re.Pattern, *lines: str) -> dict[str, str]:
     """What ``pattern`` finds in lines: its second group by its first, which is the name of the instruction."""
-    return dict(match.groups() for line in lines if (match := pattern.search(line)))
+    return {match[1]: match[2] for line in lines if (match := pattern.search(line))}
 
 
 def _root(lines: Sequence[str]) -> str:

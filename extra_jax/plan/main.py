@@ -16,7 +16,7 @@ from extra_jax.plan.programs import describe_run
 from extra_jax.plan.roofline import phase, step_work
 from extra_jax.plan.search import largest_settings
 from extra_jax.plan.table import show, to_json
-from extra_jax.plan.verdict import Plan, memory_of
+from extra_jax.plan.verdict import Plan, program_memory
 from extra_jax.rollout import memory
 
 _WIDTH = 180  # of output that is not a terminal
@@ -34,18 +34,18 @@ def plan(config: Config, topology: str, slices: int = 1, search: bool = False, a
     """
     prepare()
     console = Console(width=None if Console().is_terminal else _WIDTH)
-    told = Console(stderr=True)
+    progress = Console(stderr=True)
     if search:
         shards = batch_ways(tpu_mesh(config.mesh, topology, slices)[0])
         config = largest_settings(
-            config, shards, lambda changed, only: make_plan(changed, topology, slices, only), told.print
+            config, shards, lambda changed, only: make_plan(changed, topology, slices, only), progress.print
         )
-    made = make_plan(config, topology, slices)
+    result = make_plan(config, topology, slices)
     if as_json:
-        print(json.dumps(to_json(made), indent=2))
+        print(json.dumps(to_json(result), indent=2))
     else:
-        show(made, console)
-    return made.status
+        show(result, console)
+    return result.status
 
 
 def make_plan(config: Config, topology: str, slices: int = 1, only: tuple[str, ...] = ()) -> Plan:
@@ -54,7 +54,7 @@ def make_plan(config: Config, topology: str, slices: int = 1, only: tuple[str, .
     Raises:
         ExtraError: the topology or the mesh is impossible, or the shape of the model is not known.
     """
-    shape = shape_of(config)
+    shape = model_shape(config)
     mesh, chip = tpu_mesh(config.mesh, topology, slices)
     config = with_sampler_defaults(config, shape, mesh, chip.hbm_bytes)
     run = describe_run(config, shape, mesh)
@@ -63,7 +63,7 @@ def make_plan(config: Config, topology: str, slices: int = 1, only: tuple[str, .
     axes = dict(mesh.shape)
     work = step_work(config, shape, run.workload, axes)
     compiled = {program.name: compile_program(program, mesh, slices) for program in run.programs}
-    needed = {program.name: memory_of(program, compiled[program.name], run) for program in run.programs}
+    needed = {program.name: program_memory(program, compiled[program.name], run) for program in run.programs}
     phases = {
         program.name: phase(work[program.name], chip, compiled[program.name].collectives, program.runs)
         for program in run.programs
@@ -79,11 +79,12 @@ def with_sampler_defaults(config: Config, shape: Qwen3Config, mesh: Mesh, hbm_by
     return config.model_copy(update={"rollout": r.model_copy(update={"slots": slots, "chunk": chunk})})
 
 
-def shape_of(config: Config) -> Qwen3Config:
-    """Shape of the model; a folder that is not here but is called like a preset (``Qwen3-1.7B``) has that shape."""
-    if config.model.preset is not None:
+def model_shape(config: Config) -> Qwen3Config:
+    """Shape of the model. A missing folder that is called like a preset (``Qwen3-1.7B``) has that shape."""
+    path = config.model.path
+    if path is None:
         return preset(config.model.preset)
-    name = Path(config.model.path).name.removeprefix("Qwen3-")
-    if not Path(config.model.path).expanduser().is_dir() and name in PRESETS:
+    name = Path(path).name.removeprefix("Qwen3-")
+    if not Path(path).expanduser().is_dir() and name in PRESETS:
         return preset(name)
-    return Qwen3Config.from_folder(model_folder(config.model.path))
+    return Qwen3Config.from_folder(model_folder(path))

@@ -20,9 +20,9 @@ from extra_jax.model.load import abstract_model
 from extra_jax.parallel.reshard import reshard_program
 from extra_jax.parallel.sharding import ROLLOUT, TRAIN, batch_sharding, batch_ways, param_shardings, replicated
 from extra_jax.plan.sampler import sampler_programs
-from extra_jax.plan.workload import Workload, workload_of
+from extra_jax.plan.workload import Workload, describe_workload
 from extra_jax.policy import scans_layers
-from extra_jax.rollout.session import PREFILL_ROWS
+from extra_jax.rollout.programs import PREFILL_ROWS
 
 KINDS = ("parameters", "optimizer", "reference", "sampler", "cache", "batches")
 
@@ -71,7 +71,7 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
     Raises:
         ExtraError: an axis that the mesh does not divide.
     """
-    work = workload_of(config, shape, batch_ways(mesh))
+    work = describe_workload(config, shape, batch_ways(mesh))
     graphdef, abstract = abstract_model(shape, config.model)
     params = jax.tree.map(_placed, abstract, param_shardings(abstract, mesh, TRAIN))
     learner = Learner(graphdef, config, mesh)
@@ -83,7 +83,7 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
     sync = reshard_program(params, mesh, ROLLOUT, config.rollout.dtype, unstack=not scan)
     weights = jax.eval_shape(sync, params)
     weights = jax.tree.map(_placed, weights, param_shardings(weights, mesh, ROLLOUT))
-    sampler = sampler_programs(config, shape, mesh, weights, work.slots, scan=scan)
+    sampler = sampler_programs(config, shape, mesh, weights, work.slots, work.chunk, scan=scan)
 
     training = ("parameters", "optimizer", "reference")
     early = config.explore.reads_hidden_states  # novelty needs them while the sampler's weights are still there
@@ -95,7 +95,7 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
             "weight sync", lambda: sync.lower(params), 1, (), ("parameters",), (*training, "sampler"), ("sampler",)
         ),
         Program("prefill", sampler.prefill, -(-work.prompts // prompts_a_call), (), ("sampler",), rollout),
-        Program("decode", sampler.decode, work.decode_calls, (config.rollout.chunk,), ("sampler", "cache"), rollout),
+        Program("decode", sampler.decode, work.decode_calls, (work.chunk,), ("sampler", "cache"), rollout),
         Program(
             "score",
             lambda: learner.score.lower(params, unscored, *spans),
@@ -140,14 +140,19 @@ def _batches(config: Config, work: Workload, mesh: Mesh) -> MicroBatches:
         return jax.ShapeDtypeStruct(size, dtype, sharding=batch_sharding(mesh, 1))
 
     rows = TokenBatch(
-        *(column(np.int32) for _ in range(3)),
-        *(column(np.float32) for _ in range(3)),
+        tokens=column(np.int32),
+        positions=column(np.int32),
+        segment_ids=column(np.int32),
+        weights=column(np.float32),
+        advantages=column(np.float32),
+        sampling_logprobs=column(np.float32),
         old_logprobs=column(np.float32) if t.updates_per_step > 1 else None,
         ref_logprobs=column(np.float32) if t.beta > 0 else None,
         entropy_weights=column(np.float32) if t.uses_entropy else None,
         contexts=column(np.int32) if shares_contexts(work.row_length) else None,
     )
-    return MicroBatches(rows, jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)))
+    used: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    return MicroBatches(rows, used)
 
 
 def _spans(config: Config, batches: MicroBatches, mesh: Mesh) -> jax.ShapeDtypeStruct:

@@ -45,10 +45,10 @@ class Phase:
     bound: str
 
 
-def phase(work: Work, chip: Chip, found: list[Collective], runs: int) -> Phase:
+def phase(work: Work, chip: Chip, collectives: list[Collective], runs: int) -> Phase:
     """At best, on one device of a chip; the devices of a chip share its peaks."""
-    ici = runs * sum(one.bytes * one.runs for one in found if not one.crosses_slices)
-    dcn = runs * sum(one.bytes * one.runs for one in found if one.crosses_slices)
+    ici = runs * sum(one.bytes * one.runs for one in collectives if not one.crosses_slices)
+    dcn = runs * sum(one.bytes * one.runs for one in collectives if one.crosses_slices)
     seconds = {
         "compute": work.flops / chip.flops,
         "memory": work.hbm_bytes / chip.hbm_bandwidth,
@@ -92,7 +92,7 @@ def step_work(config: Config, shape: Qwen3Config, work: Workload, mesh: dict[str
     context = work.prompt_length + work.completion_length / 2
     sampled = work.completions * work.completion_length
     keys = 2 * layers * shape.num_key_value_heads * shape.head_dim * served  # bytes a token
-    decoded = work.decode_calls * config.rollout.chunk
+    decoded = work.decode_calls * work.chunk
     prompt_tokens = work.prompts * work.prompt_length
     return {
         "weight sync": Work(

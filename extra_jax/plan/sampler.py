@@ -15,13 +15,13 @@ from extra_jax.model.load import abstract_model
 from extra_jax.parallel.sharding import TRAIN, batch_sharding, replicated
 from extra_jax.rollout import cache, decode
 from extra_jax.rollout.engine import Sampler
-from extra_jax.rollout.session import PREFILL_ROWS
+from extra_jax.rollout.programs import PREFILL_ROWS
 from extra_jax.train import sampling_params
 
 _STOPS = (0, 1)  # any two tokens: their values are constants of the program, their number its shape
 
 
-class SamplerPrograms(NamedTuple):
+class AbstractSampler(NamedTuple):
     """``prefill`` and ``decode`` lower themselves; ``slots`` are abstract, caches included."""
 
     slots: Any
@@ -30,8 +30,8 @@ class SamplerPrograms(NamedTuple):
 
 
 def sampler_programs(
-    config: Config, shape: Qwen3Config, mesh: Mesh, weights: nnx.State, slots: int, *, scan: bool
-) -> SamplerPrograms:
+    config: Config, shape: Qwen3Config, mesh: Mesh, weights: nnx.State, slots: int, chunk: int, *, scan: bool
+) -> AbstractSampler:
     """Prefill of the longest prompts and a decode chunk at full capacity.
 
     Args:
@@ -40,6 +40,7 @@ def sampler_programs(
         mesh: of the run.
         weights: abstract, in the rollout layout.
         slots: rows that decode at once, all devices together.
+        chunk: tokens of a decode call.
         scan: whether the layers of the sampler are stacked.
     """
     settings = config.rollout
@@ -52,11 +53,11 @@ def sampler_programs(
         seed=0,
         max_prompt_length=settings.max_prompt_length,
         slots=slots,
-        chunk=settings.chunk,
+        chunk=chunk,
         dtype=settings.dtype,
         scan=scan,
     )
-    capacity = config.max_sequence_length + settings.chunk
+    capacity = config.max_sequence_length + chunk
     with jax.set_mesh(mesh):  # the size of a page depends on what it runs on
         shapes = jax.eval_shape(lambda: cache.empty_slots(shape, slots, capacity, settings.dtype, scan))
 
@@ -68,14 +69,14 @@ def sampler_programs(
 
     state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout(x)), shapes)
 
-    def row(dtype: type, *tail: int, rows: int = slots) -> jax.ShapeDtypeStruct:
+    def row(dtype: type, *tail: int, rows: int = slots) -> Any:
         return jax.ShapeDtypeStruct((rows, *tail), dtype, sharding=batch_sharding(mesh))
 
     prompts = row(np.int32, settings.max_prompt_length, rows=PREFILL_ROWS * sampler.shards)
     resets = decode.Resets(row(np.bool_), row(np.bool_), row(np.int32), row(np.int32), row(np.int32), row(np.uint32))
     step = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
-    return SamplerPrograms(
+    return AbstractSampler(
         state,
-        lambda: sampler._prefill.lower(weights, prompts),
-        lambda: sampler._decode.lower(weights, state, resets, step),
+        lambda: sampler.programs.prefill.lower(weights, prompts),
+        lambda: sampler.programs.decode.lower(weights, state, resets, step),
     )

@@ -19,7 +19,7 @@ def largest_settings(config: Config, shards: int, planner: Planner, tell: Callab
         config: of the run.
         shards: ways that rows are split into; slots are a multiple of it.
         planner: makes a plan.
-        tell: is told about every try.
+        tell: called with one line about every try.
 
     Raises:
         ExtraError: one row, or one slot a shard, is too much already; with the verdict.

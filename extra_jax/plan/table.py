@@ -10,13 +10,8 @@ from rich.table import Table
 from extra_jax.plan.hlo import KINDS, Collective
 from extra_jax.plan.verdict import Plan
 
-_SHORT = {
-    "all-gather": "AG",
-    "all-reduce": "AR",
-    "reduce-scatter": "RS",
-    "all-to-all": "A2A",
-    "collective-permute": "CP",
-}
+_COLUMNS = ["temporary", "total", "of chip", "TFLOP", "GB mem", "GB links", "seconds", "bound", "compiled"]
+_SHORT = dict(zip(KINDS, ("AG", "AR", "RS", "A2A", "CP"), strict=True))
 
 
 def show(plan: Plan, console: Console) -> None:
@@ -25,21 +20,10 @@ def show(plan: Plan, console: Console) -> None:
     kinds = [kind for kind in run.memory if any(kind in memory.kinds for memory in plan.memory.values())]
     table = Table(title=_title(plan), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("GiB of memory", no_wrap=True)
-    for name in (
-        *kinds,
-        "temporary",
-        "total",
-        "of chip",
-        "TFLOP",
-        "GB mem",
-        "GB links",
-        "seconds",
-        "bound",
-        "compiled",
-    ):
+    for name in (*kinds, *_COLUMNS):
         table.add_column(name, justify="right", no_wrap=True)
     for program in run.programs:
-        memory, phase, compiled = (x[program.name] for x in (plan.memory, plan.phases, plan.compiled))
+        memory, phase, compiled = plan.results(program)
         style = "red" if compiled.refused or memory.total > plan.limit else "green"
         table.add_row(
             f"{program.name} x {program.runs:,}" if program.runs > 1 else program.name,
@@ -58,9 +42,9 @@ def show(plan: Plan, console: Console) -> None:
     table.add_row("a step, at best", *[""] * (len(kinds) + 6), _short(plan.seconds))
     console.print(table)
     for program in run.programs:
-        if found := plan.compiled[program.name].collectives:
+        if collectives := plan.compiled[program.name].collectives:
             where = {"decode": "in the loop over tokens"}.get(program.name, "in loops over micro-batches and chunks")
-            console.print(f"A call of {program.name}: {_collectives(found, where)}", style="dim", soft_wrap=True)
+            console.print(f"A call of {program.name}: {_collectives(collectives, where)}", style="dim", soft_wrap=True)
     if plan.decode_traffic:
         moved = plan.compiled["decode"].step_bytes / 1e9
         console.print(
@@ -92,7 +76,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     """Everything that the table shows, in bytes, FLOPs and seconds on one device."""
     programs = {}
     for program in plan.run.programs:
-        memory, phase, compiled = (x[program.name] for x in (plan.memory, plan.phases, plan.compiled))
+        memory, phase, compiled = plan.results(program)
         programs[program.name] = {
             "runs": program.runs,
             "hbm_bytes": {**memory.kinds, "temporaries": memory.temporaries, "total": memory.total},
@@ -147,10 +131,10 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:,.2f}"
 
 
-def _grouped(found: list[Collective]) -> list[dict[str, Any]]:
+def _grouped(collectives: list[Collective]) -> list[dict[str, Any]]:
     """Collectives of a call by kind, by whether they are inside of loops over data and by network."""
     groups: dict[tuple[str, bool, bool], list[Collective]] = defaultdict(list)
-    for one in found:
+    for one in collectives:
         groups[one.kind, one.loops > 0, one.crosses_slices].append(one)
     return [
         {
@@ -164,13 +148,13 @@ def _grouped(found: list[Collective]) -> list[dict[str, Any]]:
     ]
 
 
-def _collectives(found: list[Collective], inside: str) -> str:
+def _collectives(collectives: list[Collective], inside: str) -> str:
     """One line: how many of each kind in a call, and how much they send."""
-    parts = {True: [], False: []}
-    for group in _grouped(found):
+    parts: dict[bool, list[str]] = {True: [], False: []}
+    for group in _grouped(collectives):
         network = " between slices" if group["crosses_slices"] else ""
-        told = f"{group['count']:,} {_SHORT[group['kind']]} {group['bytes'] / 1e9:,.3g} GB{network}"
-        parts[group["in_data_loop"]].append(told)
+        text = f"{group['count']:,} {_SHORT[group['kind']]} {group['bytes'] / 1e9:,.3g} GB{network}"
+        parts[group["in_data_loop"]].append(text)
     texts = [f"{inside} {', '.join(parts[True])}"] if parts[True] else []
     texts += [f"outside {', '.join(parts[False])}" if parts[True] else ", ".join(parts[False])] if parts[False] else []
     return "; ".join(texts)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from extra_jax.plan.hlo import SHAPE, array_bytes, computations_of, visits
+from extra_jax.plan.hlo import SHAPE, array_bytes, split_computations, visits
 
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.$-]+) = (.*?) ([a-z][\w-]*)\(([^)]*)\)(.*)$")
 _ARRAY = re.compile(r"\b[a-z]+\d*\[[\d,]*\](?:\{[^}]*\})?")
@@ -55,7 +55,7 @@ class Body(dict[str, Instruction]):
 
 def loop_bytes(text: str) -> float:
     """Read and written by one trip of the loops over data of a program; a decode step, if it is ``decode_chunk``."""
-    lines, entry = computations_of(text)
+    lines, entry = split_computations(text)
     program = {name: Body(body) for name, body in lines.items()}
     fused = {one.calls for body in program.values() for one in body.values()}
     return sum(
@@ -100,10 +100,10 @@ def _sliced(program: dict[str, Body], computation: str, place: int) -> float | N
         elif one.kind in _SLICES:
             total += sum(map(_size, _ARRAY.findall(one.shape)))
         elif one.kind == "fusion" and one.calls in program:
-            parts = [_sliced(program, one.calls, i) for i in places]
-            if None in parts:
-                return None
-            total += sum(parts)
+            for part in (_sliced(program, one.calls, i) for i in places):
+                if part is None:
+                    return None
+                total += part
         elif one.kind != "dynamic-update-slice" or places != [0]:
             return None
     return total

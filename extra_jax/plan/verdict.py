@@ -1,4 +1,4 @@
-"""Whether a run fits, what is too large, and which setting mends it by how much."""
+"""Whether a run fits. If it does not, which program is too large, which setting to change, and to what value."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Memory:
         return sum(self.kinds.values()) + self.temporaries
 
 
-def memory_of(program: Program, compiled: Compiled, run: Run) -> Memory:
+def program_memory(program: Program, compiled: Compiled, run: Run) -> Memory:
     """What is alive while a program runs; padding of its arguments counts as temporary."""
     kinds = {kind: run.memory[kind] for kind in program.alive if run.memory[kind]}
     known = sum(run.memory[kind] for kind in program.arguments)
@@ -41,7 +41,7 @@ def memory_of(program: Program, compiled: Compiled, run: Run) -> Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a plan found out, on one device.
+    """Everything that a plan says of a run; bytes and seconds are those of one device.
 
     Attributes:
         config: of the run.
@@ -66,6 +66,10 @@ class Plan:
     compiled: dict[str, Compiled]
     memory: dict[str, Memory]
     phases: dict[str, Phase]
+
+    def results(self, program: Program) -> tuple[Memory, Phase, Compiled]:
+        """Memory, time and compiler output of one program."""
+        return self.memory[program.name], self.phases[program.name], self.compiled[program.name]
 
     @property
     def capacity(self) -> int:
@@ -129,19 +133,19 @@ class Plan:
             )
         slowest = max(self.phases, key=lambda name: self.phases[name].seconds)
         share = self.phases[slowest].seconds / self.seconds
-        told = (
+        verdict = (
             f"Fits on {where}: {self.fullest} needs most, {need:.1f} of {limit:.1f} GiB; a step takes at best "
             f"{self.seconds:,.3g} s, {share:.0%} of it {slowest} (bound by {self.phases[slowest].bound}), "
             f"{self.tokens_per_second:,.0f} completion tokens a second, {self.tokens_per_chip_hour:,.0f} a chip-hour"
         )
         if not self.in_time:
-            return f"{told}: more than plan.max_step_seconds={self.config.plan.max_step_seconds:g}; use more chips."
-        return told + "."
+            return f"{verdict}: more than plan.max_step_seconds={self.config.plan.max_step_seconds:g}; use more chips."
+        return verdict + "."
 
     def _remedy(self) -> str:
         """Which setting, and how far; in the order in which it costs least."""
         memory, over = self.memory[self.fullest], self.memory[self.fullest].total - self.limit
-        t, r = self.config.train, self.config.rollout
+        t, work = self.config.train, self.run.workload
         if self.fullest in ("score", "update"):
             rows = t.micro_batch_rows
             needed = rows * max(memory.temporaries - over, 0) / max(memory.temporaries, 1)
@@ -152,9 +156,9 @@ class Plan:
             if rows > 1:
                 return f"lower train.micro_batch_rows from {rows} to 1, and see whether that is enough"
         if self.fullest in ("prefill", "decode"):
-            slots = r.slots * (memory.kinds["cache"] - over) / memory.kinds["cache"]
+            slots = work.slots * (memory.kinds["cache"] - over) / memory.kinds["cache"]
             if slots >= self.chips:
-                return f"lower rollout.slots from {r.slots} to about {int(slots)}"
+                return f"lower rollout.slots from {work.slots} to about {int(slots)}"
         factor = memory.total / self.limit
         split = "" if self.fullest == "update" else " and raise mesh.tensor, which splits the sampler's weights"
         return f"use about {factor:.1f} times as many chips, or a chip with more memory{split}"

@@ -31,6 +31,7 @@ class Workload:
         scorings: passes over all rows of a mini-batch that only score them.
         mini_batches: parts of the completions with an update of their own.
         slots: completions that decode side by side.
+        chunk: tokens of a decode call.
         decode_calls: decode chunks when finished slots are filled at once.
     """
 
@@ -48,18 +49,22 @@ class Workload:
     scorings: int
     mini_batches: int
     slots: int
+    chunk: int
     decode_calls: int
 
 
-def workload_of(config: Config, shape: Qwen3Config, shards: int) -> Workload:
+def describe_workload(config: Config, shape: Qwen3Config, shards: int) -> Workload:
     """Counts of a step.
 
     Args:
-        config: of the run; ``plan.mean_*_length`` are half of the longest where they are not set.
+        config: of the run, with ``rollout.slots`` and ``rollout.chunk``; ``plan.mean_*_length`` are half of the longest
+            where they are not set.
         shape: of the model.
         shards: ways that rows are split into.
     """
     t, r, p = config.train, config.rollout, config.plan
+    assert r.slots is not None, "with_sampler_defaults fills the slots"
+    assert r.chunk is not None, "with_sampler_defaults fills the chunk"
     prompt = p.mean_prompt_length or -(-r.max_prompt_length // 2)
     completion = p.mean_completion_length or -(-r.max_completion_length // 2)
     row_length = config.packed_row_length
@@ -86,5 +91,6 @@ def workload_of(config: Config, shape: Qwen3Config, shards: int) -> Workload:
         scorings=scored * t.num_minibatches,
         mini_batches=t.num_minibatches,
         slots=slots,
+        chunk=r.chunk,
         decode_calls=math.ceil(t.completions_per_step * completion / (slots * r.chunk)),
     )

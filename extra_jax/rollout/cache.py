@@ -1,7 +1,7 @@
 """Slots: the rows that decode side by side, and the programs that move keys and values between them.
 
-The slot of a token in the cache is its position, so nothing is ever left-padded. While a chunk of tokens is
-decoded the cache is only read; what the chunk adds is kept beside it and written in once, at its end.
+A token lies in the cache at its position, so nothing is ever left-padded. While a chunk of tokens is decoded the cache
+is only read; the keys and values of the new tokens are kept beside it and written into it once, when the chunk ends.
 
 Rows are split over ``shards`` of the mesh. Copies go from row to row within a shard and never cross it.
 """
@@ -19,7 +19,7 @@ from extra_jax.model.qwen3 import KeysValues
 from extra_jax.parallel.sharding import constrain
 
 KEEP = -1
-"""Source of a row that stays as it is, target of a copy that is not made."""
+"""Target of a copy that is not made: copies come in arrays of one size, which are padded with it."""
 
 
 class Slots(NamedTuple):
@@ -105,10 +105,13 @@ def resize(slots: Slots, capacity: int) -> Slots:
 
 
 def select(slots: Slots, source: jax.Array, shards: int) -> Slots:
-    """Only the rows ``source [S']`` (within their shard), in this order; ``KEEP`` makes a row that is not live."""
+    """Only the rows ``source [S']``, numbered within their shard, in this order."""
+
+    def row(x: jax.Array) -> jax.Array:
+        return _take(x, source, shards, 0)
+
     kv = jax.tree.map(lambda x: shard_cache(_take(x, source, shards, x.ndim - 4)), slots.kv)
-    rows = jax.tree.map(lambda x: _take(x, source, shards, 0), slots[1:])
-    return Slots(kv, *rows[:-1], rows[-1] & (source != KEEP))
+    return Slots(kv, row(slots.token), row(slots.position), row(slots.limit), row(slots.rollout_id), row(slots.live))
 
 
 def clone(slots: Slots, copies: Copies, length: int, shards: int) -> Slots:
@@ -155,7 +158,7 @@ def load(slots: Slots, new: KeysValues, copies: Copies, shards: int) -> Slots:
 
 def append(kv: KeysValues, recent: KeysValues, start: jax.Array) -> KeysValues:
     """Writes the tokens of a chunk, ``[S, K, H, R]`` and ``[S, K, R, H]`` per layer, to positions ``start [S]`` on.
-    Where they would not fit, in rows at rest, they go to the last positions."""
+    In rows at rest, where they may not fit, they go to the last positions, which hold nothing that is needed."""
 
     def value(x: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(x, new, at, axis=1)
@@ -194,8 +197,8 @@ def _out_of_pages(x: jax.Array, size: int) -> jax.Array:
 
 
 def _first(x: jax.Array, length: int, size: int) -> tuple[int, int]:
-    """How much of the last two axes holds the keys of the first ``length`` positions: whole pages, or of one page that
-    part."""
+    """Sizes of the last two axes that hold the keys of the first ``length`` positions: as many whole pages as these
+    positions need, or only those positions where the row is a single page."""
     if x.shape[-2] == size:
         return size, length
     return -(-length // x.shape[-1]) * size, x.shape[-1]
@@ -207,8 +210,8 @@ def shard_cache(x: jax.Array) -> jax.Array:
 
 
 def _take(x: jax.Array, source: jax.Array, shards: int, axis: int) -> jax.Array:
-    """Rows ``source`` of ``x`` along ``axis``, looked up within each shard; ``KEEP`` takes any row."""
-    return _by_shard(lambda x, at: jnp.take(x, at, axis=axis), x, jnp.maximum(source, 0), shards, axis)
+    """Rows ``source`` of ``x`` along ``axis``, looked up within each shard."""
+    return _by_shard(lambda x, at: jnp.take(x, at, axis=axis), x, source, shards, axis)
 
 
 def _by_shard(function: Callable, x: jax.Array, at: jax.Array, shards: int, axis: int) -> jax.Array:

@@ -43,7 +43,7 @@ class Chunk(NamedTuple):
 def prefill(model: Qwen3, contexts: jax.Array, dtype: str) -> KeysValues:
     """Keys and values of prompts with their prefixes, ``[P, T, K, H]`` per layer.
 
-    The head is not applied: a slot feeds the last token of its context itself, so ``contexts`` come without it.
+    The head is not applied: a slot feeds the last token of its context itself, so ``contexts`` do not contain it.
 
     Args:
         model: in the rollout layout.
@@ -83,6 +83,8 @@ def decode_chunk(
     keys = row_keys(seed, step, slots.rollout_id)
     stops = jnp.asarray(stop_ids, jnp.int32)
     rows, start = slots.token.shape[0], slots.position
+    # The loop only reads the big cache, because a loop that also wrote to it might copy it for every token. The keys
+    # and values of this chunk go to ``recent``, which is small; attention sees both.
     cached = Cache(slots.kv, jnp.arange(slots.capacity)[None] < start[:, None])
     recent = _room(slots.kv, length)
     zeros = jnp.zeros((rows, length), jnp.float32)
@@ -97,13 +99,14 @@ def decode_chunk(
         index, token, live, recent, chunk = loop
         fresh = Cache(recent, jnp.broadcast_to(jnp.arange(length)[None] < index, (rows, length)))
         hidden, new = model(token[:, None], (start + index)[:, None], past=(cached, fresh), dtype=dtype)
-        # after attention has read it: written to in place
+        # The barrier orders the write after attention has read ``recent``, so that XLA writes in place.
         recent, new, hidden = jax.lax.optimization_barrier((recent, new, hidden))
         recent = _remember(recent, new, index)
         logits = constrain(model.logits(hidden[:, 0]), "batch", "vocab")
-        position = start + index + 1
+        position = start + index + 1  # of the token that is drawn, not of the one that was fed
         draw = sample(logits, keys, position, params)
         stopped = live & jnp.isin(draw.token, stops)
+        # Rows that are not live draw as well, as the device computes all rows; their counts do not grow.
         chunk = Chunk(
             jax.tree.map(lambda all, new: all.at[:, index].set(new), chunk.drawn, draw),
             chunk.counts + live,

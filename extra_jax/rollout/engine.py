@@ -1,11 +1,10 @@
 """The sampler as the host sees it: requests in, rollouts out, by continuous batching.
 
 A fixed number of slots decodes in chunks of tokens. Between chunks the host takes finished rows out and puts waiting
-samples in (``session.py``). Everything that can be refused is refused here, before anything runs.
+samples in (``session.py``). Whatever can be refused is refused in this file, before anything runs.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 from flax import nnx
@@ -13,16 +12,12 @@ from jax.sharding import Mesh
 
 from extra_jax.errors import ExtraError
 from extra_jax.model.config import Qwen3Config
-from extra_jax.model.qwen3 import KeysValues
 from extra_jax.parallel.sharding import batch_ways
-from extra_jax.rollout import cache, decode, memory
-from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
+from extra_jax.rollout import cache, memory
+from extra_jax.rollout.output import Output
+from extra_jax.rollout.programs import Sizes, build_programs
 from extra_jax.rollout.session import Finished, Progress, Session
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
-
-_SHORTEST = 64  # tokens; smaller lengths do not get programs of their own
-_ROW_LEVELS = (16, 12, 8, 4, 2, 1)  # sixteenths of the slots that programs are compiled for
-_FEWEST = 4  # rows of such a program; below that there is one more, for the last rollout
 
 
 class Sampler:
@@ -62,37 +57,16 @@ class Sampler:
         scan: bool = True,
         detokenize: Callable[[Sequence[int]], str] | None = None,
     ):
-        self.mesh, self.params, self.max_prompt_length, self.chunk = mesh, params, max_prompt_length, chunk
+        self.mesh, self.params, self.max_prompt_length, self.detokenize = mesh, params, max_prompt_length, detokenize
         self.shards = batch_ways(mesh)
         self.shard_slots = -(-slots // self.shards)
-        fewest = min(_FEWEST, self.shard_slots)
-        self._row_levels = {1, *(max(-(-self.shard_slots * part // 16), fewest) for part in _ROW_LEVELS)}
-        self.detokenize = detokenize
-        self.longest = max_prompt_length + params.max_completion_length
-        memory.check_context(model_config, self.longest)
-        capacity = cache.whole_pages(self.longest + chunk)
+        self.sizes = Sizes(self.shards, self.shard_slots, chunk, max_prompt_length + params.max_completion_length)
+        memory.check_context(model_config, self.sizes.longest)
+        capacity = cache.whole_pages(self.sizes.longest + chunk)
         memory.check_slots(model_config, mesh, self.shard_slots * self.shards, capacity, dtype)
-        shards = self.shards
-
-        def prefill(weights: nnx.State, contexts: jax.Array) -> KeysValues:
-            return decode.prefill(nnx.merge(graphdef, weights), contexts, dtype)
-
-        def decode_chunk(
-            weights: nnx.State, slots: cache.Slots, resets: decode.Resets, step: jax.Array
-        ) -> tuple[cache.Slots, decode.Chunk]:
-            model = nnx.merge(graphdef, weights)
-            return decode.decode_chunk(
-                model, slots, resets, seed, step,
-                length=chunk, params=params, stop_ids=tuple(stop_ids), dtype=dtype,
-            )  # fmt: skip
-
-        self._empty = jax.jit(partial(cache.empty_slots, model_config, dtype=dtype, scan=scan), static_argnums=(0, 1))
-        self._resize = jax.jit(cache.resize, static_argnums=1)
-        self._select = jax.jit(partial(cache.select, shards=shards))
-        self._clone = jax.jit(partial(cache.clone, shards=shards), static_argnums=2, donate_argnums=0)
-        self._load = jax.jit(partial(cache.load, shards=shards), donate_argnums=0)
-        self._prefill = jax.jit(prefill, compiler_options=ROUND_AS_WRITTEN)
-        self._decode = jax.jit(decode_chunk, donate_argnums=1, compiler_options=ROUND_AS_WRITTEN)
+        self.programs = build_programs(
+            model_config, graphdef, self.sizes, params=params, stop_ids=stop_ids, seed=seed, dtype=dtype, scan=scan
+        )
 
     def generate(
         self,
@@ -108,19 +82,17 @@ class Sampler:
             weights: in the rollout layout.
             requests: of this process.
             step: part of the identity of every draw.
-            progress: told about finished rows between chunks.
-            finished: given every completion as soon as it is there, while others decode.
+            progress: called between chunks with how many completions are finished.
+            finished: called with every completion as soon as it is complete, while others decode.
 
         Raises:
             ExtraError: before anything runs, a prompt or prefix that is empty or too long; later, a logit that is not
                 finite, with rollout and position.
         """
-        return Session(self, weights, step, keep=False).generate(requests, progress, finished)
-
-    def session(self, weights: nnx.State, step: int) -> Session:
-        """Several calls of ``generate`` with the same weights and step, whose slots stay: a request that continues a
-        rollout of an earlier call is prefilled only where no slot holds its beginning any more."""
-        return Session(self, weights, step, keep=True)
+        self.check(requests)
+        output = Output(requests, self.params, self.detokenize)
+        with jax.set_mesh(self.mesh):
+            return Session(self.programs, self.sizes, self.mesh, weights, step, output, progress, finished).run()
 
     def check(self, requests: Sequence[Request]) -> None:
         """Raises ``ExtraError`` for a request that cannot be served."""
@@ -137,24 +109,6 @@ class Sampler:
                     f"{cap} tokens of a completion (rollout.max_completion_length). Cut the prefix earlier"
                 )
 
-    def capacity_for(self, length: int) -> int:
-        """Positions a row gets for ``length`` tokens: 1, 2, 3, 4, 6, 8, 12 ... times the shortest, at most what a row
-        can ever need."""
-        size = _SHORTEST
-        while size < length:
-            halfway = size // 2 * 3
-            size = halfway if length <= halfway and size > _SHORTEST else 2 * size
-        return min(size, self.longest + self.chunk)
-
-    def rows_for(self, samples: int) -> int:
-        """Rows a shard computes for ``samples`` of them: the smallest of the few numbers that are compiled."""
-        return min((rows for rows in self._row_levels if rows >= samples), default=self.shard_slots)
-
-    def rows_below(self, rows: int) -> int:
-        """The next smaller number of rows that is compiled, 0 for none."""
-        return max((level for level in self._row_levels if level < rows), default=0)
-
     def compiled_programs(self) -> int:
         """Programs compiled so far; constant once every length and number of rows has occurred."""
-        programs = (self._empty, self._resize, self._select, self._clone, self._load, self._prefill, self._decode)
-        return sum(program._cache_size() for program in programs)
+        return self.programs.compiled()

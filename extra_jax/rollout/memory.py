@@ -21,8 +21,8 @@ def cache_bytes(config: Qwen3Config, slots: int, capacity: int, dtype: str) -> i
 
 
 def default_slots(config: Qwen3Config, mesh: Mesh, capacity: int, dtype: str, free: float) -> int:
-    """Slots, all devices together: 128 a shard, where weights are read once for many rows, or what a third of the
-    ``free`` bytes of a device holds; the rest is for what is not there yet (optimizer state, activations)."""
+    """Slots, all devices together: 128 a shard, so that weights are read once for many rows, or fewer where
+    these do not fit a third of the ``free`` bytes of a device; the rest is for optimizer state and activations."""
     per_slot = cache_bytes(config, 1, capacity, dtype) / min(mesh.shape["tensor"], config.num_key_value_heads)
     fits = max(1, int(min(free / 3 / per_slot, _MOST)))
     return batch_ways(mesh) * 2 ** (fits.bit_length() - 1)
@@ -35,7 +35,7 @@ def default_chunk(max_completion_length: int) -> int:
 
 
 def check_context(config: Qwen3Config, longest: int) -> None:
-    """Refuses sequences that are longer than the positions the model was made for."""
+    """Refuses sequences that are longer than the positions that the model knows."""
     if longest > config.max_position_embeddings:
         raise ExtraError(
             f"rollout.max_prompt_length + max_completion_length = {longest} tokens, but the model has "
@@ -57,10 +57,10 @@ def check_slots(config: Qwen3Config, mesh: Mesh, slots: int, capacity: int, dtyp
 
 def free_bytes(mesh: Mesh) -> float:
     """Bytes that a device of this process has left; emulated CPU devices share the memory of the host."""
-    here = set(mesh.devices.flat) & set(jax.local_devices())
-    if not here:
+    local = set(mesh.devices.flat) & set(jax.local_devices())
+    if not local:
         return float("inf")  # devices that are only described, for compiling ahead of time
-    stats = next(iter(here)).memory_stats()
+    stats = next(iter(local)).memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(here)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(local)

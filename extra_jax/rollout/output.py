@@ -69,6 +69,7 @@ class Output:
         return next(count for count in range(1, len(new) + 1) if self._has_stop(ids[: len(earlier) + count]))
 
     def _has_stop(self, ids: list[int]) -> bool:
+        assert self.detokenize is not None  # as stop strings want it
         text = self.detokenize(ids)
         return any(stop in text for stop in self.params.stop_strings)
 
@@ -77,9 +78,11 @@ class Output:
 
     def rollouts(self, counters: Counters) -> Rollouts:
         """The result, once every row is complete."""
-        requests = [self.requests[index] for index in self.prompt_index]
+        requests = [self.requests[index] for index in self.prompt_index.tolist()]
         first = np.cumsum([0, *(request.num_samples for request in self.requests)])[self.prompt_index]
         ids = np.array([request.rollout_id for request in requests], np.int64) + np.arange(len(requests)) - first
+        reasons = [reason for reason in self.reasons if reason is not None]
+        assert len(reasons) == len(ids), "a row is not complete"
         return Rollouts(
             rollout_ids=ids,
             prompt_index=self.prompt_index,
@@ -88,9 +91,9 @@ class Output:
             lengths=self.lengths,
             logprobs=self.numbers["logprob"],
             entropies=self.numbers["entropy"],
-            stop_reasons=self.reasons,
+            stop_reasons=reasons,
             prefix_ids=[np.asarray(request.prefix_ids, np.int32) for request in requests],
             full_logprobs=self.numbers["full_logprob"],
-            log_kept=self.numbers["log_kept"],
+            filter_logprob_mass=self.numbers["filter_logprob_mass"],
             counters=counters,
         )

@@ -5,36 +5,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from extra_jax.model.numerics import entropy_and_log_total
 from extra_jax.rollout.types import SamplingParams
-
-ROUND_AS_WRITTEN = {"xla_allow_excess_precision": False}
-"""Compiler options of every program that reports a log-probability. XLA otherwise keeps bf16 intermediates in f32
-wherever it happens to fuse, so that sampler and learner, which fuse differently, round differently (decision 1)."""
 
 
 def row_keys(seed: int, step: jax.Array, rollout_ids: jax.Array) -> jax.Array:
     """``[R]`` keys from identities alone (design, decision 6); fold in the position to draw a token."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(lambda rollout_id: jax.random.fold_in(key, rollout_id))(rollout_ids)
-
-
-def entropy(logits: jax.Array) -> jax.Array:
-    """Shannon entropy in nats over the last axis, of the distribution at temperature 1.
-
-    Right to a relative 1e-5 also where one token is nearly certain, which most tokens of a reasoning model are: there
-    ``sum(p log p)`` would subtract numbers that agree in all but their last bits.
-    """
-    return _entropy_and_log_total(logits)[0]
-
-
-def _entropy_and_log_total(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The entropy, and log-sum-exp, which falls off on the way."""
-    highest = jnp.max(logits, axis=-1, keepdims=True)
-    below = logits - highest
-    weights = jnp.exp(below)
-    rest = jnp.sum(jnp.where(below < 0, weights, 0.0), axis=-1) + (jnp.sum(below == 0, axis=-1) - 1)
-    log_total = jnp.log1p(rest)
-    return log_total - jnp.sum(weights * below, axis=-1) / (1.0 + rest), highest[..., 0] + log_total
 
 
 def filter_logits(logits: jax.Array, params: SamplingParams) -> jax.Array:
@@ -83,7 +61,7 @@ class Draw(NamedTuple):
     token: jax.Array
     logprob: jax.Array
     full_logprob: jax.Array
-    log_kept: jax.Array
+    filter_logprob_mass: jax.Array
     entropy: jax.Array
 
 
@@ -100,7 +78,7 @@ def sample(logits: jax.Array, keys: jax.Array, positions: jax.Array, params: Sam
     def at(x: jax.Array) -> jax.Array:
         return jnp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0]
 
-    spread, log_total = _entropy_and_log_total(logits)
+    spread, log_total = entropy_and_log_total(logits)
     if params.temperature == 0.0:
         tokens = jnp.argmax(logits, axis=-1)
         full = at(logits) - log_total
@@ -110,5 +88,5 @@ def sample(logits: jax.Array, keys: jax.Array, positions: jax.Array, params: Sam
     full = at(logits) - log_total
     log_all = log_total if params.temperature == 1.0 else jax.nn.logsumexp(logits / params.temperature, axis=-1)
     filtered = params.top_k or params.top_p < 1.0 or params.min_p
-    log_kept = jax.nn.logsumexp(kept, axis=-1) - log_all if filtered else jnp.zeros_like(full)
-    return Draw(tokens.astype(jnp.int32), at(kept) - log_all - log_kept, full, log_kept, spread)
+    filter_logprob_mass = jax.nn.logsumexp(kept, axis=-1) - log_all if filtered else jnp.zeros_like(full)
+    return Draw(tokens.astype(jnp.int32), at(kept) - log_all - filter_logprob_mass, full, filter_logprob_mass, spread)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,6 @@ class Counters:
         tokens: drawn and kept.
         slot_steps: decode steps times the rows of the program, live or not; what the device computed.
         prefilled: context tokens whose keys and values were computed, padding left out.
-        reused: context tokens whose keys and values were found in a slot.
         seconds: wall clock.
         host_seconds: of them, not waiting for the device.
     """
@@ -63,7 +63,6 @@ class Counters:
     tokens: int = 0
     slot_steps: int = 0
     prefilled: int = 0
-    reused: int = 0
     seconds: float = 0.0
     host_seconds: float = 0.0
 
@@ -90,9 +89,9 @@ class Rollouts:
         stop_reasons: Per row.
         prefix_ids: Per row, the given beginning of the answer.
         full_logprobs: ``[R, C]`` f32, log-probability at temperature 1 over the full vocabulary.
-        log_kept: ``[R, C]`` f32, logarithm of the probability at the sampling temperature that top-k, top-p and min-p
-            left over; 0 without them. ``logprobs + log_kept`` is what a learner computes that knows of the temperature
-            only.
+        filter_logprob_mass: ``[R, C]`` f32, logarithm of the probability mass at the sampling temperature that top-k,
+            top-p and min-p keep; 0 without them. A learner that knows only the temperature computes
+            ``logprobs + filter_logprob_mass``.
         counters: of the call.
     """
 
@@ -106,7 +105,7 @@ class Rollouts:
     stop_reasons: list[StopReason]
     prefix_ids: list[np.ndarray]
     full_logprobs: np.ndarray
-    log_kept: np.ndarray
+    filter_logprob_mass: np.ndarray
     counters: Counters = Counters()
 
     def __len__(self) -> int:
@@ -122,7 +121,7 @@ class Rollouts:
 
     def take(self, rows: np.ndarray) -> "Rollouts":
         """Only these rows, in this order; prompts are numbered anew by where they first occur."""
-        columns = {name: _rows(value, rows) for name, value in vars(self).items() if name != "counters"}
+        columns: dict[str, Any] = {name: _rows(value, rows) for name, value in vars(self).items() if name != "counters"}
         _, first, index = np.unique(columns["prompt_index"], return_index=True, return_inverse=True)
         rank = np.argsort(np.argsort(first))
         return Rollouts(**columns | {"prompt_index": rank[index].astype(np.int32)}, counters=self.counters)
@@ -131,7 +130,7 @@ class Rollouts:
     def join(parts: Sequence["Rollouts"]) -> "Rollouts":
         """One after the other, as if the requests had been those of one call."""
         names = [name for name in vars(parts[0]) if name not in ("counters", "prompt_index")]
-        columns = {name: _joined([getattr(part, name) for part in parts]) for name in names}
+        columns: dict[str, Any] = {name: _joined([getattr(part, name) for part in parts]) for name in names}
         starts = np.cumsum([0, *(part.prompt_index.max(initial=-1) + 1 for part in parts[:-1])])
         index = [part.prompt_index + start for part, start in zip(parts, starts, strict=True)]
         costs = [vars(part.counters).values() for part in parts]

@@ -80,7 +80,7 @@ def written(slots: list[Slot], step: int, solved: float = 0.3) -> Rollouts:
         stop_reasons=[StopReason.STOP_TOKEN] * len(rows),
         prefix_ids=[np.array(slots[i // GROUP].prefix_ids, np.int32) for i in range(len(rows))],
         full_logprobs=np.zeros(tokens.shape, np.float32),
-        log_kept=np.zeros(tokens.shape, np.float32),
+        filter_logprob_mass=np.zeros(tokens.shape, np.float32),
     )
 
 

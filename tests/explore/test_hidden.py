@@ -45,7 +45,7 @@ def rollouts_of(rows: list[list[int]], prefixes: list[tuple[int, ...]] | None = 
         stop_reasons=[StopReason.STOP_TOKEN] * count,
         prefix_ids=[np.array(prefix, int) for prefix in prefixes or [()] * count],
         full_logprobs=numbers,
-        log_kept=numbers,
+        filter_logprob_mass=numbers,
     )
 
 

@@ -71,7 +71,7 @@ def frozen_rollouts(seed: int = 0) -> Rollouts:
         stop_reasons=[StopReason.LENGTH if row in cut else StopReason.STOP_TOKEN for row in range(ROWS)],
         prefix_ids=[np.zeros(0, np.int32)] * ROWS,
         full_logprobs=np.zeros((ROWS, CAP), np.float32),
-        log_kept=np.zeros((ROWS, CAP), np.float32),
+        filter_logprob_mass=np.zeros((ROWS, CAP), np.float32),
     )
 
 

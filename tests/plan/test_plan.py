@@ -14,9 +14,9 @@ from extra_jax.errors import ExtraError
 from extra_jax.model.config import preset
 from extra_jax.plan import main
 from extra_jax.plan.compiler import Compiled, refusal
-from extra_jax.plan.main import make_plan, plan, shape_of
+from extra_jax.plan.main import make_plan, model_shape, plan
 from extra_jax.plan.table import show, to_json
-from extra_jax.plan.verdict import Plan, memory_of
+from extra_jax.plan.verdict import Plan, program_memory
 
 pytest.importorskip("libtpu", reason="the TPU compiler is not installed (pip install 'extra-jax[tpu]')")
 
@@ -170,7 +170,7 @@ def test_a_program_that_the_compiler_refuses_is_a_verdict(planned: Plan, message
     assert refusal(message) == (what, 20 * 2**30)
     assert refusal("INTERNAL: something else") is None
     refused = Compiled(0.1, 1.0, 1000, 0, 20 * 2**30, what, 0.0, [])
-    memory = memory_of(update, refused, planned.run)
+    memory = program_memory(update, refused, planned.run)
     known = sum(planned.run.memory[kind] for kind in update.arguments)
     assert memory.total >= 20 * 2**30 + (known if what == "temporaries" else 0)
     plan = dataclasses.replace(
@@ -209,7 +209,7 @@ def test_a_mesh_that_cannot_be_laid_out_over_slices_is_refused() -> None:
 
 def test_a_folder_that_is_not_here_has_the_shape_of_its_name() -> None:
     tree = {"model": {"path": "models/Qwen3-1.7B"}}
-    assert shape_of(config_from_dict(tree)).hidden_size == 2048
+    assert model_shape(config_from_dict(tree)).hidden_size == 2048
     with pytest.raises(ExtraError, match=r"model.path=models/Other"):
-        shape_of(config_from_dict({"model": {"path": "models/Other"}}))
+        model_shape(config_from_dict({"model": {"path": "models/Other"}}))
     assert jax.devices()[0].platform == "cpu"

@@ -13,10 +13,10 @@ from extra_jax.learn.packing import MAX_SHARING_ROW
 from extra_jax.model import attention
 from extra_jax.model.config import Qwen3Config, preset
 from extra_jax.model.qwen3 import Qwen3
-from extra_jax.plan.chips import CHIPS, chip_of
+from extra_jax.plan.chips import CHIPS, find_chip
 from extra_jax.plan.hlo import Collective
 from extra_jax.plan.roofline import Work, body_parameters, phase, step_work
-from extra_jax.plan.workload import workload_of
+from extra_jax.plan.workload import describe_workload
 
 SHAPE = Qwen3Config(512, 256, 768, 3, 8, 4, head_dim=32)
 ROWS, LENGTH = 2, 384
@@ -59,7 +59,7 @@ def test_flops_of_a_scoring_pass_are_those_that_xla_counts(counted: float) -> No
     the diagonal are added."""
     settings = config(num_iterations=2)
     work = dataclasses.replace(
-        workload_of(settings, SHAPE, 1),
+        describe_workload(settings, SHAPE, 1),
         rows=ROWS,
         micro_batches=1,
         prompt_length=0,
@@ -79,7 +79,7 @@ def test_an_update_is_three_passes_and_one_more_where_layers_are_recomputed() ->
     for remat in ("none", "dots", "full"):
         settings = config(num_iterations=2)
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"remat": remat})})
-        work = workload_of(settings, SHAPE, 1)
+        work = describe_workload(settings, SHAPE, 1)
         told = step_work(settings, SHAPE, work, axes)
         head = 2 * SHAPE.vocab_size * SHAPE.hidden_size * work.rows * work.row_length * 160 / work.row_tokens
         forward = told["score"].flops / work.scorings - head
@@ -91,7 +91,7 @@ def test_an_update_is_three_passes_and_one_more_where_layers_are_recomputed() ->
 
 def test_work_is_shared_by_devices_but_weights_are_read_by_all() -> None:
     settings = config(num_iterations=2)
-    work = workload_of(settings, SHAPE, 4)
+    work = describe_workload(settings, SHAPE, 4)
     one = step_work(settings, SHAPE, work, {"data": 1, "fsdp": 4, "tensor": 1})
     other = step_work(settings, SHAPE, work, {"data": 1, "fsdp": 4, "tensor": 2})
     for name in ("prefill", "decode", "score", "update"):
@@ -104,7 +104,7 @@ def test_work_is_shared_by_devices_but_weights_are_read_by_all() -> None:
 def test_a_workload_by_hand() -> None:
     """16 completions of 160 tokens after prompts of 32, two of which share a context in a row of 384, of which 95 % are
     filled."""
-    work = workload_of(config(num_iterations=2, num_minibatches=2, beta=0.1), SHAPE, 2)
+    work = describe_workload(config(num_iterations=2, num_minibatches=2, beta=0.1), SHAPE, 2)
     assert (work.prompts, work.completions, work.row_length) == (4, 16, 384)
     assert work.row_tokens == 161 + 31 / 2
     assert work.rows == 4  # 8 completions of 176.5 tokens over 364.8
@@ -113,8 +113,8 @@ def test_a_workload_by_hand() -> None:
     assert work.slots == 8
     assert work.decode_calls == 20  # 16 x 160 tokens over 8 slots and 16 tokens
     assert work.head_chunks == 6  # of 128; 661 of the 768 positions of 2 rows are in the loss
-    assert workload_of(config(), SHAPE, 2).scorings == 0
-    alone = workload_of(config(row_length=MAX_SHARING_ROW + 1), SHAPE, 2)
+    assert describe_workload(config(), SHAPE, 2).scorings == 0
+    alone = describe_workload(config(row_length=MAX_SHARING_ROW + 1), SHAPE, 2)
     assert alone.row_tokens == 192
 
 
@@ -133,4 +133,4 @@ def test_a_phase_takes_as_long_as_its_slowest_part() -> None:
 @pytest.mark.parametrize("topology", ["v5e", "v9:2x2", "v5e:2xx4", "v5litepod:4x4", ""])
 def test_an_impossible_topology_is_refused_with_the_chips_there_are(topology: str) -> None:
     with pytest.raises(ExtraError, match=r"chips: v4, v5e, v5p, v6e, tpu7x; for example v5e:4x4"):
-        chip_of(topology)
+        find_chip(topology)

@@ -11,7 +11,7 @@ from extra_jax.learn.batch import Example, TokenBatch, pack_rows
 from extra_jax.learn.packing import best_fit
 from extra_jax.learn.score import token_logprobs
 from extra_jax.model.hf import save_params
-from extra_jax.rollout.sampling import ROUND_AS_WRITTEN
+from extra_jax.model.numerics import ROUND_AS_WRITTEN
 from extra_jax.rollout.types import Rollouts, StopReason
 from rollout.tiny import CAP, CONFIG, MAX_PROMPT, STOP_IDS, generate, graphdef, params, requests, sequences
 

@@ -1,13 +1,11 @@
 """Continuing from any prefix of any rollout."""
 
-import jax
 import numpy as np
 import pytest
 
 from extra_jax.errors import ExtraError
-from extra_jax.rollout.session import Session
 from extra_jax.rollout.types import Request, Rollouts
-from rollout.tiny import CAP, STOP_IDS, generate, prompts, requests, rollout_weights, sampler, sequences
+from rollout.tiny import CAP, STOP_IDS, by_id, generate, prompts, requests, sequences
 
 
 def branches(rollouts: Rollouts, samples: int, keep: float = 0.5) -> list[Request]:
@@ -55,46 +53,26 @@ def test_the_same_identity_continues_its_own_prefix_with_its_own_tokens(rollouts
 
 
 @pytest.mark.parametrize("mesh", ["1", "4x2"])
-def test_branching_from_a_slot_equals_prefilling_the_prefix(mesh):
-    engine = sampler(mesh, slots=128)
-    session = engine.session(rollout_weights(mesh), 5)
-    asked = branches(session.generate(requests()), 2)
-    reused, fresh = session.generate(asked), engine.generate(rollout_weights(mesh), asked, 5)
-    assert reused.counters.prefilled == 0 < fresh.counters.prefilled
-    mask = fresh.completion_mask
-    assert (reused.tokens[mask] == fresh.tokens[mask]).all()
-    for name in ("logprobs", "full_logprobs", "entropies"):
-        np.testing.assert_allclose(getattr(reused, name)[mask], getattr(fresh, name)[mask], atol=1e-4)
-
-
-def test_a_session_of_random_branches_equals_fresh_calls():
-    """Slots that were compacted, resized and overwritten in between are never taken for what they no longer hold."""
+def test_branches_of_branches_on_few_slots_equal_requests_alone(mesh, rollouts):
+    """A context may be the beginning of another one, which some slot holds. Slots that were overwritten, compacted and
+    resized in between are never taken for what they no longer hold."""
     random = np.random.default_rng(0)
-    engine = sampler("1", slots=12, chunk=5)
-    session: Session = engine.session(rollout_weights(), 5)
-    asked = [Request(ids, int(random.integers(1, 5)), 100 * i) for i, ids in enumerate(prompts())]
-    for turn in range(12):
-        told = session.generate(asked)
-        fresh = engine.generate(rollout_weights(), asked, 5)
-        assert [s.tolist() for s in sequences(told)] == [s.tolist() for s in sequences(fresh)]
-        cuts = [int(random.integers(0, n)) for n in told.lengths]
-        chosen = random.permutation(len(told))[:8]
-        asked = [
-            Request(
-                told.prompt_ids[row],
-                int(random.integers(1, 4)),
-                1000 * (turn + 1) + 10 * int(row),
-                [*told.prefix_ids[row], *told.completion_ids(row)[: cuts[row]]][: CAP - 1],
-            )
-            for row in chosen
-        ]
+    asked = []
+    for number in range(40):
+        row = int(random.integers(0, len(rollouts)))
+        prefix = rollouts.completion_ids(row)[: int(random.integers(0, min(rollouts.lengths[row], CAP - 1) + 1))]
+        asked.append(Request(rollouts.prompt_ids[row], int(random.integers(1, 5)), 100 * number, prefix))
+    together = by_id(generate(asked, mesh, slots=12, chunk=5))
+    alone: dict[int, tuple[int, ...]] = {}
+    for request in asked:
+        alone |= by_id(generate([request]))
+    assert together == alone
 
 
 def test_a_group_costs_one_prefill():
     alone = generate([Request(prompts()[-1], 1, 0)])
     group = generate([Request(prompts()[-1], 16, 0)])
     assert group.counters.prefilled == alone.counters.prefilled == len(prompts()[-1]) - 1
-    assert group.counters.reused == 15 * group.counters.prefilled
 
 
 def test_a_prefix_that_leaves_no_room_is_refused_with_numbers():
@@ -113,13 +91,6 @@ def test_requests_with_equal_prompts_share_their_keys_and_values():
 def test_counters_add_up(rollouts):
     counters = rollouts.counters
     assert counters.tokens == rollouts.lengths.sum() <= counters.slot_steps
-    contexts = sum(len(ids) - 1 for ids in rollouts.prompt_ids)
-    assert counters.prefilled + counters.reused == contexts
+    assert counters.prefilled == sum(len(ids) - 1 for ids in prompts())
     assert 0 < counters.occupancy <= 1
     assert 0 < counters.host_seconds < counters.seconds
-
-
-def test_weights_of_another_step_start_with_empty_slots():
-    session = sampler("1").session(jax.tree.map(lambda x: 0.5 * x, rollout_weights()), 5)
-    other = session.generate(requests())
-    assert other.counters.prefilled == generate(requests()).counters.prefilled

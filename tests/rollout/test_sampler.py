@@ -213,3 +213,14 @@ def test_progress_ends_with_every_completion_finished():
     finished = [state[0] for state in told]
     assert finished == sorted(finished)
     assert all(0 <= done + flying <= total == 24 for done, flying, total in told)
+
+
+def test_a_line_says_which_program_is_compiled_for_which_new_size(caplog):
+    engine = sampler("1", slots=5, chunk=3, seed=17)  # no other test asks for this one
+    with caplog.at_level("INFO", logger="extra_jax"):
+        engine.generate(rollout_weights(), THREES, 5)
+        lines = [record.getMessage() for record in caplog.records]
+        assert "compiling decode: 5 slots of 64 positions, 3 tokens a chunk" in lines, lines
+        assert "compiling prefill: 4 contexts of 31 tokens" in lines
+        engine.generate(rollout_weights(), THREES, 5)
+    assert len(caplog.records) == len(lines) == len(set(lines))

@@ -6,10 +6,10 @@ import pytest
 from extra_jax.errors import ExtraError
 from extra_jax.rollout.output import Output
 from extra_jax.rollout.types import SamplingParams, StopReason
-from rollout.tiny import STOP_IDS, generate, requests, text_of
+from rollout.tiny import STOP_IDS, detokenize, generate, requests
 
 # Texts of the tests' detokenizer are one character a token; these occur in many completions.
-STOPS = (text_of([5]), text_of([11]), text_of([30]), text_of([9, 4]), text_of([2, 60]))
+STOPS = (detokenize([5]), detokenize([11]), detokenize([30]), detokenize([9, 4]), detokenize([2, 60]))
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +22,13 @@ def test_a_completion_ends_with_the_token_that_completes_a_stop_string(free, chu
     stopped = generate(requests(), stop_strings=STOPS, chunk=chunk)
     reasons = set()
     for row in range(64):
-        text = text_of(free.completion_ids(row))
+        text = detokenize(free.completion_ids(row))
         ends = [text.index(stop) + len(stop) for stop in STOPS if stop in text]
         expected = min(ends, default=len(text))
         assert stopped.completion_ids(row).tolist() == free.completion_ids(row)[:expected].tolist()
         np.testing.assert_allclose(stopped.logprobs[row, :expected], free.logprobs[row, :expected], atol=1e-5)
         reason = free.stop_reasons[row] if expected == len(text) and text[-1:] not in STOPS else StopReason.STOP_STRING
-        if text_of(STOP_IDS).find(text[expected - 1]) < 0:
+        if detokenize(STOP_IDS).find(text[expected - 1]) < 0:
             assert stopped.stop_reasons[row] is reason
         reasons.add(stopped.stop_reasons[row])
     assert reasons == set(StopReason)

@@ -107,11 +107,11 @@ def sampler(
         chunk=chunk,
         dtype=dtype,
         scan=scan,
-        detokenize=text_of,
+        detokenize=detokenize,
     )
 
 
-def text_of(ids: Sequence[int]) -> str:
+def detokenize(ids: Sequence[int]) -> str:
     """One printable character for each token."""
     return "".join(chr(ord("0") + int(token)) for token in ids)
 

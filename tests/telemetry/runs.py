@@ -33,7 +33,7 @@ def rollouts_of(prompts, group, length=5, seed=0):
         stop_reasons=[StopReason.LENGTH if n == length else StopReason.STOP_TOKEN for n in lengths],
         prefix_ids=[np.zeros(0, np.int32)] * rows,
         full_logprobs=-generator.random((rows, length)).astype(np.float32),
-        log_kept=np.zeros((rows, length), np.float32),
+        filter_logprob_mass=np.zeros((rows, length), np.float32),
     )
 
 

@@ -1,0 +1,146 @@
+"""The compiled programs of the sampler, and the few sizes that they are compiled for.
+
+This is all of the sampler that others may call: a session runs the programs, and ``plan`` lowers them for chips that
+need not exist.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+from flax import nnx
+
+from extra_jax.model.config import Qwen3Config
+from extra_jax.model.numerics import ROUND_AS_WRITTEN
+from extra_jax.model.qwen3 import KeysValues
+from extra_jax.rollout import cache, decode
+from extra_jax.rollout.types import SamplingParams
+
+PREFILL_ROWS = 4
+"""Contexts that a shard prefills at once."""
+
+_SHORTEST = 64  # tokens; smaller lengths do not get programs of their own
+_ROW_LEVELS = (16, 12, 8, 4, 2, 1)  # sixteenths of the slots that programs are compiled for
+_FEWEST = 4  # rows of such a program; below that there is one more, for the last rollout
+
+_logger = logging.getLogger("extra_jax")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of arrays that programs are compiled for. They are few, so that after a while nothing is compiled.
+
+    Attributes:
+        shards: ways that rows are split into.
+        slots: rows of a shard that decode at once, at most.
+        chunk: tokens between two looks of the host.
+        longest: tokens of the longest prompt and completion together.
+    """
+
+    shards: int
+    slots: int
+    chunk: int
+    longest: int
+
+    def capacity_for(self, length: int) -> int:
+        """Positions a row gets for ``length`` tokens: 1, 2, 3, 4, 6, 8, 12 ... times the shortest, at most what a row
+        can ever need."""
+        size = _SHORTEST
+        while size < length:
+            halfway = size // 2 * 3
+            size = halfway if length <= halfway and size > _SHORTEST else 2 * size
+        return min(size, self.longest + self.chunk)
+
+    def rows_for(self, samples: int) -> int:
+        """Rows a shard computes for ``samples`` of them: the smallest of the few numbers that are compiled."""
+        return min((rows for rows in self._row_levels if rows >= samples), default=self.slots)
+
+    def rows_below(self, rows: int) -> int:
+        """The next smaller number of rows that is compiled, 0 for none."""
+        return max((level for level in self._row_levels if level < rows), default=0)
+
+    @property
+    def _row_levels(self) -> set[int]:
+        fewest = min(_FEWEST, self.slots)
+        return {1, *(max(-(-self.slots * part // 16), fewest) for part in _ROW_LEVELS)}
+
+
+@dataclass(frozen=True)
+class SamplerPrograms:
+    """Jitted functions, each compiled once for every size that occurs.
+
+    Attributes:
+        empty: (rows, capacity) -> ``Slots``.
+        resize: (``Slots``, capacity) -> ``Slots``.
+        select: (``Slots``, source) -> ``Slots``.
+        clone: (``Slots``, ``Copies``, length) -> ``Slots``; consumes the slots.
+        load: (``Slots``, keys and values, ``Copies``) -> ``Slots``; consumes the slots.
+        prefill: (weights, contexts) -> keys and values.
+        decode: (weights, ``Slots``, ``Resets``, step) -> ``Slots`` and ``Chunk``; consumes the slots.
+    """
+
+    empty: jax.stages.Wrapped
+    resize: jax.stages.Wrapped
+    select: jax.stages.Wrapped
+    clone: jax.stages.Wrapped
+    load: jax.stages.Wrapped
+    prefill: jax.stages.Wrapped
+    decode: jax.stages.Wrapped
+
+    def compiled(self) -> int:
+        """Programs compiled so far; constant once every length and number of rows has occurred."""
+        return sum(program._cache_size() for program in vars(self).values())
+
+
+def build_programs(
+    model_config: Qwen3Config,
+    graphdef: nnx.GraphDef,
+    sizes: Sizes,
+    *,
+    params: SamplingParams,
+    stop_ids: Sequence[int],
+    seed: int,
+    dtype: str,
+    scan: bool,
+) -> SamplerPrograms:
+    """Nothing is compiled before it is called.
+
+    Args:
+        model_config: shape of the model.
+        graphdef: of the model.
+        sizes: of the sampler.
+        params: how to draw.
+        stop_ids: tokens that end a completion.
+        seed: of the run.
+        dtype: of activations and cache.
+        scan: whether the layers of the model are stacked.
+    """
+    shards = sizes.shards
+
+    # A jitted function runs as Python only while it is traced, so its line is written once for each new size.
+    def prefill(weights: nnx.State, contexts: jax.Array) -> KeysValues:
+        _logger.info("compiling prefill: %d contexts of %d tokens", *contexts.shape)
+        return decode.prefill(nnx.merge(graphdef, weights), contexts, dtype)
+
+    def decode_chunk(
+        weights: nnx.State, slots: cache.Slots, resets: decode.Resets, step: jax.Array
+    ) -> tuple[cache.Slots, decode.Chunk]:
+        rows, capacity = len(slots.token), slots.capacity
+        _logger.info("compiling decode: %d slots of %d positions, %d tokens a chunk", rows, capacity, sizes.chunk)
+        model = nnx.merge(graphdef, weights)
+        return decode.decode_chunk(
+            model, slots, resets, seed, step,
+            length=sizes.chunk, params=params, stop_ids=tuple(stop_ids), dtype=dtype,
+        )  # fmt: skip
+
+    return SamplerPrograms(
+        empty=jax.jit(partial(cache.empty_slots, model_config, dtype=dtype, scan=scan), static_argnums=(0, 1)),
+        resize=jax.jit(cache.resize, static_argnums=1),
+        select=jax.jit(partial(cache.select, shards=shards)),
+        clone=jax.jit(partial(cache.clone, shards=shards), static_argnums=2, donate_argnums=0),
+        load=jax.jit(partial(cache.load, shards=shards), donate_argnums=0),
+        prefill=jax.jit(prefill, compiler_options=ROUND_AS_WRITTEN),
+        decode=jax.jit(decode_chunk, donate_argnums=1, compiler_options=ROUND_AS_WRITTEN),
+    )
