@@ -65,7 +65,7 @@ def called(monkeypatch):
     calls = []
     for module, names in {
         "train": ["train"], "sft": ["sft"], "evaluate": ["evaluate"], "sample": ["sample"],
-        "model.hf_convert": ["import_hf", "export_hf"], "plan.main": ["plan"], "replay": ["replay"],
+        "export": ["import_hf", "export_hf"], "plan.main": ["plan"], "replay": ["replay"],
         "exprl.collect": ["rollout"], "exprl.loop": ["exprl", "train_on_scores"],
     }.items():  # fmt: skip
         fake = types.ModuleType(module)
