@@ -1,4 +1,4 @@
-"""Several processes in lockstep (design, decision 12).
+"""Several processes in lockstep (docs/design.md, decision 12).
 
 Every process runs the same program. Rows of a batch are split over processes; host-side decisions that
 steer the program are taken from values that all processes agree on (``allgather``). With one process

@@ -9,11 +9,12 @@ from extra_jax.rollout.types import SamplingParams
 
 ROUND_AS_WRITTEN = {"xla_allow_excess_precision": False}
 """Compiler options of every program that reports a log-probability. XLA otherwise keeps bf16 intermediates in f32
-wherever it happens to fuse, so that sampler and learner, which fuse differently, round differently (decision 1)."""
+wherever it happens to fuse, so that sampler and learner, which fuse differently, round differently
+(docs/design.md, decision 1)."""
 
 
 def row_keys(seed: int, step: jax.Array, rollout_ids: jax.Array) -> jax.Array:
-    """``[R]`` keys from identities alone (design, decision 6); fold in the position to draw a token."""
+    """``[R]`` keys from identities alone (docs/design.md, decision 6); fold in the position to draw a token."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(lambda rollout_id: jax.random.fold_in(key, rollout_id))(rollout_ids)
 
