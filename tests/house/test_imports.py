@@ -9,15 +9,15 @@ import pytest
 from house.imports import Import, circles, imports, modules, room
 
 LAYERS = (
-    {"errors", "answers"},
+    {"errors", "answers", "files", "doors", "statistics"},
     {"config"},
     {"model", "data", "parallel"},
     {"rollout", "reward", "learn"},
-    {"exploration", "telemetry"},
+    {"policy", "exploration", "telemetry"},
     {"explore", "judge"},
-    {"policy", "checkpoint", "run_dir", "evaluate", "dynamic_sampling", "export", "run"},
+    {"checkpoint", "run_dir", "evaluate", "stages", "dynamic_sampling", "export", "run"},
     {"train", "sft", "exprl", "sample", "replay", "plan", "dry_run"},
-    {"cli", "front"},
+    {"assemble", "cli", "front"},
 )
 """From the lowest to the highest. A room imports from its own layer and from those below it."""
 
