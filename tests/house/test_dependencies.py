@@ -19,11 +19,12 @@ COME_WITH_ANOTHER = {"mpmath": "math-verify", "tokenizers": "transformers"}
 """Imported by the package, and a declared dependency of a distribution that is declared here."""
 
 
-def imported_distributions() -> set[str]:
-    """The third-party distributions that any module of the package imports, at the top or inside a function."""
+def imported_distributions(late: bool = True) -> set[str]:
+    """The third-party distributions that the modules of the package import; without ``late``, when they are loaded."""
     names = set()
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree) if late else tree.body:
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -51,6 +52,11 @@ def test_what_the_package_imports_is_declared():
     missing = imported_distributions() - required - optional - set(COME_WITH_ANOTHER)
     assert not missing, f"imported and not declared in pyproject.toml: {sorted(missing)}"
     assert set(COME_WITH_ANOTHER.values()) <= required
+
+
+def test_what_is_imported_with_a_module_is_no_extra():
+    missing = imported_distributions(late=False) - declared(project()["dependencies"]) - set(COME_WITH_ANOTHER)
+    assert not missing, f"only an extra brings these, so import them where they are used: {sorted(missing)}"
 
 
 def test_what_other_packages_import_at_run_time_is_declared():
