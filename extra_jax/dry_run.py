@@ -4,6 +4,7 @@ Reads the problems and the shape of the model, so a missing file, a bad row or a
 imports jax, never needs a device and never touches the network.
 """
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,9 +85,9 @@ def warnings_of(
         found.append(f"eval.temperature=0: all {e.num_generations} samples of a problem are equal; use 1 sample")
     if verb == "sft" and config.sft.row_length > CONTEXT_LIMIT:
         found.append(f"sft.row_length={config.sft.row_length:,} exceeds Qwen3's {CONTEXT_LIMIT:,} positions")
-    seen = {problem.prompt for problem in train or ()}
+    seen = {json.dumps(problem.prompt) for problem in train or ()}  # a chat cannot be hashed
     for name, problems in (held_out or {}).items():
-        if shared := sum(problem.prompt in seen for problem in problems or ()):
+        if shared := sum(json.dumps(problem.prompt) in seen for problem in problems or ()):
             found.append(
                 f"{shared:,} of {len(problems or ()):,} held-out problems of {name} are also training problems; pass@k "
                 "would measure memory: choose other held-out problems"

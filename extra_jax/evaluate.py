@@ -58,11 +58,12 @@ class Evaluator:
     Args:
         policy: whose weights come with each call.
         run_dir: where ``evals/`` goes.
+        own: measurements of the run itself; others go beside them where they were made in another way.
     """
 
-    def __init__(self, policy: Policy, run_dir: Path):
+    def __init__(self, policy: Policy, run_dir: Path, *, own: bool = True):
         config = policy.config
-        self.policy, self.run_dir, self.settings = policy, run_dir, config.eval
+        self.policy, self.run_dir, self.own, self.settings = policy, run_dir, own, config.eval
         self.params = sampling_of(config)
         self.graders: dict[str, Grader] = {}
         self.benchmarks = [self._benchmark(name, data) for name, data in config.benchmarks.items()]
@@ -98,7 +99,8 @@ class Evaluator:
         weights: nnx.State | None = None
         records = {}
         for benchmark in self.benchmarks:
-            log = EvaluationLog(self.run_dir, step, identity_of(benchmark) | identity) if is_main() else None
+            described = identity_of(benchmark) | identity
+            log = EvaluationLog(self.run_dir, step, described, own=self.own) if is_main() else None
             record = log.finished() if log else None
             if not _agreed(record is not None):
                 if weights is None:
@@ -106,6 +108,8 @@ class Evaluator:
                 with log or nullcontext():
                     self._complete(benchmark, log, weights, step, progress)
                     record = log.finish(_majority(benchmark, log.rows())) if log else None
+            if log and log.aside:
+                print(f"{benchmark.name}: step {step} was measured in another way before; this is in {log.folder}")
             if record is not None:
                 records[benchmark.name] = record
         return records
@@ -195,7 +199,7 @@ def evaluate(config: Config, base: bool = False) -> list[dict[str, Record]]:
         )
     policy, params = load_policy(config)
     run_dir = open_run(config, concerns=("model", "tokenizer"))
-    with closing(Evaluator(policy, run_dir)) as evaluator, Progress(0, enabled=is_main()) as progress:
+    with closing(Evaluator(policy, run_dir, own=False)) as evaluator, Progress(0, enabled=is_main()) as progress:
         measured = []
         if base:
             measured.append(evaluator.records(params, 0, progress.rollouts))

@@ -14,12 +14,12 @@ from extra_jax.data.loader import ProblemLoader
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator, load_problems_of
+from extra_jax.export import export_policy
 from extra_jax.learn.batch import Example, TokenBatch, micro_batches
 from extra_jax.learn.loss import Mean, sequence_weights
 from extra_jax.learn.optimizer import make_optimizer
 from extra_jax.learn.score import token_logprobs
 from extra_jax.learn.update import LossFn, Update, init_state
-from extra_jax.model.hf_convert import export_policy
 from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.policy import Policy, load_policy
 from extra_jax.run_dir import check_length, open_run

@@ -28,12 +28,12 @@ from extra_jax.evaluate import Evaluator, load_problems_of
 from extra_jax.explore.explorer import Explorer
 from extra_jax.explore.gain import GainProbe
 from extra_jax.explore.injection import Slot
+from extra_jax.export import export_policy
 from extra_jax.learn.bundle import write_bundle
 from extra_jax.learn.estimators import grpo
 from extra_jax.learn.grpo import Learner
 from extra_jax.learn.variance import GradientProbe
 from extra_jax.model.fingerprint import fingerprint
-from extra_jax.model.hf_convert import export_policy
 from extra_jax.parallel.processes import allgather, allgather_rows
 from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.policy import Policy, load_policy

@@ -65,7 +65,7 @@ def called(monkeypatch):
     calls = []
     for module, names in {
         "train": ["train"], "sft": ["sft"], "evaluate": ["evaluate"], "sample": ["sample"],
-        "model.hf_convert": ["import_hf", "export_hf"], "plan.main": ["plan"], "replay": ["replay"],
+        "export": ["import_hf", "export_hf"], "plan.main": ["plan"], "replay": ["replay"],
         "exprl.collect": ["rollout"], "exprl.loop": ["exprl", "train_on_scores"],
     }.items():  # fmt: skip
         fake = types.ModuleType(module)
@@ -335,6 +335,20 @@ def test_hub_data_are_not_downloaded():
     text = described(data={"source": "hub:org/name"})
     assert "hub:org/name (split train; not downloaded in a dry run)" in text
     assert "epochs" not in text
+
+
+def test_chat_prompts_are_described_and_found_again_in_the_held_out_problems(file, tmp_path, capsys):
+    def write(name, *questions):
+        rows = [{"prompt": [{"role": "user", "content": text}], "answer": "2"} for text in questions]
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return f"{{source: {path}}}"
+
+    problems, held_out = write("train.jsonl", "1 + 1?", "3 - 1?"), write("test.jsonl", "3 - 1?", "4 - 2?", "2 * 1?")
+    assert cli.main(["train", file, f"data={problems}", f"eval.data={held_out}", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "2 problems of" in text
+    assert "1 of 3 held-out problems of test are also training problems" in text
 
 
 def test_a_model_folder_needs_weights_and_shows_its_size(tmp_path):

@@ -120,13 +120,18 @@ def first_score(run_dir: Path, benchmark: str) -> float:
     return read_evaluations(run_dir)[benchmark][0]["summary"]["pass@1"]["mean"]
 
 
-def test_other_settings_are_measured_anew(whole: Path, tmp_path: Path) -> None:
+def test_other_settings_are_measured_beside_what_the_run_measured(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     tree = settings(tmp_path)
     other = tree["eval"] | {"temperature": 0.5, "benchmarks": {"chain": CHAIN | {"limit": 3}}}
     (records,) = evaluate(config_from_dict(tree | {"eval": other}))
-    assert records["chain"] == read_evaluations(tmp_path)["chain"][0]
     assert (records["chain"]["num_problems"], records["chain"]["sampling"]["temperature"]) == (3, 0.5)
+    (folder,) = tmp_path.glob("evals/chain/other_*")
+    assert records["chain"] == json.loads((folder / "step_000000.json").read_text())
+    assert str(folder) in capsys.readouterr().out
+    assert read_evaluations(tmp_path) == read_evaluations(whole)
 
 
 def test_the_seed_of_the_run_changes_neither_problems_nor_draws(whole: Path, tmp_path: Path) -> None:

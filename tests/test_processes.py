@@ -1,4 +1,4 @@
-"""Several processes train like one (design, decision 12): two with four devices each against one with eight."""
+"""Several processes train like one (docs/design.md, decision 12): two with four devices each against one with eight."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Kill it anywhere, run the same command again: it continues bit-identically (design, decision 8)."""
+"""Kill it anywhere, run the same command again: it continues bit-identically (docs/design.md, decision 8)."""
 
 import shutil
 import signal

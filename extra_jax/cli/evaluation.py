@@ -160,7 +160,8 @@ VERBS = (
         "bench=NAME,NAME says on what: sets that `extra-jax data fetch` brought into eval.dir (aime24, aime25, amc23,\n"
         "math500, minerva, olympiadbench), JSONL or Parquet files, or generated tasks; n=N how many samples a problem\n"
         "is drawn. Without bench=, eval.data or eval.benchmarks of the configuration is used. Completions and the\n"
-        "matrix problems x samples go to run.dir/evals/. A killed evaluation goes on; a finished one is only printed.",
+        "matrix problems x samples go to run.dir/evals/. A killed evaluation goes on; a finished one is only printed;\n"
+        "one with other settings goes beside it, into a folder that is named.",
         "extra-jax eval configs/qwen3_1_7b_grpo.yaml model.path=Qwen3-1.7B bench=aime24,math500 n=16 --base",
         _eval,
         _eval_arguments,

@@ -9,14 +9,14 @@ VERBS = (
         "Checks every tensor by name, shape and dtype while it streams. Training does this by itself; use it to\n"
         "check a download, or to convert once for a run that many hosts start.",
         "extra-jax import-hf configs/qwen3_1_7b_grpo.yaml model.path=models/Qwen3-1.7B",
-        lambda config, args: call("model.hf_convert", "import_hf", config),
+        lambda config, args: call("export", "import_hf", config),
     ),
     Verb(
         "export-hf",
         "write the last checkpoint in run.dir as a Hugging Face model folder",
         "The folder loads with transformers.AutoModelForCausalLM; it appears only when it is complete.",
         "extra-jax export-hf configs/quickstart.yaml run.dir=runs/first --out exported",
-        lambda config, args: call("model.hf_convert", "export_hf", config, args.out),
+        lambda config, args: call("export", "export_hf", config, args.out),
         out_argument,
     ),
 )

@@ -23,7 +23,7 @@ class SegmentConfig(Section):
 class ExprlConfig(Section):
     """Rollouts, scores and what is learnt from them: ``rollout``, ``exprl``, and ``train`` with ``reward: judge``.
 
-    Source: ``method/exprl.md``, whose presets ``paper``, ``code`` and ``recommended`` are values of ``faithful``.
+    Source: ``docs/exprl.md``; section 4 says what ``faithful`` chooses between.
     """
 
     store: str | None = Field(

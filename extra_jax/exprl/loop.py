@@ -19,12 +19,12 @@ from extra_jax.config import Config
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator
+from extra_jax.export import export_policy
 from extra_jax.exprl.batch import Batch, Source, to_rollouts
 from extra_jax.exprl.drift import Drift
 from extra_jax.exprl.rounds import RoundSource
 from extra_jax.exprl.stored_source import StoreSource
 from extra_jax.learn.grpo import Learner
-from extra_jax.model.hf_convert import export_policy
 from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.verdict import Grade, Verdict

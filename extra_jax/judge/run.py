@@ -114,7 +114,7 @@ def wrong_references(shards: list[store.Shard], seed: int) -> dict[str, str]:
     Raises:
         ExtraError: fewer than two different references.
 
-    Source: ``method/exprl.md`` 4.3.
+    Source: ``docs/exprl.md`` 2.4.
     """
     rows = [row for shard in shards for row in shard.read(("problem", "reference"))]
     references = {row["problem"]: row["reference"] for row in rows if row["reference"]}

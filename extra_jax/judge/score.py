@@ -34,7 +34,7 @@ def parse_score(text: str) -> Parsed | None:
     The last line that states a score decides; a number on it that is not a whole 1 to 5 makes the reply unparseable
     instead of being clipped, and an earlier line is then not consulted.
 
-    Source: ``method/exprl.md`` 2.2, "recommended parser"; the released one takes the first digit after the first
+    Source: ``docs/exprl.md`` 2.2; the released parser takes the first digit after the first
     "Score:", so that "10" counts as 1 and "[4]" as nothing.
     """
     found = [(line["number"], line.start("number")) for line in _LINE.finditer(text)]
@@ -83,7 +83,7 @@ def normalise(scores: np.ndarray, scale: str = "smooth") -> np.ndarray:
         scores: any shape; not necessarily whole (means of several samples, expectations).
         scale: name of the map.
 
-    Source: ``method/exprl.md`` 2.3.
+    Source: ``docs/exprl.md`` 2.3.
     """
     scores = np.asarray(scores, np.float64)
     if scale == "smooth":

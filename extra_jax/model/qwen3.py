@@ -1,6 +1,6 @@
 """Qwen3 (dense) in Flax NNX.
 
-Trainer, sampler and evaluation all call this one module (design, decision 1). Layers are stacked and
+Trainer, sampler and evaluation all call this one module (docs/design.md, decision 1). Layers are stacked and
 scanned, so program size does not grow with depth; a CPU unrolls them where they are few. Parameters keep
 the shapes of their meaning (heads apart from head dim) and name their axes once, in ``axes``; layouts
 follow from those names (``parallel/sharding.py``).

@@ -1,4 +1,4 @@
-"""Several processes in lockstep (design, decision 12).
+"""Several processes in lockstep (docs/design.md, decision 12).
 
 Every process runs the same program. Rows of a batch are split over processes; host-side decisions that
 steer the program are taken from values that all processes agree on (``allgather``). With one process
@@ -20,11 +20,22 @@ from extra_jax.parallel.sharding import batch_sharding
 
 
 def initialize(config: DistributedConfig, mesh: MeshConfig) -> None:
-    """Joins the processes of the run; must come before anything touches a device."""
+    """Joins the processes of the run; must come before anything touches a device.
+
+    Raises:
+        ExtraError: the processes cannot be joined, for example because this is one machine and no cluster.
+    """
     if mesh.emulated_cpu_devices:
         jax.config.update("jax_num_cpu_devices", mesh.emulated_cpu_devices)
     if config.enabled and not jax.distributed.is_initialized():
-        jax.distributed.initialize(config.coordinator_address, config.num_processes, config.process_id)
+        try:
+            jax.distributed.initialize(config.coordinator_address, config.num_processes, config.process_id)
+        except Exception as error:
+            raise ExtraError(
+                f"distributed.enabled=true, but the processes cannot be joined: {str(error).rstrip('.')}. On a single "
+                "machine set distributed.enabled=false; on a cluster that JAX does not detect (it knows Cloud TPU, GKE "
+                "and SLURM) give distributed.coordinator_address=HOST:PORT, num_processes and process_id"
+            ) from error
 
 
 def is_main() -> bool:

@@ -2,7 +2,7 @@
 
 Model code names the meaning of an axis (``batch``, ``heads``, ``mlp``); a ``ShardingRules`` says which
 mesh axes that meaning is split over. Two rule sets exist: ``TRAIN`` shards parameters along ``fsdp``;
-``ROLLOUT`` does not, so that decoding never gathers a weight (design, decision 4). Activations are laid
+``ROLLOUT`` does not, so that decoding never gathers a weight (docs/design.md, decision 4). Activations are laid
 out alike in both.
 """
 

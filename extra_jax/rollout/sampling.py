@@ -10,7 +10,7 @@ from extra_jax.rollout.types import SamplingParams
 
 
 def row_keys(seed: int, step: jax.Array, rollout_ids: jax.Array) -> jax.Array:
-    """``[R]`` keys from identities alone (design, decision 6); fold in the position to draw a token."""
+    """``[R]`` keys from identities alone (docs/design.md, decision 6); fold in the position to draw a token."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(lambda rollout_id: jax.random.fold_in(key, rollout_id))(rollout_ids)
 

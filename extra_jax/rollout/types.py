@@ -37,7 +37,7 @@ class Request:
         prompt_ids: Token ids, with the chat template and generation prompt applied.
         num_samples: Completions to draw (the group).
         rollout_id: Identity of the first sample; sample ``i`` has ``rollout_id + i``. Together with seed,
-            step and position it determines every draw (design, decision 6).
+            step and position it determines every draw (docs/design.md, decision 6).
         prefix_ids: The beginning of the answer, given: every sample continues after it. It counts towards
             ``max_completion_length``. To branch from a rollout at a position, give its prompt and its first tokens.
     """

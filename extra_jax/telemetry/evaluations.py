@@ -2,12 +2,15 @@
 
 - ``evals/math500/step_000012.jsonl``: a row per completion of the evaluation after step 12 (0: before training);
 - ``evals/math500/step_000012.json``: that evaluation in numbers, with the matrix problems x samples;
-- ``evals/math500/step_000012.part.jsonl``: one that is not finished: what was evaluated, then the rows so far.
+- ``evals/math500/step_000012.part.jsonl``: one that is not finished: what was evaluated, then the rows so far;
+- ``evals/math500/other_1a2b3c4d/``: the same files of a measurement that was made in another way (other samples,
+  sampling, problems, grader or weights) where the place was taken. Nothing that was measured is overwritten.
 
 An evaluation grows shard by shard, each written to disk before the next begins, so that a killed one goes on.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -45,21 +48,35 @@ class EvaluationLog:
         step: Trainer step after which it runs; 0 before training.
         identity: What is evaluated, as JSON values: ``benchmark`` (its name), ``num_problems``, ``num_generations``
             and whatever else two evaluations must agree in to be one (problems, sampling, seed, grader, weights).
+        own: It is one of the run itself, which reports and comparisons read. It takes its place, and what was measured
+            there in another way moves aside. Any other evaluation goes aside where the place is taken.
+
+    Attributes:
+        folder: Where it is written.
+        aside: Whether that is not the place that reports and comparisons read.
     """
 
-    def __init__(self, run_dir: str | Path, step: int, identity: Mapping[str, Any]):
-        self._path = {
-            suffix: evaluation_path(run_dir, identity["benchmark"], step, suffix) for suffix in (PART, ROWS, NUMBERS)
-        }
+    def __init__(self, run_dir: str | Path, step: int, identity: Mapping[str, Any], *, own: bool = True):
+        self._place = evaluation_path(run_dir, identity["benchmark"], step, "").parent
         self._step, self._identity = step, json.loads(to_json(identity))  # as it will be read
         self._part: BinaryIO | None = None
+        self._path = self._paths(self._place)
+        self.aside = not own and self._is_taken()
+        self.folder = self._place / other_folder(self._identity) if self.aside else self._place
+        self._path = self._paths(self.folder)
+
+    def _paths(self, folder: Path) -> dict[str, Path]:
+        return {suffix: folder / f"step_{self._step:06d}{suffix}" for suffix in (PART, ROWS, NUMBERS)}
+
+    def _is_taken(self) -> bool:
+        """Whether another evaluation is at the place, finished or not."""
+        identities = (_first_row(self._path[suffix]) for suffix in (NUMBERS, PART))
+        return any(row is not None and not self._identity.items() <= row.items() for row in identities)
 
     def finished(self) -> Record | None:
         """The numbers of this very evaluation, if it was finished before."""
-        if not (self._path[NUMBERS].is_file() and self._path[ROWS].is_file()):
-            return None
-        record = parse_row(self._path[NUMBERS].read_text(encoding="utf-8"), self._path[NUMBERS], 1)
-        if not self._identity.items() <= record.items():
+        record = _first_row(self._path[NUMBERS])
+        if record is None or not self._path[ROWS].is_file() or not self._identity.items() <= record.items():
             return None
         self._path[PART].unlink(missing_ok=True)  # of a kill between the last two lines of `finish`
         return record
@@ -121,7 +138,7 @@ class EvaluationLog:
         if len(rows) != n * self._identity["num_problems"]:
             raise ValueError(f"{len(rows)} rows for {self._identity['num_problems']} problems x {n} samples")
         record = evaluation_record(self._step, self._identity, rows, majority)
-        self._path[NUMBERS].unlink(missing_ok=True)  # numbers that are there belong to the completions beside them
+        self._move_aside()
         beside = self._path[ROWS].with_suffix(".tmp")
         with self._path[PART].open("rb") as part, beside.open("wb") as file:
             part.readline()
@@ -130,6 +147,20 @@ class EvaluationLog:
         write_atomically(self._path[NUMBERS], to_json(record) + "\n")
         self._path[PART].unlink()
         return record
+
+    def _move_aside(self) -> None:
+        """Moves what was measured here in another way; the numbers last, because they say where it all goes."""
+        there = _first_row(self._path[NUMBERS])
+        if there is None:
+            return
+        if self._identity.items() <= there.items():  # of this very evaluation, without its completions
+            self._path[NUMBERS].unlink()
+            return
+        folder = self._place / other_folder({key: there[key] for key in self._identity if key in there})
+        folder.mkdir(exist_ok=True)
+        for suffix in (ROWS, NUMBERS):
+            if self._path[suffix].is_file():
+                self._path[suffix].replace(folder / self._path[suffix].name)
 
     def close(self) -> None:
         """Lets other processes at it; may be called again."""
@@ -141,6 +172,20 @@ class EvaluationLog:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+def other_folder(identity: Mapping[str, Any]) -> str:
+    """``other_1a2b3c4d``: the folder of evaluations that were made in another way than those of the run."""
+    return f"other_{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
+
+
+def _first_row(path: Path) -> Row | None:
+    """The first line of a file as JSON; ``None`` where there is no file, or a kill left half a line."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8") as file:
+        line = file.readline()
+    return parse_row(line, path, 1) if line.endswith("\n") else None
 
 
 def evaluation_record(

@@ -107,6 +107,53 @@ def test_an_evaluation_of_something_else_is_neither_continued_nor_reused(tmp_pat
     assert EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape, **other)).finished() is None
 
 
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_measurement_with_other_settings_leaves_that_of_the_run_in_its_place(tmp_path):
+    write_eval(tmp_path, 7, CORRECT)
+    before = files_of(tmp_path)
+    for _ in range(2):  # the second time it is only read
+        write_eval(tmp_path, 7, CORRECT[:, :1], own=False)
+        after = files_of(tmp_path)
+        assert before.items() <= after.items()
+        assert len(after) == 2 * len(before)
+    (other,) = tmp_path.glob("evals/sums/other_*/step_000007.json")
+    assert json.loads(other.read_text())["num_generations"] == 1
+    assert [record["num_generations"] for record in read_evaluations(tmp_path)["sums"]] == [2]
+
+
+def test_a_killed_measurement_aside_goes_on(tmp_path):
+    write_eval(tmp_path, 7, CORRECT)
+    identity = eval_identity(*CORRECT.shape, seed=1)
+    with EvaluationLog(tmp_path, 7, identity, own=False) as log:
+        log.resume(1)
+        log.append(eval_lines(7, CORRECT)[:4])
+    with EvaluationLog(tmp_path, 7, identity, own=False) as log:
+        assert log.aside
+        assert log.resume(1) == 2
+
+
+def test_an_unfinished_evaluation_of_the_run_is_not_cut_by_another(tmp_path):
+    begun(tmp_path, 4)
+    before = files_of(tmp_path)
+    write_eval(tmp_path, 7, CORRECT, own=False, seed=1)
+    assert before.items() <= files_of(tmp_path).items()
+
+
+def test_the_run_takes_its_place_and_what_was_there_moves_aside(tmp_path):
+    """``eval`` was first, training came later: reports and comparisons read what training measured."""
+    write_eval(tmp_path, 7, CORRECT[:, :1], own=False)
+    before = files_of(tmp_path / "evals" / "sums")
+    write_eval(tmp_path, 7, CORRECT)
+    assert [record["num_generations"] for record in read_evaluations(tmp_path)["sums"]] == [2]
+    (other,) = tmp_path.glob("evals/sums/other_*")
+    assert files_of(other) == before
+    with EvaluationLog(tmp_path, 7, eval_identity(5, 1), own=False) as log:
+        assert log.finished()["num_generations"] == 1, "and is known again there"
+
+
 def test_an_evaluation_with_missing_problems_is_not_finished(tmp_path):
     with EvaluationLog(tmp_path, 7, eval_identity(*CORRECT.shape)) as log:
         log.resume(1)
