@@ -3,15 +3,20 @@
 The loop is handed an ``Exploration`` and imports nothing of ``explore/``. ``PlainGRPO`` is the one that does nothing.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from extra_jax.data.problem import Problem
+from extra_jax.policy import Policy
 from extra_jax.reward.scores import Scores
-from extra_jax.rollout.types import Rollouts
+from extra_jax.rollout.types import Request, Rollouts
+
+Advantage = Callable[[Scores, Rollouts], np.ndarray]
+"""An estimator: scores of this process's completions -> ``[R]`` f64 advantages. All processes call it together."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,18 @@ class PromptRequest:
     prefix_in_prompt: bool = False
     lineage: Any = None
 
+    def request(self, prompt_ids: Sequence[int], num_samples: int, rollout_id: int) -> Request:
+        """What the sampler is asked.
+
+        Args:
+            prompt_ids: tokens of the problem.
+            num_samples: completions of the group.
+            rollout_id: of the first of them; ids count through the whole step, whatever the number of processes.
+        """
+        if self.prefix_in_prompt:
+            return Request([*prompt_ids, *self.prefix_ids], num_samples, rollout_id)
+        return Request(prompt_ids, num_samples, rollout_id, prefix_ids=self.prefix_ids)
+
 
 class Explored(NamedTuple):
     """What exploration made of a step.
@@ -38,11 +55,13 @@ class Explored(NamedTuple):
         advantages: ``[R]`` f64, of this process's completions.
         metrics: further numbers of the step, the same on every process.
         columns: further columns of the rollout records, name -> ``[R]`` JSON values.
+        parts: what the advantages are made of, name -> ``[R]``; they add up to them.
     """
 
     advantages: np.ndarray
-    metrics: dict[str, float] = {}  # noqa: RUF012
-    columns: dict[str, list[Any]] = {}  # noqa: RUF012
+    metrics: Mapping[str, float] = MappingProxyType({})
+    columns: Mapping[str, Sequence[Any]] = MappingProxyType({})
+    parts: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class Exploration(Protocol):
@@ -80,10 +99,29 @@ class Exploration(Protocol):
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What an exploration may be built from.
+
+    Attributes:
+        policy: with the configuration of the run and its tokenizer.
+        problems: all training problems.
+        prompts: their token ids by uid.
+        advantage: the estimator of the run, for those who change rewards before it.
+    """
+
+    policy: Policy
+    problems: Sequence[Problem]
+    prompts: Mapping[str, list[int]]
+    advantage: Advantage
+
+
+MakeExploration = Callable[[Parts], Exploration]
+"""Called once, before the first step."""
+
+
+@dataclass(frozen=True)
 class PlainGRPO:
     """No exploration: the next problems, and the estimator's advantages."""
-
-    active: bool = field(default=False, init=False)
 
     def prompts(self, draw: Callable[[int], list[Problem]], step: int, count: int) -> list[PromptRequest]:
         return [PromptRequest(problem) for problem in draw(count)]
@@ -94,7 +132,7 @@ class PlainGRPO:
     def advantages(
         self, rollouts: Rollouts, scores: Scores, advantages: np.ndarray, hidden: np.ndarray | None, step: int
     ) -> Explored:
-        return Explored(advantages)
+        return Explored(advantages, parts={"task": advantages})
 
     def state(self) -> dict[str, Any] | None:
         return None

@@ -1,8 +1,28 @@
 """Rewards -> advantages, on the host, in float64."""
 
+from collections.abc import Callable
 from typing import Literal
 
+import jax
 import numpy as np
+
+from extra_jax.config import Config
+from extra_jax.parallel.processes import allgather, allgather_rows
+from extra_jax.reward.scores import Scores
+from extra_jax.rollout.types import Rollouts
+
+
+def make_advantage(config: Config) -> Callable[[Scores, Rollouts], np.ndarray]:
+    """The estimator of a run: scores of this process's completions -> ``[R]`` f64; all processes call it together."""
+    group, scale, epsilon = config.train.num_generations, config.train.scale_rewards, config.explore.std_epsilon
+
+    def advantage(scores: Scores, rollouts: Rollouts) -> np.ndarray:
+        groups = [allgather_rows(x).reshape(-1, group) for x in (scores.rewards, scores.valid)]
+        everywhere = group_advantages(*groups, scale, epsilon).ravel()
+        before = int(allgather(np.array([len(scores.rewards)]))[: jax.process_index()].sum())
+        return everywhere[before : before + len(scores.rewards)]
+
+    return advantage
 
 
 def group_advantages(
