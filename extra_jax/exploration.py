@@ -35,17 +35,25 @@ class PromptRequest:
     prefix_in_prompt: bool = False
     lineage: Any = None
 
-    def request(self, prompt_ids: Sequence[int], num_samples: int, rollout_id: int) -> Request:
-        """What the sampler is asked.
 
-        Args:
-            prompt_ids: tokens of the problem.
-            num_samples: completions of the group.
-            rollout_id: of the first of them; ids count through the whole step, whatever the number of processes.
-        """
-        if self.prefix_in_prompt:
-            return Request([*prompt_ids, *self.prefix_ids], num_samples, rollout_id)
-        return Request(prompt_ids, num_samples, rollout_id, prefix_ids=self.prefix_ids)
+def make_requests(
+    prompts: Sequence[PromptRequest], prompt_ids: Mapping[str, Sequence[int]], num_samples: int, first: int
+) -> list[Request]:
+    """What the sampler is asked; ids count through the whole step, whatever the number of processes.
+
+    Args:
+        prompts: of this process.
+        prompt_ids: tokens of each problem by uid.
+        num_samples: completions of a group.
+        first: prompts of the step before these.
+    """
+    requests = []
+    for number, prompt in enumerate(prompts, start=first):
+        ids, prefix = prompt_ids[prompt.problem.uid], prompt.prefix_ids
+        if prompt.prefix_in_prompt:
+            ids, prefix = [*ids, *prefix], ()
+        requests.append(Request(ids, num_samples, number * num_samples, prefix_ids=prefix))
+    return requests
 
 
 class Explored(NamedTuple):

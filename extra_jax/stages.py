@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from extra_jax.data.problem import Problem
 from extra_jax.exploration import Explored, PromptRequest
 from extra_jax.learn.update import TrainState
 from extra_jax.policy import Policy
@@ -33,6 +34,11 @@ class Sampled:
     texts: list[str]
     scores: Scores
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """``[P]`` what was asked."""
+        return [prompt.problem for prompt in self.prompts]
 
 
 Draw = Callable[[nnx.State, int, int, int], Sampled]

@@ -19,7 +19,7 @@ from extra_jax.data.loader import ProblemLoader, share
 from extra_jax.dynamic_sampling import with_dynamic_sampling
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import load_problems_of
-from extra_jax.exploration import Advantage, MakeExploration, Parts, PlainGRPO
+from extra_jax.exploration import Advantage, MakeExploration, Parts, PlainGRPO, make_requests
 from extra_jax.learn.advantage import make_advantage
 from extra_jax.learn.grpo import Learner
 from extra_jax.learn.update import TrainState
@@ -70,20 +70,16 @@ def train(
         sampler = policy.sampler(sampling_params(config), stream="rollout")
         learner = Learner(policy.graphdef, config, policy.mesh)
         reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
-        state = learner.init(params)
         grader = run.closing(rewards or make_grader(config.reward, config.data))
-        run.start(state, exploration, loader=loader)
+        run.start(learner.init(params), exploration, loader=loader)
 
         def draw(weights: nnx.State, step: int, first: int, count: int) -> Sampled:
             mine = share(count, jax.process_index(), jax.process_count())
             prompts = exploration.prompts(loader.next, step, count)[mine.start : mine.stop]  # P
-            requests = [
-                prompt.request(prompt_ids[prompt.problem.uid], group, number * group)
-                for number, prompt in enumerate(prompts, start=first + mine.start)
-            ]
+            requests = make_requests(prompts, prompt_ids, group, first + mine.start)  # P
             answers = [prompt for prompt in prompts for _ in range(group)]  # R
             asked, given = [a.problem for a in answers], [a.prefix_ids for a in answers]
-            grading = OverlappedGrading(grader, policy.tokenizer.decode, asked, given)  # while others decode
+            grading = OverlappedGrading(grader, policy.tokenizer.decode, asked, given)  # while others still decode
             with run.phase("generate"):
                 rollouts = sampler.generate(weights, requests, step, run.journal.rollouts, grading.finished)
             with run.phase("grade"):
@@ -97,8 +93,8 @@ def train(
 
         for step in run.steps():
             weights = policy.rollout_weights(run.state.params)
-            sampled = sample(weights, step)  # prompts, rollouts and scores
-            prompts, rollouts, texts, scores = sampled.prompts, sampled.rollouts, sampled.texts, sampled.scores
+            sampled = sample(weights, step)  # prompts -> rollouts -> rewards: `draw`, once or more often
+            rollouts, scores = sampled.rollouts, sampled.scores  # R
             with run.phase("explore"):
                 advantages = advantage(scores, rollouts)  # [R]
                 scored = learner.scored(run.state.params, rollouts, exploration.spans(rollouts))  # [R, D] if wanted
@@ -114,8 +110,8 @@ def train(
             usual = rollout_metrics(rollouts, scores.grades, scores.rewards, advantages, group)
             learned = learner.summary(run.state, updates)
             metrics = {**usual, **sampled.metrics, **learned, **explored.metrics, **seen, "epoch": loader.epoch}
-            asked = [prompt.problem for prompt in prompts]
-            run.finish_step(step, metrics, Record(asked, rollouts, texts, scores, advantages, explored.columns))
+            record = Record(sampled.problems, rollouts, sampled.texts, scores, advantages, explored.columns)
+            run.finish_step(step, metrics, record)
         return run.result()
 
 
