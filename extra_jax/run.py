@@ -36,7 +36,14 @@ from extra_jax.telemetry.journal import Journal, Record
 from extra_jax.telemetry.metrics import read_metrics
 from extra_jax.telemetry.timing import PhaseTimer
 
-Resource = TypeVar("Resource")
+
+class Closable(Protocol):
+    """Something that holds processes or files."""
+
+    def close(self) -> None: ...
+
+
+Resource = TypeVar("Resource", bound=Closable)
 
 
 class Cursor(Protocol):
