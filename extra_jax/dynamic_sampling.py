@@ -94,7 +94,9 @@ class GroupPool:
         """Only the groups with these numbers."""
         rollouts = sampled.rollouts
         rows = np.flatnonzero(np.isin(rollouts.rollout_ids // self.group_size, list(numbers)))
+        chosen = allgather_rows(rollouts.rollout_ids[rows][:: self.group_size] // self.group_size)
         return Sampled(
+            [sampled.requests[number] for number in chosen],
             [sampled.prompts[i] for i in dict.fromkeys(rollouts.prompt_index[rows].tolist())],
             rollouts.take(rows),
             _take(sampled.texts, rows),
@@ -107,6 +109,7 @@ def _join(parts: Sequence[Sampled]) -> Sampled:
     """One after the other."""
     columns = [vars(part.scores) for part in parts]
     return Sampled(
+        list(chain.from_iterable(part.requests for part in parts)),
         list(chain.from_iterable(part.prompts for part in parts)),
         Rollouts.join([part.rollouts for part in parts]),
         list(chain.from_iterable(part.texts for part in parts)),

@@ -84,11 +84,18 @@ class Exploration(Protocol):
         ...
 
     def advantages(
-        self, rollouts: Rollouts, scores: Scores, advantages: np.ndarray, hidden: np.ndarray | None, step: int
+        self,
+        requests: list[PromptRequest],
+        rollouts: Rollouts,
+        scores: Scores,
+        advantages: np.ndarray,
+        hidden: np.ndarray | None,
+        step: int,
     ) -> Explored:
         """From the estimator's ``advantages [R]`` to those that are learned from.
 
         Args:
+            requests: of the whole step, as ``prompts`` gave them.
             rollouts: ``R`` completions of this process.
             scores: of these completions.
             advantages: ``[R]`` of the estimator.
@@ -138,7 +145,13 @@ class PlainGRPO:
         return None
 
     def advantages(
-        self, rollouts: Rollouts, scores: Scores, advantages: np.ndarray, hidden: np.ndarray | None, step: int
+        self,
+        requests: list[PromptRequest],
+        rollouts: Rollouts,
+        scores: Scores,
+        advantages: np.ndarray,
+        hidden: np.ndarray | None,
+        step: int,
     ) -> Explored:
         return Explored(advantages, parts={"task": advantages})
 

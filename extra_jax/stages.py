@@ -22,13 +22,15 @@ class Sampled:
     """Graded completions of some prompts, on this process; groups are adjacent and in the order of ``prompts``.
 
     Attributes:
-        prompts: ``[P]``; ``rollouts.prompt_index`` points into it.
+        requests: prompts of all processes, in process order.
+        prompts: ``[P]`` of this process; ``rollouts.prompt_index`` points into it.
         rollouts: ``R`` completions.
         texts: ``[R]`` answers, with the prefix that was given.
         scores: of the ``R`` completions.
         metrics: further numbers of the step, the same on every process.
     """
 
+    requests: list[PromptRequest]
     prompts: list[PromptRequest]
     rollouts: Rollouts
     texts: list[str]

@@ -75,16 +75,17 @@ def train(
 
         def draw(weights: nnx.State, step: int, first: int, count: int) -> Sampled:
             mine = share(count, jax.process_index(), jax.process_count())
-            prompts = exploration.prompts(loader.next, step, count)[mine.start : mine.stop]  # P
-            requests = make_requests(prompts, prompt_ids, group, first + mine.start)  # P
+            requests = exploration.prompts(loader.next, step, count)  # of all processes
+            prompts = requests[mine.start : mine.stop]  # P
+            wanted = make_requests(prompts, prompt_ids, group, first + mine.start)  # P
             answers = [prompt for prompt in prompts for _ in range(group)]  # R
             asked, given = [a.problem for a in answers], [a.prefix_ids for a in answers]
             grading = OverlappedGrading(grader, policy.tokenizer.decode, asked, given)  # while others still decode
             with run.phase("generate"):
-                rollouts = sampler.generate(weights, requests, step, run.journal.rollouts, grading.finished)
+                rollouts = sampler.generate(weights, wanted, step, run.journal.rollouts, grading.finished)
             with run.phase("grade"):
                 texts, grades = grading.result()
-            return Sampled(prompts, rollouts, texts, scores_from(grades, rollouts, config))
+            return Sampled(requests, prompts, rollouts, texts, scores_from(grades, rollouts, config))
 
         def update(state: TrainState, step: int, sampled: Sampled, advantages: np.ndarray, old: OldLogprobs) -> Updates:
             return learner.step(state, reference, sampled.rollouts, advantages, old)
@@ -98,7 +99,7 @@ def train(
             with run.phase("explore"):
                 advantages = advantage(scores, rollouts)  # [R]
                 scored = learner.scored(run.state.params, rollouts, exploration.spans(rollouts))  # [R, D] if wanted
-                explored = exploration.advantages(rollouts, scores, advantages, scored.hidden, step)
+                explored = exploration.advantages(sampled.requests, rollouts, scores, advantages, scored.hidden, step)
                 advantages = explored.advantages  # [R]; of plain GRPO: unchanged
             with run.phase("probe"):
                 now = BeforeUpdate(step, policy, run.state.params, weights, grader, sampled, explored)

@@ -24,12 +24,13 @@ ONE_SIDED = ((C, C, C), (W, W, W), (W, Verdict.NO_ANSWER, W), (C, C, E), (W, E, 
 OUTCOMES = st.lists(st.sampled_from(MIXED + ONE_SIDED), min_size=12, max_size=12)
 
 
-def graded(outcomes: list[tuple[Verdict, ...]], numbers: range) -> Sampled:
+def graded(outcomes: list[tuple[Verdict, ...]], numbers: range, whole: range | None = None) -> Sampled:
     """Completions of problems ``numbers`` of a step, every entry of which names its own."""
     ids = np.array([number * GROUP + i for number in numbers for i in range(GROUP)], np.int64)
     verdicts = [verdict for number in numbers for verdict in outcomes[number]]
     length = len(ids)
     return Sampled(
+        [PromptRequest(Problem(f"p{number}", "?", "0")) for number in whole or numbers],
         [PromptRequest(Problem(f"p{number}", "?", "0")) for number in numbers],
         Rollouts(
             ids,
@@ -77,6 +78,7 @@ def test_mixed_groups_come_first_and_refilling_ends_when_there_are_enough_or_the
     assert chosen.rollouts.rollout_ids.tolist() == [number * GROUP + i for number in expected for i in range(GROUP)]
     rollouts = chosen.rollouts
     assert [int(prompt.problem.uid[1:]) for prompt in chosen.prompts] == expected
+    assert chosen.requests == chosen.prompts
     for row, uid in enumerate(rollouts.rollout_ids):
         assert chosen.prompts[rollouts.prompt_index[row]].problem.uid == f"p{uid // GROUP}"
         assert (rollouts.tokens[row, 0], rollouts.entropies[row, 0], chosen.texts[row]) == (uid, uid, str(uid))
@@ -128,7 +130,8 @@ def test_several_processes_choose_the_groups_that_one_would(processes, outcomes)
         for count in rounds:
             assert {pool.more() for pool in pools} == {count}
             first = pools[0].generated
-            parts = [graded(outcomes, range(first + s.start, first + s.stop)) for s in shares(count, processes)]
+            whole = range(first, first + count)
+            parts = [graded(outcomes, whole[s.start : s.stop], whole) for s in shares(count, processes)]
             groups: list[np.ndarray] = []
 
             def gather(rows: np.ndarray, groups: list[np.ndarray] = groups) -> np.ndarray:

@@ -37,7 +37,13 @@ class NoveltyAndPrefixes:
         return self.explorer.spans(rollouts)
 
     def advantages(
-        self, rollouts: Rollouts, scores: Scores, advantages: np.ndarray, hidden: np.ndarray | None, step: int
+        self,
+        requests: list[PromptRequest],
+        rollouts: Rollouts,
+        scores: Scores,
+        advantages: np.ndarray,
+        hidden: np.ndarray | None,
+        step: int,
     ) -> Explored:
         def task(rewards: np.ndarray) -> np.ndarray:
             same = rewards is scores.rewards
