@@ -5,32 +5,33 @@ A group whose completions are all correct or all wrong has advantages of zero: i
 outcome, never the shaped reward: a bonus must not turn a group without a solution into a signal.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+from flax import nnx
 
-from extra_jax.explore.injection import Slot
+from extra_jax.config import GRPOConfig
 from extra_jax.parallel.processes import allgather_rows
-from extra_jax.reward.verdict import Grade, Verdict
+from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts
+from extra_jax.stages import Draw, Sample, Sampled
 
 
-class Graded(NamedTuple):
-    """Completions of some slots, on this process; groups are adjacent and in the order of ``slots``.
+def with_dynamic_sampling(draw: Draw, config: GRPOConfig) -> Sample:
+    """Samples a step: draws prompts until the step has ``prompts_per_step`` mixed groups or its budget is spent.
 
-    Attributes:
-        slots: one per request; ``rollouts.prompt_index`` points into it.
-        rollouts: ``R`` completions.
-        texts: ``[R]``.
-        grades: ``[R]``.
+    Without a budget (``max_num_gen_batches=1``) that is one draw, of which everything is learned from.
     """
 
-    slots: list[Slot]
-    rollouts: Rollouts
-    texts: list[str]
-    grades: list[Grade]
+    def sample(weights: nnx.State, step: int) -> Sampled:
+        pool = GroupPool(config.prompts_per_step, config.prompts_budget, config.num_generations)
+        while count := pool.more():
+            pool.add(draw(weights, step, pool.generated, count), count)
+        return pool.chosen()
+
+    return sample
 
 
 class GroupPool:
@@ -40,13 +41,12 @@ class GroupPool:
         wanted: groups that the step learns from, all processes together.
         budget: problems that may be generated; ``wanted`` turns refilling off.
         group_size: completions a problem.
-        exclude: verdicts that say nothing about the policy.
     """
 
-    def __init__(self, wanted: int, budget: int, group_size: int, exclude: Collection[Verdict]):
-        self.wanted, self.budget, self.group_size, self.exclude = wanted, budget, group_size, frozenset(exclude)
+    def __init__(self, wanted: int, budget: int, group_size: int):
+        self.wanted, self.budget, self.group_size = wanted, budget, group_size
         self.generated = 0
-        self._parts: list[Graded] = []
+        self._parts: list[Sampled] = []
         self._groups = np.zeros((0, 2), np.int64)  # of all processes: number in the step, whether it is mixed
 
     def more(self) -> int:
@@ -60,19 +60,19 @@ class GroupPool:
         missing = max(self.wanted - mixed, 0)
         return min(-(-missing * self.generated // max(mixed, 1)), self.budget - self.generated)
 
-    def add(self, part: Graded, count: int) -> None:
+    def add(self, part: Sampled, count: int) -> None:
         """Adds this process's share of ``count`` problems; rollout ids count through the whole step."""
         self.generated += count
         self._parts.append(part)
         numbers = part.rollouts.rollout_ids[:: self.group_size] // self.group_size
-        groups = np.stack([numbers, self._mixed(part.grades)], axis=1)
+        groups = np.stack([numbers, self._mixed(part.scores)], axis=1)
         self._groups = np.concatenate([self._groups, allgather_rows(groups)])
 
-    def chosen(self) -> Graded:
+    def chosen(self) -> Sampled:
         """This process's part of the ``wanted`` groups: the first that are mixed, then the first of the others."""
         numbers, mixed = self._groups.T
         order = np.lexsort((numbers, -mixed))[: self.wanted]
-        return _select(_join(self._parts), set(numbers[order].tolist()), self.group_size)
+        return self._select(_join(self._parts), set(numbers[order].tolist()))
 
     def metrics(self) -> dict[str, float]:
         """What was generated, also what was not learned from; empty where refilling is off."""
@@ -85,28 +85,47 @@ class GroupPool:
             "num_tokens": float(allgather_rows(np.array([tokens])).sum()),
         }
 
-    def _mixed(self, grades: Sequence[Grade]) -> np.ndarray:
+    def _mixed(self, scores: Scores) -> np.ndarray:
         """``[groups]`` bool; 1 where some completion is correct and some is not."""
-        verdicts = [grade.verdict for grade in grades]
-        correct = np.array([verdict is Verdict.CORRECT for verdict in verdicts], bool).reshape(-1, self.group_size)
-        counted = np.array([verdict not in self.exclude for verdict in verdicts], bool).reshape(-1, self.group_size)
-        return (correct & counted).any(axis=1) & (~correct & counted).any(axis=1)
+        correct, valid = (column.reshape(-1, self.group_size) for column in (scores.correct, scores.valid))
+        return (correct & valid).any(axis=1) & (~correct & valid).any(axis=1)
+
+    def _select(self, sampled: Sampled, numbers: set[int]) -> Sampled:
+        """Only the groups with these numbers."""
+        rollouts = sampled.rollouts
+        rows = np.flatnonzero(np.isin(rollouts.rollout_ids // self.group_size, list(numbers)))
+        chosen = allgather_rows(rollouts.rollout_ids[rows][:: self.group_size] // self.group_size)
+        return Sampled(
+            [sampled.requests[number] for number in chosen],
+            [sampled.prompts[i] for i in dict.fromkeys(rollouts.prompt_index[rows].tolist())],
+            rollouts.take(rows),
+            _take(sampled.texts, rows),
+            Scores(**{name: _take(column, rows) for name, column in vars(sampled.scores).items()}),
+            self.metrics(),
+        )
 
 
-def _join(parts: Sequence[Graded]) -> Graded:
+def _join(parts: Sequence[Sampled]) -> Sampled:
     """One after the other."""
-    slots, texts, grades = (
-        list(chain.from_iterable(getattr(part, name) for part in parts)) for name in ("slots", "texts", "grades")
+    columns = [vars(part.scores) for part in parts]
+    return Sampled(
+        list(chain.from_iterable(part.requests for part in parts)),
+        list(chain.from_iterable(part.prompts for part in parts)),
+        Rollouts.join([part.rollouts for part in parts]),
+        list(chain.from_iterable(part.texts for part in parts)),
+        Scores(**{name: _joined([column[name] for column in columns]) for name in columns[0]}),
     )
-    return Graded(slots, Rollouts.join([part.rollouts for part in parts]), texts, grades)
 
 
-def _select(graded: Graded, numbers: set[int], group_size: int) -> Graded:
-    """Only the groups with these numbers."""
-    rows = np.flatnonzero(np.isin(graded.rollouts.rollout_ids // group_size, list(numbers)))
-    return Graded(
-        [graded.slots[i] for i in dict.fromkeys(graded.rollouts.prompt_index[rows].tolist())],
-        graded.rollouts.take(rows),
-        [graded.texts[row] for row in rows],
-        [graded.grades[row] for row in rows],
-    )
+def _joined(columns: Sequence[Any]) -> Any:
+    """Columns of completions one after the other."""
+    if isinstance(columns[0], Mapping):
+        return {name: _joined([column[name] for column in columns]) for name in columns[0]}
+    return np.concatenate(columns) if isinstance(columns[0], np.ndarray) else list(chain.from_iterable(columns))
+
+
+def _take(column: Any, rows: np.ndarray) -> Any:
+    """Some rows of a column of completions."""
+    if isinstance(column, Mapping):
+        return {name: _take(values, rows) for name, values in column.items()}
+    return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]

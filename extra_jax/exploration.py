@@ -3,15 +3,18 @@
 The loop is handed an ``Exploration`` and imports nothing of ``explore/``. ``PlainGRPO`` is the one that does nothing.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from extra_jax.data.problem import Problem
+from extra_jax.learn.advantage import Advantage
+from extra_jax.policy import Policy
 from extra_jax.reward.scores import Scores
-from extra_jax.rollout.types import Rollouts
+from extra_jax.rollout.types import Request, Rollouts
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,26 @@ class PromptRequest:
     lineage: Any = None
 
 
+def make_requests(
+    prompts: Sequence[PromptRequest], prompt_ids: Mapping[str, Sequence[int]], num_samples: int, first: int
+) -> list[Request]:
+    """What the sampler is asked; ids count through the whole step, whatever the number of processes.
+
+    Args:
+        prompts: of this process.
+        prompt_ids: tokens of each problem by uid.
+        num_samples: completions of a group.
+        first: prompts of the step before these.
+    """
+    requests = []
+    for number, prompt in enumerate(prompts, start=first):
+        ids, prefix = prompt_ids[prompt.problem.uid], prompt.prefix_ids
+        if prompt.prefix_in_prompt:
+            ids, prefix = [*ids, *prefix], ()
+        requests.append(Request(ids, num_samples, number * num_samples, prefix_ids=prefix))
+    return requests
+
+
 class Explored(NamedTuple):
     """What exploration made of a step.
 
@@ -38,11 +61,13 @@ class Explored(NamedTuple):
         advantages: ``[R]`` f64, of this process's completions.
         metrics: further numbers of the step, the same on every process.
         columns: further columns of the rollout records, name -> ``[R]`` JSON values.
+        parts: what the advantages are made of, name -> ``[R]``; they add up to them.
     """
 
     advantages: np.ndarray
-    metrics: dict[str, float] = {}  # noqa: RUF012
-    columns: dict[str, list[Any]] = {}  # noqa: RUF012
+    metrics: Mapping[str, float] = MappingProxyType({})
+    columns: Mapping[str, Sequence[Any]] = MappingProxyType({})
+    parts: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class Exploration(Protocol):
@@ -57,11 +82,18 @@ class Exploration(Protocol):
         ...
 
     def advantages(
-        self, rollouts: Rollouts, scores: Scores, advantages: np.ndarray, hidden: np.ndarray | None, step: int
+        self,
+        requests: list[PromptRequest],
+        rollouts: Rollouts,
+        scores: Scores,
+        advantages: np.ndarray,
+        hidden: np.ndarray | None,
+        step: int,
     ) -> Explored:
         """From the estimator's ``advantages [R]`` to those that are learned from.
 
         Args:
+            requests: of the whole step, as ``prompts`` gave them.
             rollouts: ``R`` completions of this process.
             scores: of these completions.
             advantages: ``[R]`` of the estimator.
@@ -80,10 +112,29 @@ class Exploration(Protocol):
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What an exploration may be built from.
+
+    Attributes:
+        policy: with the configuration of the run and its tokenizer.
+        problems: all training problems.
+        prompts: their token ids by uid.
+        advantage: the estimator of the run, for those who change rewards before it.
+    """
+
+    policy: Policy
+    problems: Sequence[Problem]
+    prompts: Mapping[str, list[int]]
+    advantage: Advantage
+
+
+MakeExploration = Callable[[Parts], Exploration]
+"""Called once, before the first step."""
+
+
+@dataclass(frozen=True)
 class PlainGRPO:
     """No exploration: the next problems, and the estimator's advantages."""
-
-    active: bool = field(default=False, init=False)
 
     def prompts(self, draw: Callable[[int], list[Problem]], step: int, count: int) -> list[PromptRequest]:
         return [PromptRequest(problem) for problem in draw(count)]
@@ -92,9 +143,15 @@ class PlainGRPO:
         return None
 
     def advantages(
-        self, rollouts: Rollouts, scores: Scores, advantages: np.ndarray, hidden: np.ndarray | None, step: int
+        self,
+        requests: list[PromptRequest],
+        rollouts: Rollouts,
+        scores: Scores,
+        advantages: np.ndarray,
+        hidden: np.ndarray | None,
+        step: int,
     ) -> Explored:
-        return Explored(advantages)
+        return Explored(advantages, parts={"task": advantages})
 
     def state(self) -> dict[str, Any] | None:
         return None

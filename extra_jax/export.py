@@ -41,7 +41,7 @@ def import_hf(config: Config) -> None:
         if checkpoints.latest_step() is not None:
             raise ExtraError(f"{run_dir}: already at step {checkpoints.latest_step()}; choose another run.dir")
         state = Learner(policy.graphdef, config, policy.mesh).init(params)
-        checkpoints.save(0, state, {"loader": None, "num_tokens": 0})
+        checkpoints.save(0, state)
     print(f"imported {config.model.path} as step 0 of {run_dir}")
 
 
@@ -54,6 +54,6 @@ def export_hf(config: Config, out: str) -> None:
     policy, params = load_policy(config)
     run_dir = open_run(config, concerns=("model", "tokenizer"))
     with Checkpointer(run_dir / CHECKPOINTS, read_only=True) as checkpoints:
-        step, params, _ = checkpoints.restore(params, within=".params")
+        step, params = checkpoints.restore(params, within=".params")
     export_policy(policy, params, Path(out))
     print(f"exported step {step} of {run_dir} to {out}")

@@ -91,6 +91,12 @@ class Policy:
         return [self.tokenizer.decode([*rollouts.prefix_ids[row], *rollouts.completion_ids(row)]) for row in rows]
 
 
+def sampling_params(config: Config) -> SamplingParams:
+    """How the training rollouts are drawn."""
+    r = config.rollout
+    return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length, r.stop_strings)
+
+
 def scans_layers(shape: Qwen3Config) -> bool:
     """Whether a sampler scans the layers of this model; a shallow one decodes faster with its layers apart."""
     return shape.num_hidden_layers > MAX_UNROLLED

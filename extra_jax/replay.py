@@ -1,4 +1,4 @@
-"""Computes one training step again from its bundle, on the CPU, and says where it differs: the verb ``replay``."""
+"""Writes steps of a run down as bundles; computes one again, on the CPU, and says where it differs (``replay``)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,16 +11,33 @@ from jax.sharding import Mesh
 from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config, MeshConfig
 from extra_jax.errors import ExtraError
-from extra_jax.learn.bundle import Bundle, read_bundle
+from extra_jax.learn.advantage import make_advantage
+from extra_jax.learn.bundle import Bundle, read_bundle, write_bundle
 from extra_jax.learn.grpo import Learner
 from extra_jax.learn.update import TrainState
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.model.load import build_model
 from extra_jax.parallel.mesh import make_mesh
-from extra_jax.train import advantages_of
+from extra_jax.reward.scores import Scores
+from extra_jax.stages import Learn, OldLogprobs, Sampled, Updates
 
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}  # relative, by dtype of activations: another mesh rounds otherwise
 _ADVANTAGE_TOLERANCE = 1e-9
+
+
+def with_dumps(learn: Learn, config: Config, mesh: Mesh) -> Learn:
+    """Learns, and writes the bundle of each step in ``train.dump_steps``."""
+
+    def dumped(state: TrainState, step: int, sampled: Sampled, advantages: np.ndarray, old: OldLogprobs) -> Updates:
+        if step + 1 not in config.train.dump_steps:
+            return learn(state, step, sampled, advantages, old)
+        before = fingerprint(state.params, mesh)
+        state, updates = learn(state, step, sampled, advantages, old)
+        folder, rollouts, scores = Path(config.run.dir), sampled.rollouts, sampled.scores
+        write_bundle(folder, step + 1, config, before, rollouts, scores, advantages, updates)
+        return state, updates
+
+    return dumped
 
 
 @dataclass(frozen=True)
@@ -67,7 +84,8 @@ def compare_advantages(bundle: Bundle) -> Iterator[Comparison]:
     follows from all the steps before."""
     if bundle.config.explore.active:
         return
-    again = advantages_of(bundle.rewards, bundle.valid, bundle.config)
+    scores = Scores(bundle.rewards, bundle.valid, bundle.correct, grades=[])
+    again = make_advantage(bundle.config)(scores, bundle.rollouts)
     largest = Comparison("advantages/abs_max", *(float(np.abs(x).max()) for x in (bundle.advantages, again)), 1e-9)
     yield largest
     for row in np.flatnonzero(np.abs(bundle.advantages - again) > _ADVANTAGE_TOLERANCE):
@@ -108,7 +126,7 @@ def state_before(bundle: Bundle, initial: TrainState, run_dir: Path, mesh: Mesh)
     if (run_dir / CHECKPOINTS).is_dir():
         with Checkpointer(run_dir / CHECKPOINTS, read_only=True) as checkpoints:
             if before in checkpoints.steps():
-                _, state, _ = checkpoints.restore(initial, step=before)
+                _, state = checkpoints.restore(initial, step=before)
                 origin = f"checkpoint {before} of {run_dir}"
     if before and state is initial:
         raise ExtraError(

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from extra_jax.checkpoint import restore_params
 from extra_jax.config import Config
 from extra_jax.errors import ExtraError
-from extra_jax.policy import load_policy
+from extra_jax.policy import load_policy, sampling_params
 from extra_jax.rollout.types import Request
 from extra_jax.run_dir import open_run
-from extra_jax.train import sampling_params
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Supervised fine-tuning on reference solutions: the ``sft`` verb. It also makes the small base model."""
 
-from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import jax
@@ -8,27 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config
 from extra_jax.data.loader import ProblemLoader
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
-from extra_jax.evaluate import Evaluator, load_problems_of
-from extra_jax.export import export_policy
+from extra_jax.evaluate import load_problems_of
 from extra_jax.learn.batch import Example, TokenBatch, micro_batches
 from extra_jax.learn.loss import Mean, sequence_weights
 from extra_jax.learn.optimizer import make_optimizer
 from extra_jax.learn.score import token_logprobs
 from extra_jax.learn.update import LossFn, Update, init_state
-from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.policy import Policy, load_policy
-from extra_jax.run_dir import check_length, open_run
-from extra_jax.telemetry.journal import Journal
-from extra_jax.telemetry.timing import PhaseTimer
-from extra_jax.train import check_gradient, is_due
+from extra_jax.run import Run, TrainResult
 
 
-def sft(config: Config) -> None:
+def sft(config: Config) -> TrainResult:
     """Trains ``model`` on the solutions of ``data`` and exports it; continues the run that is there.
 
     The loss is the mean over all solution tokens of a batch; prompts are context.
@@ -37,50 +30,25 @@ def sft(config: Config) -> None:
         ExtraError: a problem without a solution, or an example longer than ``sft.row_length``.
     """
     policy, params = load_policy(config)
-    run_dir = open_run(config)
     settings = config.sft
-    problems = load_problems_of(config.data, config.run.seed)
-    examples = encode_examples(policy, problems, settings.row_length)
-    share = (jax.process_index(), jax.process_count())
-    loader = ProblemLoader(problems, settings.batch_size, config.run.seed, *share)
-    optimizer = make_optimizer(config.optim, settings.max_steps)
-    update = Update(solution_loss(policy), optimizer, policy.mesh)
-    state, first = init_state(params, optimizer, policy.mesh), 0
+    with Run(policy, settings.max_steps) as run:
+        problems = load_problems_of(config.data, config.run.seed)
+        examples = encode_examples(policy, problems, settings.row_length)
+        share = (jax.process_index(), jax.process_count())
+        loader = ProblemLoader(problems, settings.batch_size, config.run.seed, *share)
+        optimizer = make_optimizer(config.optim, settings.max_steps)
+        update = Update(solution_loss(policy), optimizer, policy.mesh)
+        run.start(init_state(params, optimizer, policy.mesh), loader=loader)
 
-    with ExitStack() as stack:
-        evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.benchmarks else None
-        checkpoints = stack.enter_context(Checkpointer(run_dir / CHECKPOINTS, keep=config.checkpoint.keep))
-        stop = stack.enter_context(GracefulStop())
-        if checkpoints.latest_step() is not None:
-            first, state, host = checkpoints.restore(state)
-            loader.restore(host["loader"])
-            check_length(run_dir, first, settings.max_steps)
-        journal = stack.enter_context(Journal(config, total_steps=settings.max_steps, first_step=first))
-
-        for step in range(first, settings.max_steps):
-            if evaluator and is_due(step, config.eval.every):
-                journal.step(step, evaluator(state.params, step, journal.rollouts))
-            timer = PhaseTimer()
+        for step in run.steps():
             batch = [examples[problem.uid] for problem in loader.next()]
             weights = sequence_weights("dapo", np.array([len(example.target) for example in batch]), 1)
             batch = [replace(example, weight=weight) for example, weight in zip(batch, weights, strict=True)]
             rows = micro_batches(batch, settings.row_length, settings.micro_batch_rows, policy.mesh)
-            state, told = update(state, rows)
-            metrics = {name: float(value) for name, value in jax.device_get(told).items()}
-            done = step + 1
-            check_gradient(done, metrics["grad_norm"], checkpoints.latest_step())
-            journal.step(done, metrics | {"epoch": loader.epoch, **timer.metrics()})
-            stopping = stop.requested()
-            if stopping or done == settings.max_steps or is_due(done, config.checkpoint.every):
-                checkpoints.save(done, state, {"loader": loader.state()})
-            if stopping:
-                journal.message(f"asked to stop: saved step {done}; the same command continues")
-                return
-
-        if evaluator:
-            journal.step(settings.max_steps, evaluator(state.params, settings.max_steps, journal.rollouts))
-        export_policy(policy, state.params, run_dir / "export")
-        journal.report()
+            run.state, learned = update(run.state, rows)
+            metrics = {name: float(value) for name, value in jax.device_get(learned).items()}
+            run.finish_step(step, metrics | {"epoch": loader.epoch})
+        return run.result()
 
 
 def solution_loss(policy: Policy) -> LossFn:

@@ -1,205 +1,134 @@
-"""The training loop: one step is a straight line from problems to an update.
+"""GRPO: one training step is a straight line from problems to an update, in the order in which it happens.
 
-    loader -> slots -> sampler -> rollouts -> grader -> rewards -> advantages -> batches -> learner
+    prompts -> rollouts -> rewards -> advantages -> exploration -> update
 
-A slot is a problem, or one that exploration brings back with a prefix; advantages are the task's and the bonus.
-
-Everything that changes the next step is in ``state`` and in the loader's cursor, and both are in every
-checkpoint: kill the process anywhere, run the same command again, and it goes on bit-identically.
+What else a run does stands elsewhere: ``run.py`` restores, evaluates, saves, stops and exports, dynamic sampling and
+replay dumps wrap a stage, callbacks look at a step before its update, and exploration is whatever this loop is handed
+(``exploration.py``). Shapes, on this process: ``P`` prompts, ``R`` completions, ``D`` width of the model.
 """
 
-from collections import ChainMap
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
-from functools import partial
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config
-from extra_jax.data.loader import ProblemLoader
-from extra_jax.data.problem import Problem
-from extra_jax.dynamic_sampling import Graded, GroupPool
+from extra_jax.data.loader import ProblemLoader, share
+from extra_jax.dynamic_sampling import with_dynamic_sampling
 from extra_jax.errors import ExtraError
-from extra_jax.evaluate import Evaluator, load_problems_of
-from extra_jax.explore.explorer import Explorer
-from extra_jax.explore.gain import GainProbe
-from extra_jax.explore.injection import Slot
-from extra_jax.export import export_policy
-from extra_jax.learn.bundle import write_bundle
-from extra_jax.learn.estimators import grpo
+from extra_jax.evaluate import load_problems_of
+from extra_jax.exploration import MakeExploration, Parts, PlainGRPO, make_requests
+from extra_jax.learn.advantage import Advantage, make_advantage
 from extra_jax.learn.grpo import Learner
-from extra_jax.learn.variance import GradientProbe
-from extra_jax.model.fingerprint import fingerprint
-from extra_jax.parallel.processes import allgather, allgather_rows
-from extra_jax.parallel.shutdown import GracefulStop
-from extra_jax.policy import Policy, load_policy
+from extra_jax.learn.update import TrainState
+from extra_jax.policy import load_policy, sampling_params
+from extra_jax.replay import with_dumps
 from extra_jax.reward.graders import make_grader, rewards_of
 from extra_jax.reward.overlap import OverlappedGrading
+from extra_jax.reward.scores import Scores
 from extra_jax.reward.shaping import soft_overlong_punishment
-from extra_jax.reward.verdict import Grader
-from extra_jax.rollout.types import Rollouts, SamplingParams
-from extra_jax.run_dir import check_length, open_run
-from extra_jax.telemetry.journal import Journal
+from extra_jax.reward.verdict import Grade, Grader, Verdict
+from extra_jax.rollout.types import Rollouts
+from extra_jax.run import Run, TrainResult, check_batches
+from extra_jax.stages import BeforeUpdate, Callback, OldLogprobs, Sampled, Updates
+from extra_jax.telemetry.journal import Record
 from extra_jax.telemetry.summary import rollout_metrics
-from extra_jax.telemetry.timing import PhaseTimer
-
-Probe = Callable[[nnx.State, nnx.State, Rollouts, int], dict[str, float]]
-"""(parameters, rollout weights, rollouts, step) -> metrics; empty in a step where it is not due."""
 
 
-def train(config: Config) -> None:
-    """The ``train`` verb: GRPO from ``model`` to ``run.dir``; continues the run that is there.
+def train(
+    config: Config,
+    *,
+    explore: MakeExploration | None = None,
+    rewards: Grader | None = None,
+    advantage: Advantage | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> TrainResult:
+    """GRPO from ``model`` to ``run.dir``; continues the run that is there.
+
+    Args:
+        config: of the run.
+        explore: makes what chooses prompts and changes advantages; default: plain GRPO.
+        rewards: grades completions, and is closed at the end; default: what ``reward`` names.
+        advantage: the estimator; default: what ``train`` names.
+        callbacks: each looks at a step before its update and returns further metrics.
 
     Raises:
         ExtraError: bad input, found before the first step wherever possible.
     """
+    check_explores(config, explore)
     policy, params = load_policy(config)
     check_batches(config)
-    run_dir = open_run(config)
     settings, group = config.train, config.train.num_generations
-    problems = load_problems_of(config.data, config.run.seed)
-    prompts = policy.encode_prompts(problems)
-    loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed)
-    explorer = Explorer(config, problems, prompts, policy.tokenizer)
-    sampler = policy.sampler(sampling_params(config), stream="rollout")
-    learner = Learner(policy.graphdef, config, policy.mesh)
-    reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
-    state, first, num_tokens = learner.init(params), 0, 0
+    with Run(policy, settings.max_steps) as run:
+        problems = load_problems_of(config.data, config.run.seed)
+        prompt_ids = policy.encode_prompts(problems)
+        loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed)
+        advantage = advantage or make_advantage(config)
+        exploration = explore(Parts(policy, problems, prompt_ids, advantage)) if explore else PlainGRPO()
+        sampler = policy.sampler(sampling_params(config), stream="rollout")
+        learner = Learner(policy.graphdef, config, policy.mesh)
+        reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
+        grader = run.closing(rewards or make_grader(config.reward, config.data))
+        run.start(learner.init(params), exploration, loader=loader)
 
-    with ExitStack() as stack:
-        grader = stack.enter_context(closing(make_grader(config.reward, config.data)))
-        evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.benchmarks else None
-        checkpoints = stack.enter_context(Checkpointer(run_dir / CHECKPOINTS, keep=config.checkpoint.keep))
-        stop = stack.enter_context(GracefulStop())
-        probes = make_probes(policy, explorer, grader)
-        if checkpoints.latest_step() is not None:
-            first, state, host = checkpoints.restore(state)
-            if host["loader"]:  # none in a checkpoint that import-hf made
-                loader.restore(host["loader"])
-            explorer.loads(checkpoints.restore_explore())
-            num_tokens = host["num_tokens"]
-            check_length(run_dir, first, settings.max_steps)
-        journal = stack.enter_context(Journal(config, total_steps=settings.max_steps, first_step=first))
+        def draw(weights: nnx.State, step: int, first: int, count: int) -> Sampled:
+            mine = share(count, jax.process_index(), jax.process_count())
+            requests = exploration.prompts(loader.next, step, count)  # of all processes
+            prompts = requests[mine.start : mine.stop]  # P
+            wanted = make_requests(prompts, prompt_ids, group, first + mine.start)  # P
+            answers = [prompt for prompt in prompts for _ in range(group)]  # R
+            asked, given = [a.problem for a in answers], [a.prefix_ids for a in answers]
+            grading = OverlappedGrading(grader, policy.tokenizer.decode, asked, given)  # while others still decode
+            with run.phase("generate"):
+                rollouts = sampler.generate(weights, wanted, step, run.journal.rollouts, grading.finished)
+            with run.phase("grade"):
+                texts, grades = grading.result()
+            return Sampled(requests, prompts, rollouts, texts, scores_from(grades, rollouts, config))
 
-        for step in range(first, settings.max_steps):
-            if evaluator and is_due(step, config.eval.every):
-                journal.step(step, evaluator(state.params, step, journal.rollouts))
-            timer = PhaseTimer()
-            pool = GroupPool(settings.prompts_per_step, settings.prompts_budget, group, config.reward.exclude)
-            weights = policy.rollout_weights(state.params)
-            while count := pool.more():
-                slots = explorer.inject(partial(loader.next, count), step)
-                with timer.phase("generate"):
-                    requests = explorer.requests(slots, pool.generated, count)
-                    grading = OverlappedGrading(grader, policy.tokenizer.decode, *graded_with(slots, group))
-                    rollouts = sampler.generate(weights, requests, step, journal.rollouts, grading.finished)
-                with timer.phase("grade"):
-                    texts, grades = grading.result()
-                pool.add(Graded(slots, rollouts, texts, grades), count)
-            slots, rollouts, texts, grades = pool.chosen()
-            rewards, valid = rewards_of(grades, config.reward)
-            cap, cache = config.rollout.max_completion_length, config.reward.soft_punish_cache
-            rewards = rewards + soft_overlong_punishment(rollouts.answer_lengths, cap, cache)
-            with timer.phase("explore"):
-                task = partial(advantages_of, valid=valid, config=config)
-                # with encoder policy_hidden the scoring pass of the update comes first, as novelty reads its states
-                scored = learner.scored(state.params, rollouts, explorer.spans(rollouts))
-                advantages = explorer.observe(rollouts, scored.hidden, grades, rewards, valid, task, step)
-            with timer.phase("probe"):
-                probed = [probe(state.params, weights, rollouts, step) for probe in probes]
-            del weights  # the update needs the room
-            dumped = step + 1 in settings.dump_steps
-            before = fingerprint(state.params, policy.mesh) if dumped else ""
-            with timer.phase("update"):
-                batches = learner.batches(state.params, reference, rollouts, advantages, scored.logprobs)
-                learned = []
-                for batch in batches * settings.num_iterations:
-                    state, metrics = learner.update(state, batch)
-                    learned.append(metrics)
-                jax.block_until_ready(learned)
+        def update(state: TrainState, step: int, sampled: Sampled, advantages: np.ndarray, old: OldLogprobs) -> Updates:
+            return learner.step(state, reference, sampled.rollouts, advantages, old)
 
-            metrics = rollout_metrics(rollouts, grades, rewards, advantages, group)
-            metrics |= pool.metrics() | learner.summary(state, learned) | explorer.metrics | ChainMap(*probed)
-            num_tokens += int(metrics["num_tokens"])
-            completion_tokens = settings.completions_per_step * metrics["completions/mean_length"]
-            metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics(completion_tokens)}
-            done = step + 1
-            if dumped:
-                write_bundle(run_dir, done, config, before, rollouts, rewards, valid, advantages, learned)
-            check_gradient(done, metrics["grad_norm"], checkpoints.latest_step())
-            problems = [slot.problem for slot in slots]
-            journal.records(done, problems, rollouts, texts, grades, rewards, advantages, columns=explorer.columns)
-            journal.step(done, metrics)
-            if (stopping := stop.requested()) or done == settings.max_steps or is_due(done, config.checkpoint.every):
-                host = {"loader": loader.state(), "num_tokens": num_tokens}
-                checkpoints.save(done, state, host, explorer.dumps())
-            if stopping:
-                journal.message(f"asked to stop: saved step {done}; the same command continues")
-                return
+        sample, learn = with_dynamic_sampling(draw, settings), with_dumps(update, config, policy.mesh)
 
-        if evaluator:
-            journal.step(settings.max_steps, evaluator(state.params, settings.max_steps, journal.rollouts))
-        export_policy(policy, state.params, run_dir / "export")
-        journal.report()
+        for step in run.steps():
+            weights = policy.rollout_weights(run.state.params)
+            sampled = sample(weights, step)  # prompts -> rollouts -> rewards: `draw`, once or more often
+            rollouts, scores = sampled.rollouts, sampled.scores  # R
+            with run.phase("explore"):
+                advantages = advantage(scores, rollouts)  # [R]
+                scored = learner.scored(run.state.params, rollouts, exploration.spans(rollouts))  # [R, D] if wanted
+                explored = exploration.advantages(sampled.requests, rollouts, scores, advantages, scored.hidden, step)
+                advantages = explored.advantages  # [R]; of plain GRPO: unchanged
+            with run.phase("probe"):
+                now = BeforeUpdate(step, policy, run.state.params, weights, grader, sampled, explored)
+                seen = {name: value for callback in callbacks for name, value in callback(now).items()}
+                del weights, now  # the update needs the room
+            with run.phase("update"):
+                run.state, updates = learn(run.state, step, sampled, advantages, scored.logprobs)
+
+            usual = rollout_metrics(rollouts, scores.grades, scores.rewards, advantages, group)
+            learned = learner.summary(run.state, updates)
+            metrics = {**usual, **sampled.metrics, **learned, **explored.metrics, **seen, "epoch": loader.epoch}
+            record = Record(sampled.problems, rollouts, sampled.texts, scores, advantages, explored.columns)
+            run.finish_step(step, metrics, record)
+        return run.result()
 
 
-def is_due(step: int, every: int) -> bool:
-    """Whether something that happens every so many steps happens at ``step``; 0 means at step 0 only."""
-    return step == 0 if every == 0 else step % every == 0
+def scores_from(grades: Sequence[Grade], rollouts: Rollouts, config: Config) -> Scores:
+    """What graded completions are worth: the value of the verdict, and a punishment for running out of room."""
+    rewards, valid = rewards_of(grades, config.reward)
+    cap, cache = config.rollout.max_completion_length, config.reward.soft_punish_cache
+    rewards = rewards + soft_overlong_punishment(rollouts.answer_lengths, cap, cache)
+    correct = np.array([grade.verdict is Verdict.CORRECT for grade in grades], bool)
+    return Scores(rewards, valid, correct, list(grades))
 
 
-def sampling_params(config: Config) -> SamplingParams:
-    """How the training rollouts are drawn."""
-    r = config.rollout
-    return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length, r.stop_strings)
-
-
-def graded_with(slots: Sequence[Slot], group: int) -> tuple[list[Problem], list[tuple[int, ...]]]:
-    """The problem that each completion is graded with, and the prefix that is graded as a part of it."""
-    rows = [slot for slot in slots for _ in range(group)]
-    return [slot.graded for slot in rows], [slot.prefix_ids for slot in rows]
-
-
-def make_probes(policy: Policy, explorer: Explorer, grader: Grader) -> list[Probe]:
-    """The measurements that ``explore.probe`` asks for."""
-    config, asked = policy.config, policy.config.explore.probe
-    probes: list[Probe] = []
-    if asked.gradient_every:
-        gradients = GradientProbe(policy.graphdef, config, policy.mesh)
-        probes.append(lambda params, weights, rollouts, step: gradients(params, rollouts, explorer.parts, step))
-    if asked.gain_every:
-        gain = GainProbe(explorer, policy.sampler(sampling_params(config), stream="probe"), grader)
-        probes.append(lambda params, weights, rollouts, step: gain(weights, step))
-    return probes
-
-
-def advantages_of(rewards: np.ndarray, valid: np.ndarray, config: Config) -> np.ndarray:
-    """``[R]`` advantages of this process's completions; ``scale_rewards: batch`` looks at all processes."""
-    groups = [allgather_rows(x).reshape(-1, config.train.num_generations) for x in (rewards, valid)]
-    everywhere = grpo(*groups, config.train.scale_rewards, config.explore.std_epsilon).ravel()
-    before = int(allgather(np.array([len(rewards)]))[: jax.process_index()].sum())
-    return everywhere[before : before + len(rewards)]
-
-
-def check_gradient(step: int, norm: float, last_checkpoint: int | None) -> None:
-    """Stops a run whose parameters are about to become, or have become, useless."""
-    if not np.isfinite(norm):
-        last = f"step {last_checkpoint}; export-hf makes a model of it" if last_checkpoint else "none"
+def check_explores(config: Config, explore: MakeExploration | None) -> None:
+    """Refuses to leave the section ``explore`` without effect."""
+    if explore is None and config.explore.active:
         raise ExtraError(
-            f"step {step}: the gradient is not finite (last checkpoint: {last}). Start a new run with a lower "
-            "optim.learning_rate or with model.dtype=float32"
-        )
-
-
-def check_batches(config: Config) -> None:
-    """Refuses a batch that the processes cannot share evenly."""
-    t, processes = config.train, jax.process_count()
-    if t.prompts_per_step % (processes * t.num_minibatches):
-        raise ExtraError(
-            f"train.prompts_per_step={t.prompts_per_step} must be a multiple of {processes} processes x "
-            f"train.num_minibatches={t.num_minibatches}"
+            "this configuration explores, but train() was handed no exploration; call extra_jax.assemble.train, which "
+            "makes the one that `explore` describes, or set explore.preset=grpo"
         )

@@ -64,7 +64,7 @@ def called(monkeypatch):
     """Replaces every module that a verb imports by one that records its calls."""
     calls = []
     for module, names in {
-        "train": ["train"], "sft": ["sft"], "evaluate": ["evaluate"], "sample": ["sample"],
+        "assemble": ["train"], "sft": ["sft"], "evaluate": ["evaluate"], "sample": ["sample"],
         "export": ["import_hf", "export_hf"], "plan.main": ["plan"], "replay": ["replay"],
         "exprl.collect": ["rollout"], "exprl.loop": ["exprl", "train_on_scores"],
     }.items():  # fmt: skip
@@ -252,7 +252,7 @@ def test_a_bug_of_ours_keeps_its_traceback(file, called, monkeypatch):
     def broken(config):
         raise KeyError("ours")
 
-    monkeypatch.setattr(sys.modules["extra_jax.train"], "train", broken)
+    monkeypatch.setattr(sys.modules["extra_jax.assemble"], "train", broken)
     with pytest.raises(KeyError, match="ours"):
         cli.main(["train", file])
 
@@ -261,7 +261,7 @@ def test_an_interrupt_is_no_traceback(file, called, monkeypatch, capsys):
     def interrupted(config):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["extra_jax.train"], "train", interrupted)
+    monkeypatch.setattr(sys.modules["extra_jax.assemble"], "train", interrupted)
     assert cli.main(["train", file]) == 130
     assert "interrupted" in capsys.readouterr().err
 

@@ -24,8 +24,9 @@ from extra_jax.learn.grpo import Learner
 from extra_jax.policy import Policy
 from extra_jax.rollout.session import Finished
 from extra_jax.rollout.types import Request, Rollouts, StopReason
+from extra_jax.run import check_batches
 from extra_jax.run_dir import open_run
-from extra_jax.train import check_batches, train
+from extra_jax.train import train
 
 pytest_plugins = ("training_fixtures",)
 

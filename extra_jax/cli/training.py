@@ -13,7 +13,11 @@ def _train(config: "Config", _: argparse.Namespace) -> None:
     if config.reward.source == "judge":
         call("exprl.loop", "train_on_scores", config)
     else:
-        call("train", "train", config)
+        call("assemble", "train", config)
+
+
+def _sft(config: "Config", _: argparse.Namespace) -> None:
+    call("sft", "sft", config)
 
 
 VERBS = (
@@ -30,6 +34,6 @@ VERBS = (
         "fine-tune on the reference solutions of the problems",
         "Uses data, optim and sft; every problem needs a solution. Continues the run in run.dir if there is one.",
         "extra-jax sft configs/tiny_base.yaml run.dir=runs/base",
-        lambda config, args: call("sft", "sft", config),
+        _sft,
     ),
 )

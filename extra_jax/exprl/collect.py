@@ -23,13 +23,12 @@ from extra_jax.judge import store
 from extra_jax.judge.segment import Segmenter, TokenBytes
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.parallel.processes import allgather, is_main, on_main, process_slice
-from extra_jax.policy import Policy, load_policy
+from extra_jax.policy import Policy, load_policy, sampling_params
 from extra_jax.reward.graders import make_grader
 from extra_jax.rollout.engine import Progress as OnProgress
 from extra_jax.rollout.types import Request, Rollouts
 from extra_jax.run_dir import open_run
 from extra_jax.telemetry.progress import Progress
-from extra_jax.train import sampling_params
 
 _SHARD = 2048  # rollouts of a shard: more lose more to a kill, fewer wait more often for the longest
 

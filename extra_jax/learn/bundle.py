@@ -16,12 +16,13 @@ import numpy as np
 from extra_jax.config import Config, config_from_dict
 from extra_jax.errors import ExtraError
 from extra_jax.parallel.processes import allgather_rows, is_main
+from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts, StopReason
 
 REPLAY_FOLDER = "replay"
-_FORMAT = 1
+_FORMAT = 2
+_SCORES = ("rewards", "valid", "correct")
 _ARRAYS = ("tokens", "lengths", "logprobs", "full_logprobs", "filter_logprob_mass", "entropies")
-_STORED_AS = {"filter_logprob_mass": "log_kept"}  # a column keeps its first name, so that old bundles stay readable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Bundle:
         rollouts: what was learned from.
         rewards: ``[R]`` f64.
         valid: ``[R]`` bool; 1 marks a reward that says something about the policy.
+        correct: ``[R]`` bool.
         advantages: ``[R]`` f64.
         updates: metrics of each optimizer update.
         devices: of the run.
@@ -46,6 +48,7 @@ class Bundle:
     rollouts: Rollouts
     rewards: np.ndarray
     valid: np.ndarray
+    correct: np.ndarray
     advantages: np.ndarray
     updates: list[dict[str, float]]
     devices: int
@@ -57,23 +60,21 @@ def write_bundle(
     config: Config,
     fingerprint: str,
     rollouts: Rollouts,
-    rewards: np.ndarray,
-    valid: np.ndarray,
+    scores: Scores,
     advantages: np.ndarray,
     updates: list[dict[str, jax.Array]],
 ) -> Path:
     """Writes ``run_dir/replay/step_N.npz``; all processes call it with their own rows, process 0 writes.
 
-    Arguments are the fields of ``Bundle``.
+    Arguments are the fields of ``Bundle``; those of ``scores`` are some of them.
     """
     columns = {
         "rollout_ids": rollouts.rollout_ids,
         **_flat("prompts", rollouts.prompt_ids),
         **_flat("prefixes", rollouts.prefix_ids),
-        **{_STORED_AS.get(name, name): getattr(rollouts, name) for name in _ARRAYS},
+        **{name: getattr(rollouts, name) for name in _ARRAYS},
         "stop_reasons": np.array([list(StopReason).index(reason) for reason in rollouts.stop_reasons], np.int32),
-        "rewards": rewards,
-        "valid": valid,
+        **{name: getattr(scores, name) for name in _SCORES},
         "advantages": advantages,
     }
     gathered = {name: allgather_rows(np.asarray(column)) for name, column in columns.items()}
@@ -121,9 +122,9 @@ def read_bundle(path: Path) -> Bundle:
         prompt_ids=_split("prompts", columns),
         stop_reasons=[list(StopReason)[index] for index in columns["stop_reasons"]],
         prefix_ids=_split("prefixes", columns),
-        **{name: columns[_STORED_AS.get(name, name)] for name in _ARRAYS},
+        **{name: columns[name] for name in _ARRAYS},
     )
-    outcome = {name: columns[name] for name in ("rewards", "valid", "advantages")}
+    outcome = {name: columns[name] for name in (*_SCORES, "advantages")}
     told = {name: about[name] for name in ("step", "fingerprint", "updates", "devices")}
     return Bundle(config=config, rollouts=rollouts, **told, **outcome)
 

@@ -91,6 +91,27 @@ class Learner:
         """State before the first update; takes the parameters over."""
         return init_state(params, self.optimizer, self.mesh)
 
+    def step(
+        self,
+        state: TrainState,
+        reference: nnx.State | None,
+        rollouts: Rollouts,
+        advantages: np.ndarray | Sequence[np.ndarray],
+        scored: Sequence[jax.Array] | None = None,
+    ) -> tuple[TrainState, list[dict[str, jax.Array]]]:
+        """Every optimizer update of a step; consumes the state. Arguments as in ``batches``.
+
+        Returns:
+            The new state, and the metrics of each update, for ``summary``.
+        """
+        learned = []
+        for batch in (
+            self.batches(state.params, reference, rollouts, advantages, scored) * self.config.train.num_iterations
+        ):
+            state, metrics = self.update(state, batch)
+            learned.append(metrics)
+        return state, jax.block_until_ready(learned)
+
     def summary(self, state: TrainState, learned: list[dict[str, jax.Array]]) -> dict[str, float]:
         """Metrics of a step from those of its updates: their means, and the learning rate of the last one."""
         updates = jax.device_get(learned)

@@ -1,16 +1,42 @@
 """What a run writes down while it works, on process 0; on the other processes everything here is a no-op."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
 
 from extra_jax.config import Config
+from extra_jax.data.problem import Problem
 from extra_jax.parallel.processes import is_main
+from extra_jax.reward.scores import Scores
+from extra_jax.rollout.types import Rollouts
 from extra_jax.telemetry.metrics import MetricsLog
 from extra_jax.telemetry.progress import Progress
 from extra_jax.telemetry.records import write_rollouts
 from extra_jax.telemetry.report import write_report
 from extra_jax.telemetry.trackers import make_trackers
+
+
+class Record(NamedTuple):
+    """The completions of a step on this process, to be written down.
+
+    Attributes:
+        problems: one per prompt; ``rollouts.prompt_index`` points into it.
+        rollouts: ``R`` completions.
+        texts: ``[R]``.
+        scores: of the ``R`` completions.
+        advantages: ``[R]``.
+        columns: further columns, name -> ``[R]`` JSON values.
+    """
+
+    problems: Sequence[Problem]
+    rollouts: Rollouts
+    texts: Sequence[str]
+    scores: Scores
+    advantages: np.ndarray
+    columns: Mapping[str, Sequence[Any]] = MappingProxyType({})
 
 
 class Journal:
@@ -40,13 +66,25 @@ class Journal:
             self._log.log(step, metrics)
             self._progress.step(step, metrics)
 
-    def records(self, step: int, *arguments: Any, **further: Any) -> None:
-        """The completions of a step (arguments of ``write_rollouts``), every ``logging.rollouts_every`` steps.
+    def records(self, step: int, record: Record) -> None:
+        """The completions of a step, every ``logging.rollouts_every`` steps.
 
         Process 0 writes its own rows: in a run of many hosts, a sample.
         """
         if self._log is not None and self._every and step % self._every == 0:
-            write_rollouts(self.run_dir, step, *arguments, **further)
+            problems, rollouts, texts, scores, advantages, columns = record
+            write_rollouts(
+                self.run_dir,
+                step,
+                problems,
+                rollouts,
+                texts,
+                scores.grades,
+                scores.rewards,
+                advantages,
+                reward_parts=scores.parts,
+                columns=columns,
+            )
 
     def report(self) -> None:
         """Writes ``report.html`` and says where."""

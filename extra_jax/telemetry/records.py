@@ -71,7 +71,7 @@ def write_rollouts(
     record |= _tokens(rollouts)
     if clash := record.keys() & (columns or {}).keys():
         raise ValueError(f"columns {sorted(clash)} already exist in a rollout record")
-    record |= columns or {}
+    record |= dict(columns or {})
     return write_jsonl(record_path(run_dir, step), _rows(record, len(rollouts)))
 
 

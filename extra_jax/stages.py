@@ -1,0 +1,85 @@
+"""What the stages of a training step hand to each other, and who may look in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from extra_jax.data.problem import Problem
+from extra_jax.exploration import Explored, PromptRequest
+from extra_jax.learn.update import TrainState
+from extra_jax.policy import Policy
+from extra_jax.reward.scores import Scores
+from extra_jax.reward.verdict import Grader
+from extra_jax.rollout.types import Rollouts
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Graded completions of some prompts, on this process; groups are adjacent and in the order of ``prompts``.
+
+    Attributes:
+        requests: prompts of all processes, in process order.
+        prompts: ``[P]`` of this process; ``rollouts.prompt_index`` points into it.
+        rollouts: ``R`` completions.
+        texts: ``[R]`` answers, with the prefix that was given.
+        scores: of the ``R`` completions.
+        metrics: further numbers of the step, the same on every process.
+    """
+
+    requests: list[PromptRequest]
+    prompts: list[PromptRequest]
+    rollouts: Rollouts
+    texts: list[str]
+    scores: Scores
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """``[P]`` what was asked."""
+        return [prompt.problem for prompt in self.prompts]
+
+
+Draw = Callable[[nnx.State, int, int, int], Sampled]
+"""(rollout weights, step, first, count) -> this process's share of ``count`` prompts that follow ``first`` others."""
+
+Sample = Callable[[nnx.State, int], Sampled]
+"""(rollout weights, step) -> this process's share of what the step learns from."""
+
+OldLogprobs = Sequence[jax.Array] | None
+"""Of each mini-batch, ``[M, B, T]``, where a scoring pass was made already."""
+
+Updates = tuple[TrainState, list[dict[str, jax.Array]]]
+"""The state after a step, and the metrics of each optimizer update."""
+
+Learn = Callable[[TrainState, int, Sampled, np.ndarray, OldLogprobs], Updates]
+"""(state, step, completions, advantages ``[R]``, old log-probabilities) -> updates."""
+
+
+class BeforeUpdate(NamedTuple):
+    """What a callback may look at: the moment before the update. It changes nothing.
+
+    Attributes:
+        step: of the run, from 0.
+        policy: of the run.
+        params: training layout.
+        weights: the same parameters in the rollout layout.
+        grader: of the run.
+        sampled: what the step learns from.
+        explored: its advantages.
+    """
+
+    step: int
+    policy: Policy
+    params: nnx.State
+    weights: nnx.State
+    grader: Grader
+    sampled: Sampled
+    explored: Explored
+
+
+Callback = Callable[[BeforeUpdate], Mapping[str, float]]
+"""Further metrics of a step; empty where it is not due. All processes call it together."""
