@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from extra_jax.explore.injection import Slot
+from extra_jax.exploration import PromptRequest as Slot
 from extra_jax.parallel.processes import allgather_rows
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.rollout.types import Rollouts

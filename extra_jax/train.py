@@ -24,14 +24,16 @@ from extra_jax.data.loader import ProblemLoader
 from extra_jax.data.problem import Problem
 from extra_jax.dynamic_sampling import Graded, GroupPool
 from extra_jax.errors import ExtraError
+from extra_jax.exploration import PromptRequest
+from extra_jax.explore.build import make_exploration
+from extra_jax.rollout.types import Request
+from extra_jax.data.loader import share
+from extra_jax.reward.scores import Scores
+from extra_jax.reward.verdict import Verdict
 from extra_jax.evaluate import Evaluator, load_problems_of
-from extra_jax.explore.explorer import Explorer
-from extra_jax.explore.gain import GainProbe
-from extra_jax.explore.injection import Slot
 from extra_jax.learn.advantage import group_advantages
 from extra_jax.learn.bundle import write_bundle
 from extra_jax.learn.grpo import Learner
-from extra_jax.learn.variance import GradientProbe
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.model.hf_convert import export_policy
 from extra_jax.parallel.processes import allgather, allgather_rows
@@ -64,7 +66,7 @@ def train(config: Config) -> None:
     problems = load_problems_of(config.data, config.run.seed)
     prompts = policy.encode_prompts(problems)
     loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed)
-    explorer = Explorer(config, problems, prompts, policy.tokenizer)
+    explorer = make_exploration(config, problems, prompts, policy.tokenizer)
     sampler = policy.sampler(sampling_params(config), stream="rollout")
     learner = Learner(policy.graphdef, config, policy.mesh)
     reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
@@ -75,12 +77,11 @@ def train(config: Config) -> None:
         evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.benchmarks else None
         checkpoints = stack.enter_context(Checkpointer(run_dir / CHECKPOINTS, keep=config.checkpoint.keep))
         stop = stack.enter_context(GracefulStop())
-        probes = make_probes(policy, explorer, grader)
+        probes = []
         if checkpoints.latest_step() is not None:
             first, state, host = checkpoints.restore(state)
             if host["loader"]:  # none in a checkpoint that import-hf made
                 loader.restore(host["loader"])
-            explorer.loads(checkpoints.restore_explore())
             num_tokens = host["num_tokens"]
             check_length(run_dir, first, settings.max_steps)
         journal = stack.enter_context(Journal(config, total_steps=settings.max_steps, first_step=first))
@@ -92,9 +93,10 @@ def train(config: Config) -> None:
             pool = GroupPool(settings.prompts_per_step, settings.prompts_budget, group, config.reward.exclude)
             weights = policy.rollout_weights(state.params)
             while count := pool.more():
-                slots = explorer.inject(partial(loader.next, count), step)
+                everything = explorer.prompts(loader.next, step, count)
+                slots = [everything[i] for i in share(count, jax.process_index(), jax.process_count())]
                 with timer.phase("generate"):
-                    requests = explorer.requests(slots, pool.generated, count)
+                    requests = make_requests(slots, prompts, group, pool.generated)
                     grading = OverlappedGrading(grader, policy.tokenizer.decode, *graded_with(slots, group))
                     rollouts = sampler.generate(weights, requests, step, journal.rollouts, grading.finished)
                 with timer.phase("grade"):
@@ -108,7 +110,10 @@ def train(config: Config) -> None:
                 task = partial(advantages_of, valid=valid, config=config)
                 # with encoder policy_hidden the scoring pass of the update comes first, as novelty reads its states
                 scored = learner.scored(state.params, rollouts, explorer.spans(rollouts))
-                advantages = explorer.observe(rollouts, scored.hidden, grades, rewards, valid, task, step)
+                correct = np.array([g.verdict is Verdict.CORRECT for g in grades])
+                scores = Scores(rewards, valid, correct, grades)
+                explored = explorer.advantages(everything, rollouts, scores, task(rewards), scored.hidden, step) if hasattr(explorer, 'run') else explorer.advantages(rollouts, scores, task(rewards), None, step)
+                advantages = explored.advantages
             with timer.phase("probe"):
                 probed = [probe(state.params, weights, rollouts, step) for probe in probes]
             del weights  # the update needs the room
@@ -123,7 +128,7 @@ def train(config: Config) -> None:
                 jax.block_until_ready(learned)
 
             metrics = rollout_metrics(rollouts, grades, rewards, advantages, group)
-            metrics |= pool.metrics() | learner.summary(state, learned) | explorer.metrics | ChainMap(*probed)
+            metrics |= pool.metrics() | learner.summary(state, learned) | explored.metrics | ChainMap(*probed)
             num_tokens += int(metrics["num_tokens"])
             completion_tokens = settings.completions_per_step * metrics["completions/mean_length"]
             metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics(completion_tokens)}
@@ -132,11 +137,11 @@ def train(config: Config) -> None:
                 write_bundle(run_dir, done, config, before, rollouts, rewards, valid, advantages, learned)
             check_gradient(done, metrics["grad_norm"], checkpoints.latest_step())
             problems = [slot.problem for slot in slots]
-            journal.records(done, problems, rollouts, texts, grades, rewards, advantages, columns=explorer.columns)
+            journal.records(done, problems, rollouts, texts, grades, rewards, advantages, columns=explored.columns)
             journal.step(done, metrics)
             if (stopping := stop.requested()) or done == settings.max_steps or is_due(done, config.checkpoint.every):
                 host = {"loader": loader.state(), "num_tokens": num_tokens}
-                checkpoints.save(done, state, host, explorer.dumps())
+                checkpoints.save(done, state, host, None)
             if stopping:
                 journal.message(f"asked to stop: saved step {done}; the same command continues")
                 return
@@ -158,29 +163,28 @@ def sampling_params(config: Config) -> SamplingParams:
     return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length, r.stop_strings)
 
 
-def graded_with(slots: Sequence[Slot], group: int) -> tuple[list[Problem], list[tuple[int, ...]]]:
-    """The problem that each completion is graded with, and the prefix that is graded as a part of it."""
+def make_requests(slots, prompts, group, first):
+    out = []
+    for index, slot in enumerate(slots, start=first):
+        ids, prefix = prompts[slot.problem.uid], slot.prefix_ids
+        if not prefix:
+            out.append(Request(ids, group, index * group))
+        elif slot.prefix_in_prompt:
+            out.append(Request([*ids, *prefix], group, index * group))
+        else:
+            out.append(Request(ids, group, index * group, prefix_ids=prefix))
+    return out
+
+
+def graded_with(slots, group):
     rows = [slot for slot in slots for _ in range(group)]
-    return [slot.graded for slot in rows], [slot.prefix_ids for slot in rows]
-
-
-def make_probes(policy: Policy, explorer: Explorer, grader: Grader) -> list[Probe]:
-    """The measurements that ``explore.probe`` asks for."""
-    config, asked = policy.config, policy.config.explore.probe
-    probes: list[Probe] = []
-    if asked.gradient_every:
-        gradients = GradientProbe(policy.graphdef, config, policy.mesh)
-        probes.append(lambda params, weights, rollouts, step: gradients(params, rollouts, explorer.parts, step))
-    if asked.gain_every:
-        gain = GainProbe(explorer, policy.sampler(sampling_params(config), stream="probe"), grader)
-        probes.append(lambda params, weights, rollouts, step: gain(weights, step))
-    return probes
+    return [slot.problem for slot in rows], [slot.prefix_ids for slot in rows]
 
 
 def advantages_of(rewards: np.ndarray, valid: np.ndarray, config: Config) -> np.ndarray:
     """``[R]`` advantages of this process's completions; ``scale_rewards: batch`` looks at all processes."""
     groups = [allgather_rows(x).reshape(-1, config.train.num_generations) for x in (rewards, valid)]
-    everywhere = group_advantages(*groups, config.train.scale_rewards, config.explore.std_epsilon).ravel()
+    everywhere = group_advantages(*groups, config.train.scale_rewards, 1e-6 if config.explore.preset == 'release_faithful' else 1e-4).ravel()
     before = int(allgather(np.array([len(rewards)]))[: jax.process_index()].sum())
     return everywhere[before : before + len(rewards)]
 

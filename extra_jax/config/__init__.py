@@ -6,7 +6,7 @@ Nothing else in the package reads YAML or the environment. A configuration is a 
 """
 
 from extra_jax.config.data import DataConfig, EvalConfig, benchmark_name
-from extra_jax.config.explore import EncoderConfig, ExploreConfig, NoveltyConfig, PrefixConfig, ProbeConfig
+from extra_jax.config.explore import ExploreConfig
 from extra_jax.config.exprl import ExprlConfig, SegmentConfig
 from extra_jax.config.judge import JudgeConfig
 from extra_jax.config.loading import (
@@ -37,7 +37,6 @@ __all__ = [
     "DType",
     "DataConfig",
     "DistributedConfig",
-    "EncoderConfig",
     "EvalConfig",
     "ExploreConfig",
     "ExprlConfig",
@@ -46,10 +45,7 @@ __all__ = [
     "LoggingConfig",
     "MeshConfig",
     "ModelConfig",
-    "NoveltyConfig",
     "OptimConfig",
-    "PrefixConfig",
-    "ProbeConfig",
     "RematPolicy",
     "RewardConfig",
     "RolloutConfig",
