@@ -15,7 +15,6 @@ from extra_jax.data.fetch import located
 from extra_jax.data.problem import Problem
 from extra_jax.data.sources import load_problems
 from extra_jax.errors import ExtraError
-from extra_jax.explore.yoke import read_recorded
 from extra_jax.model.config import Qwen3Config, preset
 
 CONTEXT_LIMIT = 40960

@@ -6,7 +6,7 @@ Nothing else in the package reads YAML or the environment. A configuration is a 
 """
 
 from extra_jax.config.data import DataConfig, EvalConfig, benchmark_name
-from extra_jax.config.explore import EncoderConfig, ExploreConfig, NoveltyConfig, PrefixConfig, ProbeConfig
+from extra_jax.config.explore import ExploreConfig
 from extra_jax.config.exprl import ExprlConfig, SegmentConfig
 from extra_jax.config.judge import JudgeConfig
 from extra_jax.config.loading import (
@@ -38,7 +38,6 @@ __all__ = [
     "DType",
     "DataConfig",
     "DistributedConfig",
-    "EncoderConfig",
     "EvalConfig",
     "ExploreConfig",
     "ExprlConfig",
@@ -47,10 +46,7 @@ __all__ = [
     "LoggingConfig",
     "MeshConfig",
     "ModelConfig",
-    "NoveltyConfig",
     "OptimConfig",
-    "PrefixConfig",
-    "ProbeConfig",
     "RematPolicy",
     "RewardConfig",
     "RolloutConfig",

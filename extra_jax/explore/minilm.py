@@ -13,10 +13,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from extra_jax.config import EncoderConfig
 from extra_jax.errors import ExtraError
 from extra_jax.explore.distance import normalise
 
+_MAX_PIECES = 256  # of a window, [CLS] and [SEP] included
+_WINDOWS_PER_DEVICE = 64  # encoded at once
 _WIDTH_STEP = 64  # pieces; widths are multiples of it, so that few programs are compiled
 
 
@@ -87,30 +88,30 @@ class MiniLMEncoder:
 
     Args:
         folder: a Hugging Face folder with ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
-        config: windows, and what happens to text beyond one.
+        truncate: read only the first window of a text, as the release does, instead of the mean over all.
 
     Raises:
         ExtraError: the folder is not there, is not a BERT, or a tensor is missing.
     """
 
-    def __init__(self, folder: str | Path, config: EncoderConfig):
-        folder, self.config, self.truncated = Path(folder), config, 0
+    def __init__(self, folder: str | Path, *, truncate: bool = False):
+        folder, self.truncate, self.truncated = Path(folder), truncate, 0
         shape = _read_shape(folder)
-        if config.max_pieces > shape.max_position_embeddings:
+        if shape.max_position_embeddings < _MAX_PIECES:
             raise ExtraError(
-                f"explore.encoder.max_pieces={config.max_pieces}: the model in {folder} has only "
-                f"{shape.max_position_embeddings} positions"
+                f"explore.encoder.path={folder}: the model has {shape.max_position_embeddings} positions, windows have "
+                f"{_MAX_PIECES}; give the folder of all-MiniLM-L6-v2"
             )
         self.size = shape.hidden_size
         self._tokenizer = _load_tokenizer(folder)
         self._mesh = Mesh(np.array(jax.local_devices()), ("rows",))
         graphdef, params = nnx.split(load_bert(folder, shape))
         self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
-        self._rows = config.batch_size * len(jax.local_devices())
+        self._rows = _WINDOWS_PER_DEVICE * len(jax.local_devices())
         self._run = jax.jit(lambda params, pieces, mask: nnx.merge(graphdef, params)(pieces, mask))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """``[len(texts), E]`` f32; with ``chunk_mean`` the mean of a text's windows (each of length 1), normalised."""
+        """``[len(texts), E]`` f32; the mean of a text's windows (each of length 1), normalised."""
         windows, owner = self._windows(texts)
         vectors = self._encode_windows(windows)
         if len(windows) == len(texts):
@@ -122,12 +123,12 @@ class MiniLMEncoder:
     def _windows(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
         """Pieces of each window, its two special ones included, and the text that it belongs to."""
         pieces = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
-        room = self.config.max_pieces - 2
+        room = _MAX_PIECES - 2
         self.truncated = 0
         windows, owner = [], []
         for index, ids in enumerate(pieces):
             starts = range(0, max(len(ids), 1), room)
-            if self.config.long_text == "truncate":
+            if self.truncate:
                 self.truncated += len(starts) > 1
                 starts = starts[:1]
             for start in starts:
@@ -145,7 +146,7 @@ class MiniLMEncoder:
         waiting = []
         for start in range(0, len(order), self._rows):
             rows = order[start : start + self._rows]
-            width = min(-(-int(lengths[rows].max()) // _WIDTH_STEP) * _WIDTH_STEP, self.config.max_pieces)
+            width = min(-(-int(lengths[rows].max()) // _WIDTH_STEP) * _WIDTH_STEP, _MAX_PIECES)
             pieces = np.zeros((self._rows, width), np.int32)
             mask = np.zeros((self._rows, width), bool)
             mask[:, 0] = True  # an empty row needs something to attend to

@@ -4,7 +4,8 @@ from tests.golden.runs import small
 
 # The smallest sizes at which every part acts: prefixes from the second step on, of a few tokens.
 _EXPLORE = (
-    "explore.prefix.warmup_steps=1", "explore.prefix.slots_fraction=0.125", "explore.prefix.hard_max_correct=1",
+    "explore.prompts.prefixes.warmup_steps=1", "explore.prompts.prefixes.guided_fraction=0.125",
+    "explore.prompts.prefixes.hard_max_correct=1",
 )  # fmt: skip
 
 
@@ -32,5 +33,5 @@ CASES: dict[str, tuple[str, ...]] = {
         )
     },
     "arm_B1": arm("B1", "explore.acknowledge_bugs=true"),
-    "policy_hidden": explore("explore.encoder.name=policy_hidden", "explore.prefix.smoothing=prefix_overlap"),
+    "policy_hidden": explore("explore.encoder.name=policy_hidden", "explore.prompts.prefixes.smoothing=prefix_overlap"),
 }  # fmt: skip

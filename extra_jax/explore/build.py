@@ -1,0 +1,87 @@
+"""From settings, or from Python objects, to the ``Exploration`` of a run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from extra_jax.config import Config
+from extra_jax.data.problem import Problem
+from extra_jax.data.tokenizer import Tokenizer
+from extra_jax.doors import Registry, call_with
+from extra_jax.errors import ExtraError
+from extra_jax.exploration import Exploration, PlainGRPO
+from extra_jax.explore import novelty, prefixes  # noqa: F401  they register what we ship
+from extra_jax.explore.door import BONUSES, PROMPTS, PromptPolicy, RunInfo, Transform, chain
+from extra_jax.explore.encoders import EncoderSettings
+from extra_jax.explore.explorer import Explorer
+
+Made = TypeVar("Made", Transform, PromptPolicy)
+
+
+def make_exploration(
+    config: Config,
+    problems: Sequence[Problem],
+    prompt_ids: Mapping[str, list[int]],
+    tokenizer: Tokenizer,
+    explore: Sequence[Transform | PromptPolicy] | None = None,
+) -> Exploration:
+    """What a run explores with.
+
+    Args:
+        config: of the run; ``explore`` names what is used.
+        problems: all training problems.
+        prompt_ids: token ids of their prompts, by uid.
+        tokenizer: of the policy.
+        explore: transforms and prompt policies in place of those that ``config`` names.
+
+    Raises:
+        ExtraError: a name, a setting or an encoder that does not exist.
+    """
+    parts = configured(config) if explore is None else list(explore)
+    transforms = [part for part in parts if isinstance(part, Transform)]
+    policies = [part for part in parts if isinstance(part, PromptPolicy)]
+    if strange := [part for part in parts if not isinstance(part, Transform | PromptPolicy)]:
+        raise ExtraError(
+            f"explore: {strange[0]!r} is neither a Transform nor a PromptPolicy; call it with its settings"
+        )
+    if not parts:
+        return PlainGRPO()
+    run = RunInfo(
+        problems={problem.uid: problem for problem in problems},
+        prompt_ids=prompt_ids,
+        tokenizer=tokenizer,
+        seed=config.run.seed,
+        max_steps=config.train.max_steps,
+        prompts_per_step=config.train.prompts_per_step,
+        group_size=config.train.num_generations,
+        max_prompt_length=config.rollout.max_prompt_length,
+        max_completion_length=config.rollout.max_completion_length,
+        encoder=_encoder(config.explore.encoder),
+    )
+    return Explorer(run, chain(*transforms), policies)
+
+
+def configured(config: Config) -> list[Transform | PromptPolicy]:
+    """The transforms and policies that ``explore.bonus`` and ``explore.prompts`` name, in that order."""
+    bonuses = [_made(BONUSES, Transform, name, args) for name, args in config.explore.bonus.items()]
+    return bonuses + [_made(PROMPTS, PromptPolicy, name, args) for name, args in config.explore.prompts.items()]
+
+
+def _made(registry: Registry[Callable[..., Made]], kind: type[Made], name: str, arguments: Mapping[str, Any]) -> Made:
+    where = f"{registry.key}.{name}"
+    result = call_with(registry.get(name), arguments, where)
+    if not isinstance(result, kind):
+        raise ExtraError(f"{where}: it gave {result!r:.80}, which is no {kind.__name__}; see docs/exploration.md")
+    return result
+
+
+def _encoder(settings: Mapping[str, Any]) -> EncoderSettings:
+    try:
+        return EncoderSettings(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys = ", ".join(EncoderSettings.model_fields)
+        raise ExtraError(
+            f"explore.encoder.{'.'.join(map(str, first['loc']))}: {first['msg']}; its keys are {keys}"
+        ) from error
