@@ -14,6 +14,7 @@ from extra_jax.data.contamination import text_of
 from extra_jax.data.rows import Row, to_problem
 from extra_jax.data.sources import nearest, read_rows
 from extra_jax.errors import ExtraError
+from extra_jax.files import write_file
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,7 @@ def fetch(name: str, out: str | Path, source: str | Path | None = None) -> Fetch
     if not problems:
         raise ExtraError(f"{name}: the source has no rows")
     path = Path(out) / f"{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")  # an interrupted download leaves no half benchmark
-    beside.write_text("".join(json.dumps(p, ensure_ascii=False) + "\n" for p in problems.values()), encoding="utf-8")
-    beside.replace(path)
+    write_file(path, "".join(json.dumps(p, ensure_ascii=False) + "\n" for p in problems.values()))
     return Fetched(name, path, len(problems), standard.rows)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import write_file
 from extra_jax.judge import metrics, store
 from extra_jax.judge.calibration_page import calibration_page
 from extra_jax.judge.join import STATUSES, Joined, join_scores
@@ -93,8 +94,8 @@ def calibrate(folder: epath.PathLike) -> Calibration:
     ]
     root = epath.Path(folder)
     numbers = json.dumps(metrics.finite(judges), indent=1, allow_nan=False)
-    store.write_bytes(root / NUMBERS, (numbers + "\n").encode())
-    report = store.write_bytes(root / REPORT, calibration_page(str(folder), judges).encode())
+    write_file(root / NUMBERS, numbers + "\n")
+    report = write_file(root / REPORT, calibration_page(str(folder), judges))
     return Calibration(judges, report)
 
 

@@ -16,6 +16,7 @@ from etils import epath
 
 from extra_jax.config import JudgeConfig
 from extra_jax.errors import ExtraError
+from extra_jax.files import is_remote
 from extra_jax.judge import store
 from extra_jax.judge.endpoint import Endpoint, NoAnswer
 from extra_jax.judge.identity import judge_card, judge_id, rubric_of
@@ -310,7 +311,7 @@ def _status(scores: list[float], reply: Reply | None, failure: NoAnswer | None) 
 def _cache_folder(folder: epath.PathLike, config: JudgeConfig) -> Path:
     if config.cache is not None:
         return Path(config.cache)
-    if store.is_remote(folder):
+    if is_remote(folder):
         raise ExtraError(f"{folder} is a bucket, where replies cannot be appended: give a local folder, cache=FOLDER")
     return Path(folder) / REPLIES
 

@@ -15,10 +15,7 @@ import hashlib
 import itertools
 import json
 import logging
-import os
-import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +23,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import write_file
 
 _logger = logging.getLogger(__name__)
 
@@ -108,40 +106,19 @@ def write_rollouts(folder: epath.PathLike, name: str, groups: Iterable[Sequence[
         for rows in groups:
             rows = [{**row, "text_sha": text_sha(row["text"])} for row in rows]
             writer.write_table(pa.Table.from_pylist(rows, ROLLOUT_SCHEMA))
-    return write_bytes(epath.Path(folder) / ROLLOUTS / f"{name}.parquet", sink.getvalue().to_pybytes())
+    return write_file(epath.Path(folder) / ROLLOUTS / f"{name}.parquet", sink.getvalue().to_pybytes())
 
 
 def write_scores(folder: epath.PathLike, judge: str, name: str, rows: Sequence[Mapping[str, Any]]) -> epath.Path:
     """Writes one shard of scores; ``name`` is that of the rollouts' shard and the try, as in ``scores_name``."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows), SCORE_SCHEMA), sink, compression="zstd")
-    return write_bytes(epath.Path(folder) / SCORES / judge / f"{name}.parquet", sink.getvalue().to_pybytes())
+    return write_file(epath.Path(folder) / SCORES / judge / f"{name}.parquet", sink.getvalue().to_pybytes())
 
 
 def scores_name(rollouts: str, tries: int) -> str:
     """Name of the shard with the scores of a shard of rollouts: the first, and further ones for what had failed."""
     return f"{rollouts}-{tries}"
-
-
-def write_bytes(path: epath.Path, content: bytes) -> epath.Path:
-    """Writes a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if is_remote(path):
-        path.write_bytes(content)
-        return path
-    local = Path(path)
-    beside = local.with_name(f".{local.name}.{os.getpid()}.tmp")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(local)
-    return path
-
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether a path is in a bucket, where files are neither appended to nor locked."""
-    return re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", os.fspath(path)) is not None
 
 
 class Shard:
@@ -238,7 +215,7 @@ def judges(folder: epath.PathLike) -> dict[str, dict[str, Any]]:
 def describe_judge(folder: epath.PathLike, judge: str, card: Mapping[str, Any]) -> None:
     """Writes ``judge.json``."""
     path = epath.Path(folder) / SCORES / judge / JUDGE_FILE
-    write_bytes(path, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+    write_file(path, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 
 def settle(folder: epath.PathLike, name: str, facts: Mapping[str, Any]) -> None:
@@ -249,7 +226,7 @@ def settle(folder: epath.PathLike, name: str, facts: Mapping[str, Any]) -> None:
     """
     path = epath.Path(folder) / name
     if not path.exists():
-        write_bytes(path, (json.dumps(facts, indent=2) + "\n").encode())
+        write_file(path, json.dumps(facts, indent=2) + "\n")
         return
     before, now = json.loads(path.read_text()), json.loads(json.dumps(facts))
     if differing := [

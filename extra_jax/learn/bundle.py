@@ -15,6 +15,7 @@ import numpy as np
 
 from extra_jax.config import Config, config_from_dict
 from extra_jax.errors import ExtraError
+from extra_jax.files import whole_file
 from extra_jax.parallel.processes import allgather_rows, is_main
 from extra_jax.rollout.types import Rollouts, StopReason
 
@@ -86,11 +87,8 @@ def write_bundle(
     }
     path = run_dir / REPLAY_FOLDER / f"step_{step:06d}.npz"
     if is_main():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".tmp")
-        with beside.open("wb") as file:
+        with whole_file(path) as file:
             np.savez_compressed(file, about=np.array(json.dumps(about)), **gathered)
-        beside.replace(path)
     return path
 
 

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import replace_folder
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.hf_files import (
     DTYPES,
@@ -27,7 +28,6 @@ from extra_jax.model.hf_files import (
     Checkpoint,
     local_path,
     plan_shards,
-    sync,
     write_json,
     write_tensors,
 )
@@ -243,9 +243,7 @@ def save_params(
         _write_weights(partial, params, config, jnp.dtype(dtype), max_shard_bytes)
         if first:
             _write_settings(partial, config, tokenizer, generation_config, dtype)
-            for path in (*partial.rglob("*"), partial):
-                sync(path)
-            _publish(partial, target)
+            replace_folder(partial, target)
     except BaseException:
         if first:
             shutil.rmtree(partial, ignore_errors=True)
@@ -346,14 +344,3 @@ def _write_settings(
     ids |= {key: value for key, value in given.items() if key in ids}
     write_json(folder / "generation_config.json", given | {k: v for k, v in ids.items() if v is not None})
     write_json(folder / "config.json", config.to_hf() | ids | {"dtype": dtype, "torch_dtype": dtype})
-
-
-def _publish(partial: Path, target: Path) -> None:
-    """Renames the finished folder into place; a model that was there survives until then, as ``NAME.replaced``."""
-    old = target.with_name(target.name + ".replaced")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -18,8 +18,9 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import whole_file, write_file
 from extra_jax.reward.verdict import Verdict
-from extra_jax.telemetry.files import EVALS_FOLDER, local_run_dir, parse_row, read_jsonl, to_json, write_atomically
+from extra_jax.telemetry.files import EVALS_FOLDER, local_run_dir, parse_row, read_jsonl, to_json
 from extra_jax.telemetry.statistics import (
     evaluation_metrics,
     evaluation_summary,
@@ -122,12 +123,10 @@ class EvaluationLog:
             raise ValueError(f"{len(rows)} rows for {self._identity['num_problems']} problems x {n} samples")
         record = evaluation_record(self._step, self._identity, rows, majority)
         self._path[NUMBERS].unlink(missing_ok=True)  # numbers that are there belong to the completions beside them
-        beside = self._path[ROWS].with_suffix(".tmp")
-        with self._path[PART].open("rb") as part, beside.open("wb") as file:
+        with self._path[PART].open("rb") as part, whole_file(self._path[ROWS]) as file:
             part.readline()
             shutil.copyfileobj(part, file)
-        beside.replace(self._path[ROWS])
-        write_atomically(self._path[NUMBERS], to_json(record) + "\n")
+        write_file(self._path[NUMBERS], to_json(record) + "\n")
         self._path[PART].unlink()
         return record
 

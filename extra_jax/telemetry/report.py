@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import write_file
 from extra_jax.telemetry import report_data as data
-from extra_jax.telemetry.files import CONFIG_FILE, REPORT_FILE, RUN_FILE, write_atomically
+from extra_jax.telemetry.files import CONFIG_FILE, REPORT_FILE, RUN_FILE
 from extra_jax.telemetry.names import METRICS
 from extra_jax.telemetry.page_style import CHART_STYLE, PAGE_STYLE, VARIABLES
 from extra_jax.telemetry.report_charts import evaluation_series, panels, pass_at_k_chart, phase_table, smooth
@@ -43,7 +44,7 @@ def write_report(run_dir: str | Path) -> Path:
         f"<title>{escape(run.name)} · extra_jax</title><style>{PAGE_STYLE}</style></head>\n"
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
-    return write_atomically(run.directory / REPORT_FILE, page)
+    return write_file(run.directory / REPORT_FILE, page)
 
 
 def write_curve_svg(run_dir: str | Path, path: str | Path) -> Path:
@@ -81,7 +82,7 @@ def write_curve_svg(run_dir: str | Path, path: str | Path) -> Path:
         f'<text class="note" x="22" y="48">held-out: {problems}bars are 95 % intervals over problems</text>'
         f'<g transform="translate(20 {top:g})">{inner}</g></svg>\n'
     )
-    return write_atomically(Path(path), svg)
+    return write_file(Path(path), svg)
 
 
 def _training_share(run: data.RunData) -> list[Series]:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import write_file
 from extra_jax.judge import store
 from extra_jax.judge.join import STATUSES, join_scores
 
@@ -72,7 +73,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        store.write_bytes(epath.Path(path), b"half")
+        write_file(epath.Path(path), b"half")
     assert path.read_bytes() == before
     assert len(store.rollout_shards(tmp_path)) == 1
 
