@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
 from extra_jax.checkpoint import restore_params
@@ -24,7 +23,7 @@ from extra_jax.data.problem import Problem
 from extra_jax.data.sources import load_problems
 from extra_jax.errors import ExtraError
 from extra_jax.model.fingerprint import fingerprint
-from extra_jax.parallel.processes import allgather, gather_texts, is_main, process_slice
+from extra_jax.parallel.processes import agree, gather_objects, is_main, share
 from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.graders import grader_name, make_grader, rewards_of
 from extra_jax.reward.majority import majority_scores
@@ -38,7 +37,9 @@ from extra_jax.telemetry.files import to_json
 from extra_jax.telemetry.progress import Progress
 from extra_jax.telemetry.records import evaluation_rows
 
-_WAVES = 4  # completions a slot decodes in one shard: more lose more to a kill, fewer wait more often for the longest
+# Completions that every cache row decodes between two writes to the disk. With more of them a kill loses more; with
+# fewer the rows wait more often for the longest completion.
+_WAVES = 4
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Evaluator:
         for benchmark in self.benchmarks:
             log = EvaluationLog(self.run_dir, step, identity_of(benchmark) | identity) if is_main() else None
             record = log.finished() if log else None
-            if not _agreed(record is not None):
+            if not agree(record is not None):  # process 0 alone has a log
                 if weights is None:
                     weights = self.policy.rollout_weights(params)
                 with log or nullcontext():
@@ -121,20 +122,20 @@ class Evaluator:
         """Samples and grades the problems that are not done yet."""
         n, total = self.settings.num_generations, len(benchmark.problems)
         shard = max(1, _WAVES * self.sampler.shard_slots * self.sampler.shards // n)
-        done = _agreed(log.resume(shard) if log else 0)
+        done = int(agree(log.resume(shard) if log else 0))
         for start in range(done, total, shard):
             count = min(shard, total - start)
-            mine = [start + i for i in process_slice(count)]
+            rows = [start + i for i in share(count, filled=True)]
             progress = on_progress and _shifted(on_progress, start * n, total * n)
-            problems = [benchmark.problems[i] for i in mine]
-            requests = [Request(benchmark.prompts[benchmark.problems[i].uid], n, i * n) for i in mine]
+            problems = [benchmark.problems[i] for i in rows]
+            requests = [Request(benchmark.prompts[benchmark.problems[i].uid], n, i * n) for i in rows]
             graded = [problem for problem in problems for _ in range(n)]
             grading = OverlappedGrading(benchmark.grader, self.policy.tokenizer.decode, graded)
             rollouts = self.sampler.generate(weights, requests, 0, progress, grading.finished)
             texts, grades = grading.result()
             rewards, _ = rewards_of(grades, self.policy.config.reward)
-            rows = evaluation_rows(step, problems, rollouts, texts, grades, rewards)
-            lines = gather_texts([to_json(row) for row in rows])
+            records = evaluation_rows(step, problems, rollouts, texts, grades, rewards)
+            lines = gather_objects([to_json(record) for record in records])
             if log:
                 log.append(lines[: count * n])  # without what fills the slices
 
@@ -216,12 +217,7 @@ def _majority(benchmark: Benchmark, rows: Sequence[dict[str, Any]]) -> list[floa
     return majority_scores(list(matrix("verdict")), list(matrix("answer")), benchmark.grader)
 
 
-def _agreed(number: int) -> int:
-    """What process 0 says."""
-    return int(allgather(np.array([number], np.int64))[0])
-
-
 def _shifted(progress: OnProgress, done: int, total: int) -> OnProgress:
     """Progress through all shards of all processes, from this one's through a shard."""
-    share = jax.process_count()
-    return lambda finished, in_flight, _: progress(min(done + finished * share, total), in_flight * share, total)
+    n = jax.process_count()
+    return lambda finished, in_flight, _: progress(min(done + finished * n, total), in_flight * n, total)

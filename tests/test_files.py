@@ -15,9 +15,8 @@ def test_text_and_bytes_arrive_in_folders_that_were_not_there(tmp_path):
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     path = write_file(tmp_path / "numbers", "old")
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
+    with pytest.raises(TypeError), whole_file(path) as file:
+        file.write(b"half" + "half")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -45,8 +44,6 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     assert (tmp_path / "old" / "deep" / "file").read_text() == "new"
 
 
-@pytest.mark.parametrize(
-    ("path", "remote"), [("gs://b/x", True), (Path("gs://b/x"), True), ("runs/a:b/x", False), ("/x", False)]
-)
-def test_urls_are_told_from_paths(path, remote):
-    assert is_remote(path) == remote
+def test_urls_are_told_from_paths():
+    assert all(map(is_remote, ("gs://b/x", Path("gs://b/x"))))
+    assert not any(map(is_remote, ("runs/a:b/x", "/x")))

@@ -14,7 +14,7 @@ from extra_jax.explore.metrics import PREFIX, ranks
 from extra_jax.explore.prefix import Prefix
 from extra_jax.explore.proposals import matched_position, memory_key
 from extra_jax.explore.state import Guided
-from extra_jax.parallel.processes import allgather, process_slice
+from extra_jax.parallel.processes import allgather, share
 from extra_jax.reward.verdict import Grader, Verdict
 from extra_jax.rollout.types import Request, Rollouts
 
@@ -55,7 +55,7 @@ class GainProbe:
             return {}
         entries = self._entries(step)
         total = len(entries)
-        mine = process_slice(total)
+        mine = share(total, filled=True)
         slots = [slot for i in mine for slot in self._slots(entries[i], step)]
         samples, prefix = self.settings.gain_samples, self.explorer.settings.prefix
         requests = make_requests(slots, self.explorer.prompts, samples, mine[0] * len(KINDS), prefix)

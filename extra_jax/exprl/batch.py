@@ -24,7 +24,7 @@ class Batch:
         advantages: For each of ``rows`` ``[n]``, one a token.
         learnt: ``[R]`` bool; the others stay out of the loss.
         reward: ``[R]``; NaN where there is none.
-        told: Further metrics.
+        metrics: Further ones.
     """
 
     scored: Scored
@@ -33,7 +33,7 @@ class Batch:
     advantages: Sequence[np.ndarray]
     learnt: np.ndarray
     reward: np.ndarray
-    told: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -63,22 +63,22 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-def make_batch(scored: Scored, rows: Sequence[Mapping[str, Any]], mine: Sequence[int], group_size: int) -> Batch:
+def make_batch(scored: Scored, rows: Sequence[Mapping[str, Any]], local: Sequence[int], group_size: int) -> Batch:
     """The batch of a step whose rollouts are ``scored``, groups adjacent.
 
     Args:
         scored: Of all processes.
-        rows: Whole rows of the rollouts ``mine``.
-        mine: Which of the scored rollouts are this process's.
+        rows: Whole rows of the rollouts ``local``.
+        local: Which of the scored rollouts this process has.
         group_size: Rollouts of a group.
     """
     return Batch(
         scored,
         rows,
-        [index // group_size for index in mine],
-        [scored.token_advantages(index) for index in mine],
-        scored.learnt[mine],
-        scored.reward[mine],
+        [index // group_size for index in local],
+        [scored.token_advantages(index) for index in local],
+        scored.learnt[local],
+        scored.reward[local],
     )
 
 

@@ -10,7 +10,6 @@ from contextlib import closing
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from flax import nnx
 
@@ -22,7 +21,7 @@ from extra_jax.evaluate import load_problems_of
 from extra_jax.judge import store
 from extra_jax.judge.segment import Segmenter, TokenBytes
 from extra_jax.model.fingerprint import fingerprint
-from extra_jax.parallel.processes import allgather, is_main, on_main, process_slice
+from extra_jax.parallel.processes import agree, is_main, on_main, share
 from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.graders import make_grader
 from extra_jax.rollout.engine import Progress as OnProgress
@@ -81,10 +80,10 @@ class Collector:
             if weights is None:
                 weights = self.policy.rollout_weights(params)
             chunk = range(start, min(start + size, len(problems)))
-            mine = [chunk[i] for i in process_slice(len(chunk))]
-            requests = [Request(self.prompts[problems[i].uid], n, i * n) for i in mine]
+            local = [chunk[i] for i in share(len(chunk), filled=True)]
+            requests = [Request(self.prompts[problems[i].uid], n, i * n) for i in local]
             rollouts = self.sampler.generate(weights, requests, round_, progress)
-            rows = self._rows([problems[i] for i in mine], [groups[i] for i in mine], rollouts, round_, name)
+            rows = self._rows([problems[i] for i in local], [groups[i] for i in local], rollouts, round_, name)
             by_prompt = [rows[i : i + n] for i in range(0, len(rows), n)]
             store.write_rollouts(self.folder, _shard_name(round_, name, part, jax.process_index()), by_prompt)
         return name
@@ -96,7 +95,7 @@ class Collector:
         """Whether every process has written its share; process 0 looks, so that all agree."""
         names = (_shard_name(round_, name, part, process) for process in range(jax.process_count()))
         done = is_main() and all((self.folder / store.ROLLOUTS / f"{n}.parquet").exists() for n in names)
-        return bool(allgather(np.array([done])).any())
+        return bool(agree(done))
 
     def _rows(
         self, problems: Sequence[Problem], groups: Sequence[str], rollouts: Rollouts, round_: int, name: str

@@ -135,7 +135,7 @@ def batch_metrics(batch: Batch, group_size: int) -> dict[str, float]:
     rollouts = to_rollouts(batch.rows, batch.groups, group_size)
     size = np.array([np.abs(a).mean() if kept else 0.0 for a, kept in zip(batch.advantages, batch.learnt, strict=True)])
     usual = rollout_metrics(rollouts, grades_of(batch), np.nan_to_num(batch.reward), size, group_size)
-    return usual | batch.scored.metrics() | batch.told
+    return usual | batch.scored.metrics() | batch.metrics
 
 
 def record(journal: Journal, done: int, batch: Batch, group_size: int) -> None:

@@ -13,7 +13,7 @@ from extra_jax.exprl.scored import judge_of, score
 from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
 from extra_jax.model.fingerprint import fingerprint
-from extra_jax.parallel.processes import process_slice
+from extra_jax.parallel.processes import share
 from extra_jax.policy import Policy
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.timing import PhaseTimer
@@ -52,9 +52,9 @@ class StoreSource:
             n = self.config.train.num_generations
             groups = [problem.uid for problem in self.loader.next()]
             chosen = np.concatenate([np.arange(n) + self.place[group] * n for group in groups])
-            mine = process_slice(len(groups))
-            rows = self.stored.read([groups[i] for i in mine])
-            return make_batch(self.scored.take(chosen), rows, [i * n + j for i in mine for j in range(n)], n)
+            local = share(len(groups), filled=True)
+            rows = self.stored.read([groups[i] for i in local])
+            return make_batch(self.scored.take(chosen), rows, [i * n + j for i in local for j in range(n)], n)
 
     def may_save(self, done: int) -> bool:
         return True

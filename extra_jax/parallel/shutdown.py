@@ -4,9 +4,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Self
 
-import numpy as np
-
-from extra_jax.parallel.processes import allgather
+from extra_jax.parallel.processes import agree
 
 
 class GracefulStop:
@@ -17,7 +15,7 @@ class GracefulStop:
 
     def requested(self) -> bool:
         """Whether any process was asked to stop; all processes get the same answer, so all must ask together."""
-        return bool(allgather(np.array([self._asked])).any())
+        return bool(agree(self._asked))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
