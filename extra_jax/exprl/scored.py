@@ -13,7 +13,7 @@ from extra_jax.judge import store
 from extra_jax.judge.advantages import outcome_advantages, process_advantages
 from extra_jax.judge.identity import judge_id, rubric_of
 from extra_jax.judge.join import STATUSES, join_scores
-from extra_jax.judge.metrics import auroc, index_of, within_prompt_auroc
+from extra_jax.judge.metrics import auroc, first_seen_index, within_prompt_auroc
 from extra_jax.judge.score import normalise
 from extra_jax.judge.segment import token_segments
 from extra_jax.reward.verdict import Verdict
@@ -55,7 +55,7 @@ class Scored:
         known = ~np.isnan(self.reward)
         correct = np.array([row["verdict"] == Verdict.CORRECT for row in self.rows], bool)
         truth = known & np.array([row["verdict"] in _TRUTH for row in self.rows], bool)
-        group = index_of([row["group"] for row in self.rows])
+        group = first_seen_index([row["group"] for row in self.rows])
         spread = [np.std(r, ddof=1) for g in np.unique(group) if len(r := self.reward[(group == g) & known]) > 1]
         segments = np.array([len(row["segment_tokens"]) for row in self.rows])
         units = max(self.counts["units"], 1)
@@ -175,7 +175,7 @@ def _worth(
         scores[overlong] -= settings.overlong_penalty
     elif settings.overlong == "mask":
         usable = usable & ~overlong
-    group = index_of([row["group"] for row in rows])
+    group = first_seen_index([row["group"] for row in rows])
     segments = np.array([len(row["segment_tokens"]) for row in rows])
     if settings.advantage == "process":
         lengths = np.zeros(scores.shape, np.int64)

@@ -112,7 +112,7 @@ def _family(name: str, card: Mapping[str, Any]) -> str:
 def _numbers(rows: Sequence[Mapping[str, Any]], joined: Joined) -> dict[str, Any]:
     """Everything about one judge under one condition; a trace counts by the score of its last unit."""
     judged = metrics.Judged(
-        problem=metrics.index_of([row["uid"] for row in rows]),
+        problem=metrics.first_seen_index([row["uid"] for row in rows]),
         correct=np.array([_LABELS[row["verdict"]] for row in rows], bool),
         score=_last(joined),
         length=np.array([row["segment_tokens"][-1] for row in rows], np.float64),
