@@ -69,10 +69,10 @@ def describe(config: Config, verb: str) -> str:
         facts.append(("completion", f"at most {config.rollout.max_completion_length:,} tokens, {_sampling(config)}"))
     width = max(len(name) for name, _ in facts)
     lines = [f"{verb}: the configuration is valid", *(f"  {name:<{width}}  {value}" for name, value in facts)]
-    return "\n".join(lines + [f"warning: {text}" for text in warnings_of(config, verb, train, held_out)])
+    return "\n".join(lines + [f"warning: {text}" for text in find_warnings(config, verb, train, held_out)])
 
 
-def warnings_of(
+def find_warnings(
     config: Config, verb: str, train: list[Problem] | None = None, held_out: HeldOut | None = None
 ) -> list[str]:
     """Settings that are allowed and probably not meant, one sentence each with the remedy."""
@@ -135,12 +135,10 @@ def _train_facts(config: Config, problems: list[Problem] | None) -> list[Fact]:
 
 def _store(config: Config) -> str:
     """The rollouts that ``reward: judge`` trains on."""
-    from extra_jax.judge.store import judges, rollout_shards
+    from extra_jax.judge.store import judges, rollout_parts
 
     folder = config.exprl.store or f"{config.run.dir}/store"
-    return (
-        f"{folder}: {_count(len(rollout_shards(folder)), 'shard')} of rollouts, {_count(len(judges(folder)), 'judge')}"
-    )
+    return f"{folder}: {_count(len(rollout_parts(folder)), 'part')} of rollouts, {_count(len(judges(folder)), 'judge')}"
 
 
 def _exprl_facts(config: Config, verb: str, problems: list[Problem] | None) -> list[Fact]:

@@ -18,9 +18,8 @@ from flax import nnx
 
 from extra_jax.checkpoint import restore_params
 from extra_jax.config import Config, DataConfig
-from extra_jax.data.fetch import located
+from extra_jax.data.load import load_data
 from extra_jax.data.problem import Problem
-from extra_jax.data.sources import load_problems
 from extra_jax.errors import ExtraError
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.parallel.processes import agree, gather_objects, is_main, share
@@ -32,7 +31,7 @@ from extra_jax.reward.verdict import ComparesAnswers, Grader
 from extra_jax.rollout.session import Progress as OnProgress
 from extra_jax.rollout.types import Request, SamplingParams
 from extra_jax.run_dir import open_run
-from extra_jax.telemetry.evaluations import EvaluationLog, Record, metrics_of
+from extra_jax.telemetry.evaluations import EvaluationLog, Record, flat_metrics
 from extra_jax.telemetry.files import to_json
 from extra_jax.telemetry.progress import Progress
 from extra_jax.telemetry.records import evaluation_rows
@@ -64,14 +63,14 @@ class Evaluator:
     def __init__(self, policy: Policy, run_dir: Path):
         config = policy.config
         self.policy, self.run_dir, self.settings = policy, run_dir, config.eval
-        self.params = sampling_of(config)
+        self.params = eval_sampling(config)
         self.graders: dict[str, Grader] = {}
         self.benchmarks = [self._benchmark(name, data) for name, data in config.benchmarks.items()]
         self.sampler = policy.sampler(self.params, stream="eval", seed=config.eval.seed)
 
     def _benchmark(self, name: str, data: DataConfig) -> Benchmark:
         config = self.policy.config
-        problems = load_problems_of(data, config.eval.seed, config.eval.dir)
+        problems = load_data(data, config.eval.seed, config.eval.dir)
         grader = grader_name(config.reward, data)
         if grader not in self.graders:
             self.graders[grader] = make_grader(config.reward, data)
@@ -85,7 +84,7 @@ class Evaluator:
         """
         metrics: dict[str, float] = {}
         for name, record in self.records(params, step, progress).items():
-            metrics |= metrics_of(record, f"eval_{name}_" if self.settings.benchmarks else "eval_")
+            metrics |= flat_metrics(record, f"eval_{name}_" if self.settings.benchmarks else "eval_")
         return metrics
 
     def records(self, params: nnx.State, step: int, progress: OnProgress | None = None) -> dict[str, Record]:
@@ -99,7 +98,7 @@ class Evaluator:
         weights: nnx.State | None = None
         records = {}
         for benchmark in self.benchmarks:
-            log = EvaluationLog(self.run_dir, step, identity_of(benchmark) | identity) if is_main() else None
+            log = EvaluationLog(self.run_dir, step, benchmark_identity(benchmark) | identity) if is_main() else None
             record = log.finished() if log else None
             if not agree(record is not None):  # process 0 alone has a log
                 if weights is None:
@@ -144,37 +143,23 @@ class Evaluator:
             grader.close()
 
 
-def identity_of(benchmark: Benchmark) -> dict[str, Any]:
+def benchmark_identity(benchmark: Benchmark) -> dict[str, Any]:
     """What two evaluations of a benchmark must agree in: problems with their wording and answers, and the grader."""
-    told = json.dumps([[p.uid, p.prompt, p.answer] for p in benchmark.problems])
+    wording = json.dumps([[p.uid, p.prompt, p.answer] for p in benchmark.problems])
     return {
         "benchmark": benchmark.name,
         "source": benchmark.source,
         "grader": benchmark.grader.name,
         "num_problems": len(benchmark.problems),
-        "problems": hashlib.sha256(told.encode()).hexdigest()[:16],
+        "problems": hashlib.sha256(wording.encode()).hexdigest()[:16],
     }
 
 
-def sampling_of(config: Config) -> SamplingParams:
+def eval_sampling(config: Config) -> SamplingParams:
     """How the completions of an evaluation are drawn."""
     e = config.eval
     length = e.max_completion_length or config.rollout.max_completion_length
     return SamplingParams(e.temperature, e.top_p, e.top_k, e.min_p, length, config.rollout.stop_strings)
-
-
-def load_problems_of(data: DataConfig, seed: int, folder: str = "") -> list[Problem]:
-    """The problems that a ``data`` section describes; standard sets are looked for in ``folder``."""
-    return load_problems(
-        located(data.source, folder),
-        split=data.split,
-        seed=seed,
-        limit=data.limit,
-        prompt_template=data.prompt_template,
-        system=data.system,
-        columns=data.columns or None,
-        **data.task,
-    )
 
 
 def evaluate(config: Config, base: bool = False) -> list[dict[str, Record]]:

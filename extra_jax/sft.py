@@ -10,10 +10,11 @@ from flax import nnx
 
 from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config
+from extra_jax.data.load import load_data
 from extra_jax.data.loader import ProblemLoader
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
-from extra_jax.evaluate import Evaluator, load_problems_of
+from extra_jax.evaluate import Evaluator
 from extra_jax.learn.batch import Example, TokenBatch, micro_batches
 from extra_jax.learn.loss import Mean, sequence_weights
 from extra_jax.learn.optimizer import make_optimizer
@@ -39,7 +40,7 @@ def sft(config: Config) -> None:
     policy, params = load_policy(config)
     run_dir = open_run(config)
     settings = config.sft
-    problems = load_problems_of(config.data, config.run.seed)
+    problems = load_data(config.data, config.run.seed)
     examples = encode_examples(policy, problems, settings.row_length)
     share = (jax.process_index(), jax.process_count())
     loader = ProblemLoader(problems, settings.batch_size, config.run.seed, *share)

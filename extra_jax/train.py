@@ -20,11 +20,12 @@ from flax import nnx
 
 from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config
+from extra_jax.data.load import load_data
 from extra_jax.data.loader import ProblemLoader
 from extra_jax.data.problem import Problem
 from extra_jax.dynamic_sampling import Graded, GroupPool
 from extra_jax.errors import ExtraError
-from extra_jax.evaluate import Evaluator, load_problems_of
+from extra_jax.evaluate import Evaluator
 from extra_jax.explore.explorer import Explorer
 from extra_jax.explore.gain import GainProbe
 from extra_jax.explore.injection import Slot
@@ -61,7 +62,7 @@ def train(config: Config) -> None:
     check_batches(config)
     run_dir = open_run(config)
     settings, group = config.train, config.train.num_generations
-    problems = load_problems_of(config.data, config.run.seed)
+    problems = load_data(config.data, config.run.seed)
     prompts = policy.encode_prompts(problems)
     loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed)
     explorer = Explorer(config, problems, prompts, policy.tokenizer)

@@ -12,7 +12,7 @@ import yaml
 from extra_jax import cli
 from extra_jax.cli import sampling
 from extra_jax.config import config_from_dict
-from extra_jax.dry_run import describe, warnings_of
+from extra_jax.dry_run import describe, find_warnings
 from extra_jax.errors import ExtraError
 
 TREE = {
@@ -371,4 +371,4 @@ def test_suspicious_settings_are_warned_about(sections, message):
 
 
 def test_the_defaults_of_the_recipe_give_no_warning():
-    assert warnings_of(config_from_dict(TREE), "train") == []
+    assert find_warnings(config_from_dict(TREE), "train") == []

@@ -58,10 +58,10 @@ def _lint(args: argparse.Namespace) -> int:
         )
         return FOUND if report.findings else 0
     for kind, meaning in KINDS.items():
-        found = [finding for finding in report.findings if finding.kind == kind]
-        if found:
-            print(f"{kind}: {len(found):,} {'row' if len(found) == 1 else 'rows'} ({meaning})")
-            _print_some([f"row {finding.row}: {finding.detail}" for finding in found])
+        findings = [finding for finding in report.findings if finding.kind == kind]
+        if findings:
+            print(f"{kind}: {len(findings):,} {'row' if len(findings) == 1 else 'rows'} ({meaning})")
+            _print_some([f"row {finding.row}: {finding.detail}" for finding in findings])
     d = report.duplicates
     if d.groups:
         print(

@@ -59,12 +59,12 @@ def evaluation_table(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]
     for score in scores:
         label = f"pass@1 (avg@{next(iter(records.values()))['num_generations']})" if score == "pass@1" else score
         lines.append([label, *(_interval(summary.get(score)) for summary in summaries.values())])
-    for label, told in (
+    for label, shown in (
         ("problems", lambda record: f"{record['num_problems']:,} x {record['num_generations']} samples"),
         ("length", lambda record: f"{record['mean_length']:,.0f} tokens"),
         ("truncated", lambda record: f"{record['clipped_ratio']:.1%}"),
     ):
-        lines.append([label, *(told(record) for record in records.values())])
+        lines.append([label, *(shown(record) for record in records.values())])
     unjudged = [unjudged_share(record) for record in records.values()]
     if any(unjudged):
         lines.append(["not judged, counted as not solved", *(f"{share:.1%}" for share in unjudged)])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from extra_jax.data.contamination import text_of
+from extra_jax.data.problem import prompt_text
 from extra_jax.data.rows import Row, to_problem
 from extra_jax.data.sources import nearest, read_rows
 from extra_jax.errors import ExtraError
@@ -130,7 +130,7 @@ def _convert(name: str, standard: Standard, row: Row) -> dict[str, Any]:
     cells = {part: _field(row.values, column) for part, column in columns.items()}
     if cells["prompt"] is None or cells["answer"] is None:
         problem = to_problem(row, name)
-        cells = {"uid": problem.uid, "prompt": text_of(problem.prompt), "answer": problem.answer}
+        cells = {"uid": problem.uid, "prompt": prompt_text(problem.prompt, only="user"), "answer": problem.answer}
         cells["solution"] = problem.solution
     text = {part: _text(cell) for part, cell in cells.items()}
     for wrapping in standard.unwrap:
@@ -147,10 +147,10 @@ def _convert(name: str, standard: Standard, row: Row) -> dict[str, Any]:
 
 
 def _field(values: Mapping[str, Any], path: str) -> Any:
-    found: Any = values
+    cell: Any = values
     for key in path.split("."):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
+        cell = cell.get(key) if isinstance(cell, Mapping) else None
+    return cell
 
 
 def _text(value: Any) -> str:

@@ -22,7 +22,7 @@ class Batch:
         rows: ``[R]`` whole rows of this process, groups adjacent.
         groups: ``[R]``, number of the group of each row, over all processes.
         advantages: For each of ``rows`` ``[n]``, one a token.
-        learnt: ``[R]`` bool; the others stay out of the loss.
+        learned: ``[R]`` bool; the others stay out of the loss.
         reward: ``[R]``; NaN where there is none.
         metrics: Further ones.
     """
@@ -31,7 +31,7 @@ class Batch:
     rows: Sequence[Mapping[str, Any]]
     groups: Sequence[int]
     advantages: Sequence[np.ndarray]
-    learnt: np.ndarray
+    learned: np.ndarray
     reward: np.ndarray
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -77,7 +77,7 @@ def make_batch(scored: Scored, rows: Sequence[Mapping[str, Any]], local: Sequenc
         rows,
         [index // group_size for index in local],
         [scored.token_advantages(index) for index in local],
-        scored.learnt[local],
+        scored.learned[local],
         scored.reward[local],
     )
 

@@ -79,7 +79,7 @@ def _train(config: Config, make_source: Callable[[Policy, nnx.State], Source]) -
             timer = PhaseTimer()
             batch = source.next(state.params, step, timer, journal)
             with timer.phase("update"):
-                chosen = np.flatnonzero(batch.learnt)
+                chosen = np.flatnonzero(batch.learned)
                 rollouts = to_rollouts(
                     [batch.rows[i] for i in chosen], [batch.groups[i] for i in chosen], settings.num_generations
                 )
@@ -133,8 +133,10 @@ def check_settings(config: Config) -> None:
 def batch_metrics(batch: Batch, group_size: int) -> dict[str, float]:
     """The usual numbers of a step's rollouts, and those of the judge; the same on every process."""
     rollouts = to_rollouts(batch.rows, batch.groups, group_size)
-    size = np.array([np.abs(a).mean() if kept else 0.0 for a, kept in zip(batch.advantages, batch.learnt, strict=True)])
-    usual = rollout_metrics(rollouts, grades_of(batch), np.nan_to_num(batch.reward), size, group_size)
+    size = np.array(
+        [np.abs(a).mean() if kept else 0.0 for a, kept in zip(batch.advantages, batch.learned, strict=True)]
+    )
+    usual = rollout_metrics(rollouts, stored_grades(batch), np.nan_to_num(batch.reward), size, group_size)
     return usual | batch.scored.metrics() | batch.metrics
 
 
@@ -146,9 +148,9 @@ def record(journal: Journal, done: int, batch: Batch, group_size: int) -> None:
     rollouts = to_rollouts(batch.rows, [order[group] for group in batch.groups], group_size)
     texts = [row["text"] for row in batch.rows]
     mean = np.array([a.mean() for a in batch.advantages])
-    journal.records(done, problems, rollouts, texts, grades_of(batch), batch.reward, mean)
+    journal.records(done, problems, rollouts, texts, stored_grades(batch), batch.reward, mean)
 
 
-def grades_of(batch: Batch) -> list[Grade]:
+def stored_grades(batch: Batch) -> list[Grade]:
     """The verdicts that were stored with the rollouts."""
     return [Grade(Verdict(row["verdict"]), None, "stored") for row in batch.rows]

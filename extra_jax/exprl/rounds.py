@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from extra_jax.data.load import load_data
 from extra_jax.data.loader import ProblemLoader
 from extra_jax.errors import ExtraError
-from extra_jax.evaluate import load_problems_of
 from extra_jax.exprl.batch import Batch, make_batch
 from extra_jax.exprl.collect import Collector, group_ids
 from extra_jax.exprl.distill import Teacher
-from extra_jax.exprl.scored import Scored, judge_of, score, unjudged
+from extra_jax.exprl.scored import Scored, find_judge, score, unjudged
 from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
 from extra_jax.parallel.processes import agree, on_main, share
@@ -45,7 +45,7 @@ class RoundSource:
         self.per_round, t = config.exprl.steps_per_round, config.train
         if t.max_steps % self.per_round:
             raise ExtraError(f"train.max_steps={t.max_steps} is no multiple of exprl.steps_per_round={self.per_round}")
-        problems = load_problems_of(config.data, config.run.seed)
+        problems = load_data(config.data, config.run.seed)
         self.loader = ProblemLoader(problems, t.prompts_per_step * self.per_round, config.run.seed)
         self.collector = Collector(policy, problems)
         self.teacher = None
@@ -87,7 +87,7 @@ class RoundSource:
         with timer.phase("judge"):
             if self.config.judge.endpoint is not None:
                 on_main(lambda: self._ask(prefix, number, journal))
-                name, unit = judge_of(folder, self.config)
+                name, unit = find_judge(folder, self.config)
                 scores = store.score_rows(folder, name, prefix)
                 return stored, groups, score(rows, scores, unit, policy, self.config)
             return stored, groups, self._await(rows, policy, number, journal)
@@ -109,10 +109,10 @@ class RoundSource:
         while True:
             complete = False
             if store.judges(folder):
-                name, unit = judge_of(folder, self.config)
-                for shard in store.shards(folder, f"{store.SCORES}/{name}", but=seen):
-                    seen.add(shard.name)
-                    scores += [row for row in shard.read(store.SCORE_KEYS) if row["rollout_id"] in wanted]
+                name, unit = find_judge(folder, self.config)
+                for part in store.parts(folder, f"{store.SCORES}/{name}", but=seen):
+                    seen.add(part.name)
+                    scores += [row for row in part.read(store.SCORE_KEYS) if row["rollout_id"] in wanted]
                 units = sum(1 if unit == "rollout" else len(row["segment_tokens"]) for row in rows)
                 complete = len({(row["rollout_id"], row["segment"]) for row in scores}) >= units
             if agree(complete, np.min):

@@ -8,8 +8,8 @@ from flax import nnx
 from extra_jax.data.loader import ProblemLoader
 from extra_jax.errors import ExtraError
 from extra_jax.exprl.batch import Batch, make_batch
-from extra_jax.exprl.collect import sampling_of, store_of
-from extra_jax.exprl.scored import judge_of, score
+from extra_jax.exprl.collect import sampling_facts, store_folder
+from extra_jax.exprl.scored import find_judge, score
 from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
 from extra_jax.model.fingerprint import fingerprint
@@ -32,18 +32,18 @@ class StoreSource:
 
     def __init__(self, policy: Policy, params: nnx.State):
         config = self.config = policy.config
-        folder = store_of(config)
+        folder = store_folder(config)
         self.stored = StoredGroups(folder, config.train.num_generations)
-        store.settle(folder, store.SAMPLING_FILE, sampling_of(config))
+        store.settle(folder, store.SAMPLING_FILE, sampling_facts(config))
         if config.exprl.advantage == "self_distillation":
             raise ExtraError("exprl.advantage=self_distillation samples as it goes; run it with `extra-jax exprl`")
-        judge, unit = judge_of(folder, config)
+        judge, unit = find_judge(folder, config)
         rows = [row for group in self.stored.groups.values() for row in group]
         self.scored = score(rows, store.score_rows(folder, judge), unit, fingerprint(params, policy.mesh), config)
         n = config.train.num_generations
         # A group that teaches nothing (stale, unscored) would only make steps smaller.
-        learnt = self.scored.learnt.reshape(-1, n).any(axis=1)
-        problems = [problem for problem, kept in zip(self.stored.problems(), learnt, strict=True) if kept]
+        learned = self.scored.learned.reshape(-1, n).any(axis=1)
+        problems = [problem for problem, kept in zip(self.stored.problems(), learned, strict=True) if kept]
         self.place = {group: index for index, group in enumerate(self.stored.groups)}
         self.loader = ProblemLoader(problems, config.train.prompts_per_step, config.run.seed)
 

@@ -63,7 +63,7 @@ def calibrate(folder: epath.PathLike) -> Calibration:
     Raises:
         ExtraError: no rollouts, no scores, or no rollout with a verdict that says anything.
     """
-    rows = [row for shard in store.rollout_shards(folder) for row in shard.read(_COLUMNS)]
+    rows = [row for shard in store.rollout_parts(folder) for row in shard.read(_COLUMNS)]
     labelled = [row for row in rows if row["verdict"] in _LABELS]
     if not labelled:
         raise ExtraError(f"{folder}: no rollout has a verdict of correct, wrong or no_answer to compare scores with")
@@ -82,15 +82,15 @@ def calibrate(folder: epath.PathLike) -> Calibration:
             "name": name,
             "rollouts": len(labelled),
             "without_verdict": len(rows) - len(labelled),
-            "conditions": {c: found[c] for c in CONDITIONS if c in found},
-            "missing": [c for c in CONDITIONS if c not in found],
+            "conditions": {c: conditions[c] for c in CONDITIONS if c in conditions},
+            "missing": [c for c in CONDITIONS if c not in conditions],
             "changes": {
                 c: metrics.change(scores[name, "ref"], scores[name, c])
                 for c in CONDITIONS[1:]
-                if c in found and "ref" in found
+                if c in conditions and "ref" in conditions
             },
         }
-        for name, found in families.items()
+        for name, conditions in families.items()
     ]
     root = epath.Path(folder)
     numbers = json.dumps(metrics.finite(judges), indent=1, allow_nan=False)

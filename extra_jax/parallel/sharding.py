@@ -15,7 +15,6 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from extra_jax.errors import ExtraError
 
 MeshAxes = tuple[str, ...]
-LogicalAxes = tuple[str | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -205,7 +205,7 @@ def _scores(record: Record, name: str) -> np.ndarray | None:
     return pass_at_k(correct.shape[1], correct.sum(axis=1), int(at))
 
 
-def metrics_of(record: Record, prefix: str) -> dict[str, float]:
+def flat_metrics(record: Record, prefix: str) -> dict[str, float]:
     """An evaluation as flat metrics: ``eval_pass@1``, ``eval_pass@1_low``, ..., ``eval_completions/mean_length``.
 
     Args:
@@ -238,12 +238,12 @@ def read_evaluations(run_dir: str | Path) -> dict[str, list[Record]]:
         ExtraError: a file is damaged.
     """
     folders = (path for path in (local_run_dir(run_dir) / EVALS_FOLDER).glob("*") if path.is_dir())
-    found = {}
+    by_benchmark = {}
     for name in sorted(path.name for path in folders):
         paths = [evaluation_path(run_dir, name, step) for step in evaluated_steps(run_dir, name)]
         if paths:
-            found[name] = [parse_row(path.read_text(encoding="utf-8"), path, 1) for path in paths]
-    return found
+            by_benchmark[name] = [parse_row(path.read_text(encoding="utf-8"), path, 1) for path in paths]
+    return by_benchmark
 
 
 def read_completions(run_dir: str | Path, benchmark: str, step: int) -> list[Row]:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID,
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from extra_jax.telemetry.names import phases_of
+from extra_jax.telemetry.names import phase_seconds
 
 _PLAIN_ROLLOUT_SECONDS = 30.0
 _PACE_STEPS = 20
@@ -59,7 +59,7 @@ def _format(value: Any, form: str) -> str:
 
 
 def _seconds(metrics: Mapping[str, Any]) -> str:
-    phases = phases_of(metrics)
+    phases = phase_seconds(metrics)
     split = " ".join(f"{name} {_short_seconds(value)}" for name, value in phases.items())
     if (total := metrics.get("step_time")) is None:
         return split

@@ -99,8 +99,10 @@ def _header(run: data.RunData) -> str:
     steps = f"{run.training[-1]['step']:,} steps" if run.training else "no training step"
     clock = data.wall_clock(run)
     facts = [run.name, steps] + ([clock[0], data.span_text(clock[1])] if clock else [])
-    told = [[escape(text) for text in data.verdict(one)] for one in run.each_benchmark() or [run]]
-    sentences = "".join(f'<p class="verdict">{sentence}</p><p class="change">{change}</p>' for sentence, change in told)
+    verdicts = [[escape(text) for text in data.verdict(one)] for one in run.each_benchmark() or [run]]
+    sentences = "".join(
+        f'<p class="verdict">{sentence}</p><p class="change">{change}</p>' for sentence, change in verdicts
+    )
     return (
         f"<header><h1>{escape(' · '.join(facts))}</h1>"
         f"{sentences}"
