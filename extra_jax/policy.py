@@ -27,8 +27,6 @@ class Policy:
     """What does not change during a run.
 
     Attributes:
-        config: of the run.
-        mesh: of the run.
         model_config: shape of the model.
         graphdef: of the model; merge it with parameters to call it.
         tokenizer: of the model.

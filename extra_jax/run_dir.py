@@ -48,7 +48,6 @@ def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:
     """Makes the run directory, or checks that the one that exists belongs to this configuration.
 
     Args:
-        config: of the run.
         concerns: sections that must agree with the run that is there, for verbs that only read it; default: all
             that the training depends on.
 

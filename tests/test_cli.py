@@ -215,7 +215,7 @@ def test_overrides_may_stand_on_both_sides_of_an_option(file, called):
         (["train.maxsteps=3"], "did you mean 'train.max_steps'?"),
         (["train.max_steps"], "not of the form key.sub=value"),
         (["--dry-run", "data.source=/missing.jsonl", "data.limit=null"], "/missing.jsonl: there is no such file"),
-        (["--dry-run", "model.preset=null", "model.path=/missing"], "model.path=/missing: there is no such folder"),
+        (["--dry-run", "model.preset=null", "model.path=/missing"], "model.path=/missing: /missing is not a folder"),
         (["--dry-run", "tokenizer.path=/missing"], "tokenizer.path=/missing: there is no such folder"),
         (["--dry-run", "model.preset=9000B"], "9000B"),
         (["--dry-run", "data.limit=null"], "limit"),

@@ -82,7 +82,6 @@ def lint(
     """Checks every row of a JSONL or Parquet file.
 
     Args:
-        path: The file.
         columns: Other column names, see ``rows.COLUMNS``.
         gold_problems: Says of each answer why the grader cannot read it, ``""`` where it can; default: not checked.
         same_answers: Whether the grader takes two answers for one; default: equality as text.

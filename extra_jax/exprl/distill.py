@@ -26,7 +26,6 @@ class Teacher:
     """The initial policy with the reference in its prompt.
 
     Args:
-        policy: of the run.
         params: initial ones; copied.
         problems: all problems of the run; each needs a reference solution.
 

@@ -33,7 +33,6 @@ class RoundSource:
     """``exprl.steps_per_round`` steps on the rollouts of one policy, then new ones.
 
     Args:
-        policy: of the run.
         params: what training starts from: the teacher of self-distillation.
 
     Raises:

@@ -110,7 +110,6 @@ def score(
         scores: Score rows of one judge.
         unit: What that judge scored: ``rollout``, ``prefix`` or ``segment``.
         policy: Fingerprint of the policy that the rollouts should be of.
-        config: Of the run.
 
     Raises:
         ExtraError: the scores are of another kind than the advantages need, there are too few, or there is something

@@ -19,7 +19,6 @@ class StoredGroups:
     """The groups of some parts of rollouts. A group that stands in two parts is taken once: both are the same.
 
     Args:
-        folder: The store.
         group_size: Rollouts that every group must have.
         prefix: Only the parts whose names begin with this.
 

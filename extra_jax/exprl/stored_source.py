@@ -23,7 +23,6 @@ class StoreSource:
     """Groups of stored rollouts as a data set; every epoch is a fresh permutation.
 
     Args:
-        policy: of the run.
         params: what training starts from; rollouts by another policy are stale.
 
     Raises:

@@ -77,8 +77,6 @@ def judge(folder: epath.PathLike, config: JudgeConfig, prefix: str = "", quiet: 
     """Judges every rollout in a store and writes the scores there.
 
     Args:
-        folder: The store.
-        config: The judge.
         prefix: Only the parts of rollouts whose name begins with this; they get a cache of replies of their own.
         quiet: Shows no progress.
 

@@ -97,7 +97,6 @@ def write_rollouts(folder: epath.PathLike, name: str, groups: Iterable[Sequence[
     """Writes one part of rollouts, a row group a prompt.
 
     Args:
-        folder: The store.
         name: ``part_name(...)``; a part of this name is replaced.
         groups: The rows of each prompt, with the columns of ``ROLLOUT_SCHEMA`` but ``text_sha``.
     """
@@ -123,9 +122,6 @@ def scores_name(rollouts: str, tries: int) -> str:
 
 class Part:
     """A complete Parquet file.
-
-    Args:
-        path: The file.
 
     Attributes:
         name: File name without suffix.
@@ -169,7 +165,6 @@ def parts(folder: epath.PathLike, kind: str, prefix: str = "", but: Container[st
     """The complete parts in ``folder/kind``, by name; incomplete ones are skipped with a warning.
 
     Args:
-        folder: The store.
         kind: ``rollouts``, or ``scores/<judge>``.
         prefix: Only those whose name begins with this.
         but: Names that are not wanted.

@@ -30,14 +30,12 @@ class Bundle:
 
     Attributes:
         step: finished steps after it.
-        config: of the run.
         fingerprint: of the parameters before the first update.
         rollouts: what was learned from.
         rewards: ``[R]`` f64.
         valid: ``[R]`` bool; 1 marks a reward that says something about the policy.
         advantages: ``[R]`` f64.
         updates: metrics of each optimizer update.
-        devices: of the run.
     """
 
     step: int

@@ -146,7 +146,6 @@ def write_tensors(
     The library writes only what is in memory as a whole; the bytes here are those that it would write.
 
     Args:
-        path: the file.
         shapes: shape of each tensor.
         dtype: of all of them.
         fetch: gives a tensor by name, C-contiguous, of that shape and dtype.

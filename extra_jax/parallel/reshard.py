@@ -27,7 +27,6 @@ def reshard(
 
     Args:
         params: of a scanned ``Qwen3``.
-        mesh: of the run.
         rules: of the new layout.
         dtype: of the new parameters.
         unstack: make them those of a ``Qwen3`` with a list of layers (``scan=False``).

@@ -26,7 +26,6 @@ def plan(config: Config, topology: str, slices: int = 1, search: bool = False, a
     """Compiles every program of the run and prints what it needs; returns the exit status.
 
     Args:
-        config: of the run.
         topology: ``CHIP:AxB``, of one slice.
         slices: how many of them.
         search: first find the largest ``train.micro_batch_rows`` and ``rollout.slots`` that fit.

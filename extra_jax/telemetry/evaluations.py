@@ -42,7 +42,6 @@ class EvaluationLog:
     """One evaluation of one benchmark, while it is made.
 
     Args:
-        run_dir: Local run directory.
         step: Trainer step after which it runs; 0 before training.
         identity: What is evaluated, as JSON values: ``benchmark`` (its name), ``num_problems``, ``num_generations``
             and whatever else two evaluations must agree in to be one (problems, sampling, seed, grader, weights).
@@ -148,7 +147,6 @@ def evaluation_record(
     """An evaluation in numbers: ``identity``, ``summary``, mean length, truncation, and ``[P][N]`` matrices.
 
     Args:
-        step: Trainer step.
         identity: See ``EvaluationLog``.
         rows: ``P * N`` rows, problem by problem, with ``uid``, ``verdict``, ``length`` and ``stop_reason``.
         majority: ``[P]`` scores of majority voting.

@@ -45,8 +45,6 @@ def write_rollouts(
     (nats) have one entry per completion token, rounded to 5 significant digits. What is not finite is ``null``.
 
     Args:
-        run_dir: Local run directory.
-        step: Trainer step.
         problems: One per request; ``rollouts.prompt_index`` points into it.
         rollouts: ``R`` completions.
         texts: ``[R]`` decoded completions.

@@ -122,7 +122,6 @@ def paired_difference(before: np.ndarray, after: np.ndarray, k: int = 1, seed: i
         before: ``[P, N]`` bool.
         after: ``[P, M]`` bool, row ``p`` the same problem as in ``before``.
         k: Of pass@k; at most ``min(N, M)``.
-        seed: Of the bootstrap.
 
     Returns:
         ``{"mean", "low", "high"}`` of ``after - before``.
@@ -189,8 +188,6 @@ def hierarchical_draws(differences: Sequence[np.ndarray], draws: int = DRAWS, se
 
     Args:
         differences: Per benchmark ``[S, P]``.
-        draws: Number of draws.
-        seed: Of the drawing.
 
     Returns:
         ``[draws, benchmarks]``.
@@ -220,8 +217,6 @@ def sign_flip_p(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> float:
 
     Args:
         values: ``[n]`` paired differences.
-        draws: Random flips.
-        seed: Of the flips.
     """
     values = np.asarray(values, np.float64)
     observed = abs(values.sum())
