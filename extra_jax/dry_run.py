@@ -105,10 +105,10 @@ def _train_facts(config: Config, problems: list[Problem] | None) -> Facts:
     return {
         "one step": f"{_count(t.prompts_per_step, 'prompt')} x {t.num_generations} generations = "
         f"{_count(t.completions_per_step, 'completion')}{refill}",
-        "updates a step": f"{_count(t.num_minibatches, 'mini-batch', 'mini-batches')} of {_count(t.minibatch_size, 'completion')}"
-        f"{passes} = {_count(t.updates_per_step, 'optimizer update')}",
-        "one update": f"{_count(t.minibatch_size, 'completion')} packed into at most {_count(rows, 'row')} of {row_length:,} "
-        f"tokens; {_count(t.micro_batch_rows, 'row')} a shard per forward and backward",
+        "updates a step": f"{_count(t.num_minibatches, 'mini-batch', 'mini-batches')} of "
+        f"{_count(t.minibatch_size, 'completion')}{passes} = {_count(t.updates_per_step, 'optimizer update')}",
+        "one update": f"{_count(t.minibatch_size, 'completion')} packed into at most {_count(rows, 'row')} of "
+        f"{row_length:,} tokens; {_count(t.micro_batch_rows, 'row')} a shard per forward and backward",
         "whole run": f"{_count(t.max_steps, 'step')}, {_count(updates, 'optimizer update')}, "
         f"{_count(t.max_steps * t.completions_per_step, 'completion')}"
         f"{_epochs(t.max_steps * t.prompts_per_step, problems)}",
