@@ -17,7 +17,6 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[Any]:
     """The prompts of ``sample``: ``--prompt`` texts, then those of ``--file``.
 
     Args:
-        texts: Given on the command line.
         file: Text file with one prompt per line, or ``.jsonl`` with a ``prompt`` per row (text or chat messages);
             empty lines are skipped.
 

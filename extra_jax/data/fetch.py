@@ -23,7 +23,6 @@ class Standard:
 
     Attributes:
         repository: ``org/name``.
-        split: Of the repository.
         rows: Number of problems as published; another number is reported, not refused.
         config: Of the repository, if it has several.
         columns: Our column -> its column (``a.b``: the field ``b`` of ``a``).
@@ -99,7 +98,6 @@ def fetch(name: str, out: str | Path, source: str | Path | None = None) -> Fetch
     """Brings one standard set into a folder.
 
     Args:
-        name: One of ``STANDARD``.
         out: Folder, made if missing; a file that is there already is replaced.
         source: Folder to read ``NAME.jsonl`` or ``NAME.parquet`` from, in the hub's columns or in ours; default: the
             hub, with the package `datasets`.

@@ -10,7 +10,6 @@ def load_data(data: DataConfig, seed: int, folder: str = "") -> list[Problem]:
     """Loads a ``data`` section, in a fixed order.
 
     Args:
-        data: the section.
         seed: of generated problems, and of the choice under ``limit``.
         folder: where standard sets (``math500``, ...) are looked for.
 

@@ -27,8 +27,6 @@ class ProblemLoader:
         problems: The data set, in a fixed order, with unique uids.
         prompts_per_step: Size of the *global* batch, a multiple of ``process_count``.
         seed: Seed of all permutations; any integer.
-        process_index: This process.
-        process_count: Number of processes.
 
     Raises:
         ExtraError: Empty data set, repeated uid, or a batch that the processes cannot share evenly.

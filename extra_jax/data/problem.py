@@ -36,7 +36,6 @@ def prompt_text(prompt: Prompt, only: str | None = None) -> str:
     """A prompt as readable text: itself, or a chat with a ``[role]`` line above each message.
 
     Args:
-        prompt: Text or chat.
         only: The role whose messages alone are wanted, such as ``user``; they come without that line.
     """
     if isinstance(prompt, str):

@@ -65,7 +65,6 @@ def to_problem(row: Row, stem: str, columns: Mapping[str, str] | None = None) ->
     """The problem in a row; its prompt is as the file has it, without template or system message.
 
     Args:
-        row: The row.
         stem: Name of the data set, for the uid (``"stem/17"``) and the source of rows that carry none.
         columns: Other names for the columns of a plain row, e.g. ``{"prompt": "question"}``; keys are those
             of `COLUMNS`.

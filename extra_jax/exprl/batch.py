@@ -24,7 +24,6 @@ class Batch:
         advantages: For each of ``rows`` ``[n]``, one a token.
         learned: ``[R]`` bool; the others stay out of the loss.
         reward: ``[R]``; NaN where there is none.
-        metrics: Further ones.
     """
 
     scored: Scored
@@ -70,7 +69,6 @@ def make_batch(scored: Scored, rows: Sequence[Mapping[str, Any]], local: Sequenc
         scored: Of all processes.
         rows: Whole rows of the rollouts ``local``.
         local: Which of the scored rollouts this process has.
-        group_size: Rollouts of a group.
     """
     return Batch(
         scored,
@@ -86,7 +84,6 @@ def to_rollouts(rows: Sequence[Mapping[str, Any]], groups: Sequence[int], group_
     """Stored rows as the learner wants them; log-probabilities of the full distribution are not stored.
 
     Args:
-        rows: Whole rows of a store.
         groups: ``[R]``, number of the group of each row in this step, over all processes.
         group_size: Rollouts of a group, to number them.
     """

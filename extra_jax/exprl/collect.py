@@ -62,10 +62,8 @@ class Collector:
         All processes call it together with the same problems and write to the same store.
 
         Args:
-            params: in the training layout.
             problems: of all processes.
             round_: part of the identity of every draw.
-            progress: told about finished rollouts.
 
         Returns:
             The fingerprint of the policy, which is part of every rollout's id.

@@ -26,7 +26,6 @@ class Teacher:
     """The initial policy with the reference in its prompt.
 
     Args:
-        params: initial ones; copied.
         problems: all problems of the run; each needs a reference solution.
 
     Raises:

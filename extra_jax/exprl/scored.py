@@ -107,7 +107,6 @@ def score(
 
     Args:
         rows: Rollouts with the columns ``stored.INDEX``, whole groups.
-        scores: Score rows of one judge.
         unit: What that judge scored: ``rollout``, ``prefix`` or ``segment``.
         policy: Fingerprint of the policy that the rollouts should be of.
 

@@ -82,8 +82,6 @@ def process_advantages(
         counts: ``[B]`` int, segments of each rollout, at least 1.
         group: ``[B]`` int.
         valid: ``[B]`` bool; a rollout with an unscored segment is invalid whatever this says.
-        estimator: See above.
-        faithful: Which reading.
         single_segment: What ``delta`` gives a rollout of one segment: 0, the group-relative advantage of its score, or
             the score; default by ``faithful``.
         outcome_mix: Adds this times the group-relative advantage of the last score to every segment.

@@ -36,7 +36,6 @@ class Calibration:
     Attributes:
         judges: One entry a judge: ``name``, ``conditions`` (condition -> numbers), ``missing`` (conditions not scored),
             ``changes`` (condition -> how its scores differ from those under ``ref``).
-        report: The page.
     """
 
     judges: list[dict[str, Any]]

@@ -23,7 +23,6 @@ class Tally:
         cached: Replies that did not have to be asked for.
         prompt_tokens: Paid for in this run.
         completion_tokens: Paid for in this run.
-        seconds: Of this run.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -44,12 +43,7 @@ class Tally:
 
 
 class JudgeProgress(Display):
-    """How far the judge is: a bar on a terminal, a line every ten seconds elsewhere.
-
-    Args:
-        quiet: Only counts.
-        stream: Where to write; standard error.
-    """
+    """How far the judge is: a bar on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self, quiet: bool = False, stream: TextIO | None = None):
         super().__init__(not quiet, stream)

@@ -6,6 +6,7 @@ finds the finished parts, finds the replies of the others in the cache, and asks
 """
 
 import asyncio
+import itertools
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -48,7 +49,6 @@ class Unit:
         row: The rollout, with the columns that a judge reads.
         reference: What the judge is told to be the reference solution.
         segment: Which segment, from 0; 0 for a whole rollout.
-        count: Units of this rollout.
         start: First character of the trace that the judge sees.
         end: Where it stops.
     """
@@ -78,7 +78,6 @@ def judge(folder: epath.PathLike, config: JudgeConfig, prefix: str = "", quiet: 
 
     Args:
         prefix: Only the parts of rollouts whose name begins with this; they get a cache of replies of their own.
-        quiet: Shows no progress.
 
     Returns:
         How the units ended, and what it cost.
@@ -164,7 +163,7 @@ class _Run:
             if first is None:
                 return
             await self.endpoint.hello()
-            queue = _chain(first, queue)
+            queue = itertools.chain([first], queue)
             workers = [asyncio.create_task(self._work(queue)) for _ in range(self.config.concurrency)]
             try:
                 await asyncio.gather(*workers)
@@ -312,8 +311,3 @@ def _cache_folder(folder: epath.PathLike, config: JudgeConfig) -> Path:
     if is_remote(folder):
         raise ExtraError(f"{folder} is a bucket, where replies cannot be appended: give a local folder, cache=FOLDER")
     return Path(folder) / REPLIES
-
-
-def _chain(first: tuple[_Part, int], rest: Iterator[tuple[_Part, int]]) -> Iterator[tuple[_Part, int]]:
-    yield first
-    yield from rest

@@ -121,12 +121,7 @@ def scores_name(rollouts: str, tries: int) -> str:
 
 
 class Part:
-    """A complete Parquet file.
-
-    Attributes:
-        name: File name without suffix.
-        groups: Number of row groups.
-    """
+    """A complete Parquet file."""
 
     def __init__(self, path: epath.Path):
         self.path, self.name = path, path.name.removesuffix(".parquet")
@@ -138,7 +133,6 @@ class Part:
 
         Args:
             columns: Only these; the others are not read from the disk.
-            groups: Only these row groups.
 
         Raises:
             ExtraError: a column is missing.
@@ -166,8 +160,6 @@ def parts(folder: epath.PathLike, kind: str, prefix: str = "", but: Container[st
 
     Args:
         kind: ``rollouts``, or ``scores/<judge>``.
-        prefix: Only those whose name begins with this.
-        but: Names that are not wanted.
     """
     complete, incomplete = [], []
     for path in sorted((epath.Path(folder) / kind).glob(f"{prefix}*.parquet")):

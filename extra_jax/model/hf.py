@@ -218,8 +218,6 @@ def save_params(
 
     Args:
         folder: local folder; made, with its parents.
-        params: in any layout.
-        config: of ``params``.
         tokenizer: its files, chat template and stop ids join the export.
         generation_config: for ``generation_config.json``; token ids in it win over the tokenizer's.
         dtype: of the weights in the files: ``bfloat16``, ``float32`` or ``float16``.

@@ -147,7 +147,6 @@ def write_tensors(
 
     Args:
         shapes: shape of each tensor.
-        dtype: of all of them.
         fetch: gives a tensor by name, C-contiguous, of that shape and dtype.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}

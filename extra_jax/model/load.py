@@ -21,8 +21,6 @@ class Model(NamedTuple):
 
     Attributes:
         graphdef: structure, shape and remat policy; static and hashable.
-        params: sharded parameters.
-        config: shape and arithmetic.
     """
 
     graphdef: nnx.GraphDef

@@ -68,7 +68,6 @@ def to_global(mesh: Mesh, rows: Any, row_axis: int = 0) -> Any:
     """Host arrays with this process's rows first -> global arrays with rows over every data axis.
 
     Args:
-        mesh: the mesh of the run.
         rows: pytree of numpy arrays with ``R_local`` rows on ``row_axis``; every process gives equally many.
         row_axis: which axis the rows are on.
     """
@@ -136,7 +135,6 @@ def share(count: int, index: int | None = None, processes: int | None = None, *,
     """Which of ``count`` items a process takes: contiguous, in process order; sizes differ by at most one.
 
     Args:
-        count: items of all processes.
         index: the process; this one by default.
         processes: how many there are; those of the run by default.
         filled: every process takes equally many and the last index fills up, so that ``allgather(...)[:count]`` is

@@ -48,7 +48,6 @@ class Row:
 
     Attributes:
         benchmark: Its name, or ``mean``.
-        score: ``pass@1``, ``pass@16``, ...
         a: Mean of the first arm.
         b: Mean of the second arm.
         difference: ``b - a``.

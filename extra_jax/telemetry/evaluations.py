@@ -147,7 +147,6 @@ def evaluation_record(
     """An evaluation in numbers: ``identity``, ``summary``, mean length, truncation, and ``[P][N]`` matrices.
 
     Args:
-        identity: See ``EvaluationLog``.
         rows: ``P * N`` rows, problem by problem, with ``uid``, ``verdict``, ``length`` and ``stop_reason``.
         majority: ``[P]`` scores of majority voting.
     """
@@ -207,7 +206,6 @@ def flat_metrics(record: Record, prefix: str) -> dict[str, float]:
     """An evaluation as flat metrics: ``eval_pass@1``, ``eval_pass@1_low``, ..., ``eval_completions/mean_length``.
 
     Args:
-        record: Of ``evaluation_record``.
         prefix: ``eval_``, or ``eval_NAME_`` where there are several benchmarks (as the Hugging Face trainers do).
     """
     return {

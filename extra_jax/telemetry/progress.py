@@ -151,7 +151,6 @@ class Progress(Display):
         total_steps: Steps of the whole run, for the bar and its remaining time.
         enabled: ``False`` makes every method a no-op: all processes but the first of a multi-host run.
         first_step: Steps that were done before (a resumed run); they do not count for the remaining time.
-        stream: Where to write; standard error.
     """
 
     def __init__(

@@ -50,10 +50,6 @@ def write_report(run_dir: str | Path) -> Path:
 def write_curve_svg(run_dir: str | Path, path: str | Path) -> Path:
     """Draws held-out pass@1 and pass@k (dots with 95 % intervals) and the training pass rate as a standalone SVG.
 
-    Args:
-        run_dir: A run directory.
-        path: Where to write the file.
-
     Raises:
         ExtraError: the run has neither evaluations nor a training pass rate or reward.
     """

@@ -161,8 +161,6 @@ def spearman(a: np.ndarray, b: np.ndarray, decimals: int | None = None) -> float
     """Spearman's rank correlation of ``[n]`` pairs; equal values share their mean rank.
 
     Args:
-        a: Values.
-        b: Values beside them.
         decimals: Values that agree in so many decimals are equal.
 
     Returns:

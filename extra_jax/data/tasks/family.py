@@ -42,10 +42,8 @@ def draw_distinct(
     """``count`` problems of one split with pairwise different uids; a function of the arguments alone.
 
     Args:
-        count: How many.
         family: Name of the family, for the random stream and for messages.
         split: ``"train"`` or ``"test"``.
-        seed: Seed of the draw.
         difficulty: Named bounds, for messages only.
         sample: Draws one problem, or ``None`` when the draw led nowhere.
         listing: Walks over the whole family; yields one item per visited state, ``None`` where the
