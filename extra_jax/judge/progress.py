@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TextIO
 
 from extra_jax.judge.join import OK, STATUSES
 from extra_jax.judge.replies import Reply
@@ -84,6 +84,6 @@ class JudgeProgress(Display):
         tokens = f"{self.tally.prompt_tokens:,} + {self.tally.completion_tokens:,} tokens"
         return f"{rate:.1f}/s, {left:,.0f} s left, {self._failed:,} without a score, {tokens}"
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         self.tally.seconds = time.monotonic() - self._began
         super().__exit__(*error)

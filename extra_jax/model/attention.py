@@ -52,8 +52,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: AttentionMask, past: 
         return cudnn.causal_attention(q, k, v, mask)
     allowed, block, outs = mask.matrix(), length if past else _block_length(length), []
     for start in range(0, length, block):
-        here, seen = slice(start, start + block), slice(start + block)
-        outs.append(_attend(q[:, here], k[:, seen], v[:, seen], allowed[:, here, seen], past))
+        rows, seen = slice(start, start + block), slice(start + block)
+        outs.append(_attend(q[:, rows], k[:, seen], v[:, seen], allowed[:, rows, seen], past))
     return jnp.concatenate(outs, axis=1)
 
 

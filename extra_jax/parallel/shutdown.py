@@ -1,7 +1,7 @@
 """SIGTERM as a request: finish the step, save, exit 0."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 from extra_jax.parallel.processes import agree
@@ -24,7 +24,5 @@ class GracefulStop:
         self._previous = signal.signal(signal.SIGTERM, self._handle)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         signal.signal(signal.SIGTERM, self._previous)
