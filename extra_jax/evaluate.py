@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
 from extra_jax.checkpoint import restore_params
 from extra_jax.config import Config, DataConfig
-from extra_jax.data.fetch import located
+from extra_jax.data.load import load_data
 from extra_jax.data.problem import Problem
-from extra_jax.data.sources import load_problems
 from extra_jax.errors import ExtraError
 from extra_jax.model.fingerprint import fingerprint
-from extra_jax.parallel.processes import allgather, gather_texts, is_main, process_slice
+from extra_jax.parallel.processes import agree, gather_objects, is_main, share
 from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.graders import grader_name, make_grader, rewards_of
 from extra_jax.reward.majority import majority_scores
@@ -33,12 +31,14 @@ from extra_jax.reward.verdict import ComparesAnswers, Grader
 from extra_jax.rollout.session import Progress as OnProgress
 from extra_jax.rollout.types import Request, SamplingParams
 from extra_jax.run_dir import open_run
-from extra_jax.telemetry.evaluations import EvaluationLog, Record, metrics_of
+from extra_jax.telemetry.evaluations import EvaluationLog, Record, flat_metrics
 from extra_jax.telemetry.files import to_json
 from extra_jax.telemetry.progress import Progress
 from extra_jax.telemetry.records import evaluation_rows
 
-_WAVES = 4  # completions a slot decodes in one shard: more lose more to a kill, fewer wait more often for the longest
+# Completions that every cache row decodes between two writes to the disk. With more of them a kill loses more; with
+# fewer the rows wait more often for the longest completion.
+_WAVES = 4
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Evaluator:
     def __init__(self, policy: Policy, run_dir: Path, *, own: bool = True):
         config = policy.config
         self.policy, self.run_dir, self.own, self.settings = policy, run_dir, own, config.eval
-        self.params = sampling_of(config)
+        self.params = eval_sampling(config)
         self.graders: dict[str, Grader] = {}
         self.benchmarks = [self._benchmark(name, data) for name, data in config.benchmarks.items()]
         self.sampler = policy.sampler(self.params, stream="eval", seed=config.eval.seed)
 
     def _benchmark(self, name: str, data: DataConfig) -> Benchmark:
         config = self.policy.config
-        problems = load_problems_of(data, config.eval.seed, config.eval.dir)
+        problems = load_data(data, config.eval.seed, config.eval.dir)
         grader = grader_name(config.reward, data)
         if grader not in self.graders:
             self.graders[grader] = make_grader(config.reward, data)
@@ -85,7 +85,7 @@ class Evaluator:
         """
         metrics: dict[str, float] = {}
         for name, record in self.records(params, step, progress).items():
-            metrics |= metrics_of(record, f"eval_{name}_" if self.settings.benchmarks else "eval_")
+            metrics |= flat_metrics(record, f"eval_{name}_" if self.settings.benchmarks else "eval_")
         return metrics
 
     def records(self, params: nnx.State, step: int, progress: OnProgress | None = None) -> dict[str, Record]:
@@ -99,10 +99,10 @@ class Evaluator:
         weights: nnx.State | None = None
         records = {}
         for benchmark in self.benchmarks:
-            described = identity_of(benchmark) | identity
+            described = benchmark_identity(benchmark) | identity
             log = EvaluationLog(self.run_dir, step, described, own=self.own) if is_main() else None
             record = log.finished() if log else None
-            if not _agreed(record is not None):
+            if not agree(record is not None):  # process 0 alone has a log
                 if weights is None:
                     weights = self.policy.rollout_weights(params)
                 with log or nullcontext():
@@ -125,20 +125,20 @@ class Evaluator:
         """Samples and grades the problems that are not done yet."""
         n, total = self.settings.num_generations, len(benchmark.problems)
         shard = max(1, _WAVES * self.sampler.shard_slots * self.sampler.shards // n)
-        done = _agreed(log.resume(shard) if log else 0)
+        done = int(agree(log.resume(shard) if log else 0))
         for start in range(done, total, shard):
             count = min(shard, total - start)
-            mine = [start + i for i in process_slice(count)]
+            rows = [start + i for i in share(count, filled=True)]
             progress = on_progress and _shifted(on_progress, start * n, total * n)
-            problems = [benchmark.problems[i] for i in mine]
-            requests = [Request(benchmark.prompts[benchmark.problems[i].uid], n, i * n) for i in mine]
+            problems = [benchmark.problems[i] for i in rows]
+            requests = [Request(benchmark.prompts[benchmark.problems[i].uid], n, i * n) for i in rows]
             graded = [problem for problem in problems for _ in range(n)]
             grading = OverlappedGrading(benchmark.grader, self.policy.tokenizer.decode, graded)
             rollouts = self.sampler.generate(weights, requests, 0, progress, grading.finished)
             texts, grades = grading.result()
             rewards, _ = rewards_of(grades, self.policy.config.reward)
-            rows = evaluation_rows(step, problems, rollouts, texts, grades, rewards)
-            lines = gather_texts([to_json(row) for row in rows])
+            records = evaluation_rows(step, problems, rollouts, texts, grades, rewards)
+            lines = gather_objects([to_json(record) for record in records])
             if log:
                 log.append(lines[: count * n])  # without what fills the slices
 
@@ -147,37 +147,23 @@ class Evaluator:
             grader.close()
 
 
-def identity_of(benchmark: Benchmark) -> dict[str, Any]:
+def benchmark_identity(benchmark: Benchmark) -> dict[str, Any]:
     """What two evaluations of a benchmark must agree in: problems with their wording and answers, and the grader."""
-    told = json.dumps([[p.uid, p.prompt, p.answer] for p in benchmark.problems])
+    wording = json.dumps([[p.uid, p.prompt, p.answer] for p in benchmark.problems])
     return {
         "benchmark": benchmark.name,
         "source": benchmark.source,
         "grader": benchmark.grader.name,
         "num_problems": len(benchmark.problems),
-        "problems": hashlib.sha256(told.encode()).hexdigest()[:16],
+        "problems": hashlib.sha256(wording.encode()).hexdigest()[:16],
     }
 
 
-def sampling_of(config: Config) -> SamplingParams:
+def eval_sampling(config: Config) -> SamplingParams:
     """How the completions of an evaluation are drawn."""
     e = config.eval
     length = e.max_completion_length or config.rollout.max_completion_length
     return SamplingParams(e.temperature, e.top_p, e.top_k, e.min_p, length, config.rollout.stop_strings)
-
-
-def load_problems_of(data: DataConfig, seed: int, folder: str = "") -> list[Problem]:
-    """The problems that a ``data`` section describes; standard sets are looked for in ``folder``."""
-    return load_problems(
-        located(data.source, folder),
-        split=data.split,
-        seed=seed,
-        limit=data.limit,
-        prompt_template=data.prompt_template,
-        system=data.system,
-        columns=data.columns or None,
-        **data.task,
-    )
 
 
 def evaluate(config: Config, base: bool = False) -> list[dict[str, Record]]:
@@ -220,12 +206,7 @@ def _majority(benchmark: Benchmark, rows: Sequence[dict[str, Any]]) -> list[floa
     return majority_scores(list(matrix("verdict")), list(matrix("answer")), benchmark.grader)
 
 
-def _agreed(number: int) -> int:
-    """What process 0 says."""
-    return int(allgather(np.array([number], np.int64))[0])
-
-
 def _shifted(progress: OnProgress, done: int, total: int) -> OnProgress:
     """Progress through all shards of all processes, from this one's through a shard."""
-    share = jax.process_count()
-    return lambda finished, in_flight, _: progress(min(done + finished * share, total), in_flight * share, total)
+    n = jax.process_count()
+    return lambda finished, in_flight, _: progress(min(done + finished * n, total), in_flight * n, total)

@@ -11,8 +11,8 @@ from extra_jax.config import Config
 from extra_jax.data.problem import Problem
 from extra_jax.data.tokenizer import Tokenizer, load_tokenizer
 from extra_jax.errors import ExtraError
-from extra_jax.model.config import Qwen3Config
-from extra_jax.model.load import TINY_BASE, abstract_model, build_model
+from extra_jax.model.config import TINY_BASE, Qwen3Config
+from extra_jax.model.load import abstract_model, build_model
 from extra_jax.model.qwen3 import MAX_UNROLLED
 from extra_jax.parallel import processes
 from extra_jax.parallel.mesh import make_mesh
@@ -27,8 +27,6 @@ class Policy:
     """What does not change during a run.
 
     Attributes:
-        config: of the run.
-        mesh: of the run.
         model_config: shape of the model.
         graphdef: of the model; merge it with parameters to call it.
         tokenizer: of the model.

@@ -14,8 +14,9 @@ import jax
 from extra_jax.checkpoint import CHECKPOINTS
 from extra_jax.config import Config, config_differences, load_config, save_config
 from extra_jax.errors import ExtraError
+from extra_jax.files import write_file
 from extra_jax.parallel.processes import is_main
-from extra_jax.telemetry.files import CONFIG_FILE, METRICS_FILE, RUN_FILE, write_atomically
+from extra_jax.telemetry.files import CONFIG_FILE, METRICS_FILE, RUN_FILE
 
 # What may differ when a run is continued: where and how it runs, not what it computes.
 _MAY_CHANGE = (
@@ -47,7 +48,6 @@ def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:
     """Makes the run directory, or checks that the one that exists belongs to this configuration.
 
     Args:
-        config: of the run.
         concerns: sections that must agree with the run that is there, for verbs that only read it; default: all
             that the training depends on.
 
@@ -67,11 +67,8 @@ def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:
                 + "\nChoose another run.dir, or remove this one"
             )
     if is_main() and not (concerns and saved.exists()):
-        directory.mkdir(parents=True, exist_ok=True)
-        beside = directory / f"{CONFIG_FILE}.tmp"  # a kill or another process never sees half a configuration
-        save_config(config, beside)
-        beside.replace(saved)
-        write_atomically(directory / RUN_FILE, json.dumps(_environment(), indent=2))
+        save_config(config, saved)
+        write_file(directory / RUN_FILE, json.dumps(_environment(), indent=2))
     return directory
 
 

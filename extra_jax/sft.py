@@ -8,10 +8,10 @@ import numpy as np
 from flax import nnx
 
 from extra_jax.config import Config
+from extra_jax.data.load import load_data
 from extra_jax.data.loader import ProblemLoader
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
-from extra_jax.evaluate import load_problems_of
 from extra_jax.learn.batch import Example, TokenBatch, micro_batches
 from extra_jax.learn.loss import Mean, sequence_weights
 from extra_jax.learn.optimizer import make_optimizer
@@ -32,7 +32,7 @@ def sft(config: Config) -> TrainResult:
     policy, params = load_policy(config)
     settings = config.sft
     with Run(policy, settings.max_steps) as run:
-        problems = load_problems_of(config.data, config.run.seed)
+        problems = load_data(config.data, config.run.seed)
         examples = encode_examples(policy, problems, settings.row_length)
         share = (jax.process_index(), jax.process_count())
         loader = ProblemLoader(problems, settings.batch_size, config.run.seed, *share)

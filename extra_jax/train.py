@@ -15,14 +15,15 @@ import numpy as np
 from flax import nnx
 
 from extra_jax.config import Config
-from extra_jax.data.loader import ProblemLoader, share
+from extra_jax.data.load import load_data
+from extra_jax.data.loader import ProblemLoader
 from extra_jax.dynamic_sampling import with_dynamic_sampling
 from extra_jax.errors import ExtraError
-from extra_jax.evaluate import load_problems_of
 from extra_jax.exploration import MakeExploration, Parts, PlainGRPO, make_requests
 from extra_jax.learn.advantage import Advantage, make_advantage
 from extra_jax.learn.grpo import Learner
 from extra_jax.learn.update import TrainState
+from extra_jax.parallel.processes import share
 from extra_jax.policy import load_policy, sampling_params
 from extra_jax.replay import with_dumps
 from extra_jax.reward.graders import make_grader, rewards_of
@@ -62,7 +63,7 @@ def train(
     check_batches(config)
     settings, group = config.train, config.train.num_generations
     with Run(policy, settings.max_steps) as run:
-        problems = load_problems_of(config.data, config.run.seed)
+        problems = load_data(config.data, config.run.seed)
         prompt_ids = policy.encode_prompts(problems)
         loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed)
         advantage = advantage or make_advantage(config)
@@ -74,7 +75,7 @@ def train(
         run.start(learner.init(params), exploration, loader=loader)
 
         def draw(weights: nnx.State, step: int, first: int, count: int) -> Sampled:
-            mine = share(count, jax.process_index(), jax.process_count())
+            mine = share(count)
             requests = exploration.prompts(loader.next, step, count)  # of all processes
             prompts = requests[mine.start : mine.stop]  # P
             wanted = make_requests(prompts, prompt_ids, group, first + mine.start)  # P

@@ -12,7 +12,7 @@ import yaml
 from extra_jax import cli
 from extra_jax.cli import sampling
 from extra_jax.config import config_from_dict
-from extra_jax.dry_run import describe, warnings_of
+from extra_jax.dry_run import describe, find_warnings
 from extra_jax.errors import ExtraError
 
 TREE = {
@@ -215,7 +215,7 @@ def test_overrides_may_stand_on_both_sides_of_an_option(file, called):
         (["train.maxsteps=3"], "did you mean 'train.max_steps'?"),
         (["train.max_steps"], "not of the form key.sub=value"),
         (["--dry-run", "data.source=/missing.jsonl", "data.limit=null"], "/missing.jsonl: there is no such file"),
-        (["--dry-run", "model.preset=null", "model.path=/missing"], "model.path=/missing: there is no such folder"),
+        (["--dry-run", "model.preset=null", "model.path=/missing"], "model.path=/missing: /missing is not a folder"),
         (["--dry-run", "tokenizer.path=/missing"], "tokenizer.path=/missing: there is no such folder"),
         (["--dry-run", "model.preset=9000B"], "9000B"),
         (["--dry-run", "data.limit=null"], "limit"),
@@ -385,4 +385,4 @@ def test_suspicious_settings_are_warned_about(sections, message):
 
 
 def test_the_defaults_of_the_recipe_give_no_warning():
-    assert warnings_of(config_from_dict(TREE), "train") == []
+    assert find_warnings(config_from_dict(TREE), "train") == []

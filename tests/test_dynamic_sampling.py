@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from extra_jax import dynamic_sampling
 from extra_jax.config import GRPOConfig, RewardConfig
-from extra_jax.data.loader import share
 from extra_jax.data.problem import Problem
 from extra_jax.dynamic_sampling import GroupPool, with_dynamic_sampling
 from extra_jax.exploration import PromptRequest
+from extra_jax.parallel.processes import share
 from extra_jax.reward.scores import Scores
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.rollout.types import Rollouts, StopReason

@@ -34,7 +34,7 @@ def write_store(folder: str, requests: int) -> None:
         texts = [f"{i}+{i}={2 * i}\n{problem.solution}" for i in range(10)]
         groups.append([_row(problem, group, i, text) for i, text in enumerate(texts)])
     for part in range(0, len(groups), 100):
-        store.write_rollouts(folder, store.shard_name(0, POLICY, part // 100), groups[part : part + 100])
+        store.write_rollouts(folder, store.part_name(0, POLICY, part // 100), groups[part : part + 100])
 
 
 def _row(problem: chain.Problem, group: str, sample: int, text: str) -> dict:

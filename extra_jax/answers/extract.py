@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 
 _BRACES = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\.|[{}]", re.DOTALL)
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_ANY_BRACE = re.compile(r"[{}]")
 _CLOSE_THINK = "</think>"
 _OPEN_THINK = "<think>"
 
@@ -61,6 +63,22 @@ def complete_boxes(text: str) -> list[tuple[int, int, str]]:
                     found.pop()
                 found.append((start, token.end(), text[content : token.start()]))
     return found
+
+
+def closing_brace(text: str, start: int, *, escapes: bool = True) -> int | None:
+    r"""Place of the brace that closes the group whose content begins at ``start``; ``None`` where nothing does.
+
+    Args:
+        text: Text with the group in it.
+        start: Place behind the opening brace.
+        escapes: ``\{`` and ``\}`` are signs and neither open nor close.
+    """
+    depth = 1
+    for brace in (_BRACE if escapes else _ANY_BRACE).finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth == 0:
+            return brace.start()
+    return None
 
 
 def last_answer(text: str) -> Boxes | None:

@@ -8,7 +8,8 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-from extra_jax.answers.vocabulary import FUNCTIONS, MAX_DEPTH, TooLarge, Unreadable, closing_brace, names
+from extra_jax.answers.extract import closing_brace
+from extra_jax.answers.vocabulary import FUNCTIONS, MAX_DEPTH, TooLarge, names
 
 MAX_LENGTH = 6000
 """Longest answer that is read; no answer in any data set comes near."""
@@ -122,7 +123,7 @@ def clean(text: str) -> str:
     text = _outside_text(text, lambda part: _SPACES.sub(" ", part))
     text = _PLAIN_SPACES.sub(lambda match: match.group().replace(" ", ""), text)
     text = _TRAILING.sub("", text).strip()
-    while text.startswith("{") and _closing_or_none(text) == len(text) - 1:
+    while text.startswith("{") and closing_brace(text, 1) == len(text) - 1:
         text = _TRAILING.sub("", text[1:-1]).strip()
     return text
 
@@ -208,11 +209,3 @@ def _one_command(match: re.Match[str]) -> str:
 def _outside_text(text: str, change: Callable[[str], str]) -> str:
     pieces = re.split(r"(\\text\{[^{}]*\})", text)
     return "".join(piece if place % 2 else change(piece) for place, piece in enumerate(pieces))
-
-
-def _closing_or_none(text: str) -> int | None:
-    """Place of the brace that closes the one at the start."""
-    try:
-        return closing_brace(text, 1)
-    except Unreadable:
-        return None

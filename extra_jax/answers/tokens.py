@@ -4,12 +4,12 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from extra_jax.answers.extract import closing_brace
 from extra_jax.answers.vocabulary import (
     ABBREVIATIONS,
     FUNCTIONS,
     TooLarge,
     Unreadable,
-    closing_brace,
     is_word,
 )
 
@@ -26,17 +26,12 @@ class Token:
         text: The characters, for ``text`` the words.
         value: Value of a ``num``.
         spaced: White space came before.
-        digits: Characters of a ``num`` that are plain digits, so that ``\\frac12`` can be split.
     """
 
     kind: str
     text: str
     value: Fraction | None = None
     spaced: bool = False
-
-    @property
-    def decimal(self) -> bool:
-        return self.kind == "num" and not self.text.isdigit()
 
 
 @dataclass(frozen=True)
@@ -99,6 +94,8 @@ def _next_tokens(text: str, place: int, reading: Reading, spaced: bool) -> tuple
         return _word(match.group(), reading, spaced), match.end()
     if text.startswith("\\text", place) and (match := re.compile(r"\\text\s*\{").match(text, place)):
         end = closing_brace(text, match.end())
+        if end is None:
+            raise Unreadable("text without a closing brace")
         return _text_tokens(text[match.end() : end], spaced), end + 1
     if char == "\\" and (match := _NAME.match(text, place)):
         name = match.group()

@@ -27,7 +27,6 @@ NOUN = Unit((("noun", 1),))
 PERCENT = Unit((("percent", 1),))
 DEGREE = Unit((("degree", 1),))
 
-_F = Fraction
 _BASES: dict[str, tuple[str, Fraction, int]] = {}
 
 

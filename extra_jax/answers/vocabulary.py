@@ -52,19 +52,3 @@ def is_word(word: str) -> bool:
     if len(word) < 4 or not re.search("[aeiouy]", lower):
         return False
     return any(left >= right for left, right in pairwise(lower))
-
-
-def closing_brace(text: str, place: int) -> int:
-    """Place of the brace that closes the group whose content starts at ``place``."""
-    depth = 1
-    while place < len(text):
-        if text[place] == "\\":
-            place += 1
-        elif text[place] == "{":
-            depth += 1
-        elif text[place] == "}":
-            depth -= 1
-            if depth == 0:
-                return place
-        place += 1
-    raise Unreadable("text without a closing brace")

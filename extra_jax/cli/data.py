@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from extra_jax.cli.verb import Verb, positive
+from extra_jax.cli.verb import Verb, positive, print_table
 from extra_jax.errors import ExtraError
 
 FOUND = 1
@@ -47,21 +47,14 @@ def _lint(args: argparse.Namespace) -> int:
             max_prompt_length=args.max_prompt_length or 0,
         )
     if args.json:
-        print(
-            json.dumps(
-                {
-                    "rows": report.rows,
-                    "duplicates": vars(report.duplicates),
-                    "findings": list(map(vars, report.findings)),
-                }
-            )
-        )
+        facts = {"rows": report.rows, "duplicates": vars(report.duplicates)}
+        print(json.dumps(facts | {"findings": list(map(vars, report.findings))}))
         return FOUND if report.findings else 0
     for kind, meaning in KINDS.items():
-        found = [finding for finding in report.findings if finding.kind == kind]
-        if found:
-            print(f"{kind}: {len(found):,} {'row' if len(found) == 1 else 'rows'} ({meaning})")
-            _print_some([f"row {finding.row}: {finding.detail}" for finding in found])
+        findings = [finding for finding in report.findings if finding.kind == kind]
+        if findings:
+            print(f"{kind}: {len(findings):,} {'row' if len(findings) == 1 else 'rows'} ({meaning})")
+            _print_some([f"row {finding.row}: {finding.detail}" for finding in findings])
     d = report.duplicates
     if d.groups:
         print(
@@ -106,7 +99,7 @@ def _contamination(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"train": args.train, "rows": len(train), "flagged": len(flagged), "matches": pairs}))
         return FOUND if flagged else 0
-    _print_table(lines)
+    print_table(lines, right=True)
     if pairs:
         shown = [f"{p['train']} ~ {p['item']}: {p['kind']}, similarity {p['jaccard']:.2f}" for p in pairs]
         _print_some(shown, prefix="")
@@ -130,12 +123,6 @@ def _print_some(lines: Sequence[str], prefix: str = "  ") -> None:
         print(f"{prefix}{line}")
     if len(lines) > _SHOWN:
         print(f"{prefix}... and {len(lines) - _SHOWN:,} more (--json prints all)")
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]))
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,10 +3,9 @@
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from extra_jax.cli.verb import Verb, call, positive
+from extra_jax.cli.verb import Verb, call, positive, print_table
 from extra_jax.errors import ExtraError
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def _eval(config: "Config", args: argparse.Namespace) -> None:
         tables.append(change_table(*measured))
     for index, table in enumerate(tables):
         print("\n" * bool(index), end="")
-        _print_table(table)
+        print_table(table)
 
 
 def evaluation_table(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
@@ -59,12 +58,12 @@ def evaluation_table(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]
     for score in scores:
         label = f"pass@1 (avg@{next(iter(records.values()))['num_generations']})" if score == "pass@1" else score
         lines.append([label, *(_interval(summary.get(score)) for summary in summaries.values())])
-    for label, told in (
+    for label, shown in (
         ("problems", lambda record: f"{record['num_problems']:,} x {record['num_generations']} samples"),
         ("length", lambda record: f"{record['mean_length']:,.0f} tokens"),
         ("truncated", lambda record: f"{record['clipped_ratio']:.1%}"),
     ):
-        lines.append([label, *(told(record) for record in records.values())])
+        lines.append([label, *(shown(record) for record in records.values())])
     unjudged = [unjudged_share(record) for record in records.values()]
     if any(unjudged):
         lines.append(["not judged, counted as not solved", *(f"{share:.1%}" for share in unjudged)])
@@ -114,7 +113,7 @@ def _compare(_: None, args: argparse.Namespace) -> None:
         "p problems*",
         "p Holm",
     ]
-    _print_table([head, *(_comparison_line(row) for row in compared.rows)])
+    print_table([head, *(_comparison_line(row) for row in compared.rows)])
     print("* takes the trainings as they are: too narrow, and too sure, for a statement about the methods\n")
     print(verdict(compared))
 
@@ -130,12 +129,6 @@ def _comparison_line(row: "Row") -> list[str]:
 
 def _interval(value: Mapping[str, float] | None, form: str = ".3f") -> str:
     return "-" if value is None else f"{value['mean']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
 
 
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:

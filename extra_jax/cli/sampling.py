@@ -17,7 +17,6 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[Any]:
     """The prompts of ``sample``: ``--prompt`` texts, then those of ``--file``.
 
     Args:
-        texts: Given on the command line.
         file: Text file with one prompt per line, or ``.jsonl`` with a ``prompt`` per row (text or chat messages);
             empty lines are skipped.
 
@@ -58,8 +57,8 @@ def _sample(config: "Config", args: argparse.Namespace) -> None:
     prompts = read_prompts(args.prompt, args.file)
     completions = call("sample", "sample", config, prompts, args.num_samples)
 
+    from extra_jax.data.problem import prompt_text
     from extra_jax.parallel.processes import is_main
-    from extra_jax.telemetry.records import prompt_text
 
     for index, completion in enumerate(completions if is_main() else ()):
         number = index % args.num_samples + 1

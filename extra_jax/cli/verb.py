@@ -4,6 +4,7 @@ import argparse
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,3 +52,11 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def print_table(rows: Sequence[Sequence[str]], right: bool = False) -> None:
+    """Prints rows of cells in columns; ``right`` aligns all but the first one there, as numbers want it."""
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    for first, *others in rows:
+        cells = [cell.rjust(w) if right else cell.ljust(w) for cell, w in zip(others, widths[1:], strict=False)]
+        print("  ".join([first.ljust(widths[0]), *cells]).rstrip())

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from extra_jax.config.tree import Config
 from extra_jax.errors import ExtraError
+from extra_jax.files import write_file
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -55,7 +56,7 @@ def section_from_overrides(section: type[Model], overrides: Sequence[str], origi
 
 def save_config(config: Config, path: str | Path) -> None:
     """Writes the resolved configuration; ``load_config`` reads it back unchanged."""
-    Path(path).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    write_file(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def config_differences(old: Config, new: Config, ignore: Iterable[str] = ()) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from extra_jax.data.problem import Problem, Prompt
+from extra_jax.data.problem import Problem, prompt_text
 
 JACCARD = 0.5
 CONTAINED = 0.8
@@ -65,21 +65,14 @@ def normal_form(text: str) -> str:
 
 def shingles(text: str, words: int = WORDS) -> frozenset[tuple[str, ...]]:
     """Runs of ``words`` words, a word being a run of letters or one digit; figures and layout commands are left out."""
-    found = _WORD.findall(_one_spelling(_FIGURE.sub(" ", text), " "))
-    return frozenset(tuple(found[i : i + words]) for i in range(len(found) - words + 1))
+    tokens = _WORD.findall(_one_spelling(_FIGURE.sub(" ", text), " "))
+    return frozenset(tuple(tokens[i : i + words]) for i in range(len(tokens) - words + 1))
 
 
 def _one_spelling(text: str, gap: str) -> str:
     for old, new in _SPELLINGS:
         text = text.replace(old, new)
     return _LAYOUT.sub(gap, text).lower()
-
-
-def text_of(prompt: Prompt) -> str:
-    """The problem as text: a prompt, or what the user says in a chat."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n".join(message["content"] for message in prompt if message["role"] == "user")
 
 
 def answer_text(answer: str) -> str:
@@ -96,7 +89,7 @@ def contamination(train: Sequence[Problem], benchmark: Sequence[Problem]) -> lis
     by_shingle: dict[tuple[str, ...], list[int]] = defaultdict(list)
     sizes = []
     for index, problem in enumerate(benchmark):
-        text = text_of(problem.prompt)
+        text = prompt_text(problem.prompt, only="user")
         grams = shingles(text)
         by_form[normal_form(text)].append(index)
         sizes.append(len(grams))
@@ -105,7 +98,7 @@ def contamination(train: Sequence[Problem], benchmark: Sequence[Problem]) -> lis
 
     matches = []
     for row, problem in enumerate(train):
-        text = text_of(problem.prompt)
+        text = prompt_text(problem.prompt, only="user")
         exact = by_form.get(normal_form(text), [])
         near = {item: value for item, value in _near(shingles(text), by_shingle, sizes).items() if item not in exact}
         for item in sorted([*exact, *near]):

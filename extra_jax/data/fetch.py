@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from extra_jax.data.contamination import text_of
+from extra_jax.data.problem import prompt_text
 from extra_jax.data.rows import Row, to_problem
 from extra_jax.data.sources import nearest, read_rows
 from extra_jax.errors import ExtraError
+from extra_jax.files import write_file
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,6 @@ class Standard:
 
     Attributes:
         repository: ``org/name``.
-        split: Of the repository.
         rows: Number of problems as published; another number is reported, not refused.
         config: Of the repository, if it has several.
         columns: Our column -> its column (``a.b``: the field ``b`` of ``a``).
@@ -98,7 +98,6 @@ def fetch(name: str, out: str | Path, source: str | Path | None = None) -> Fetch
     """Brings one standard set into a folder.
 
     Args:
-        name: One of ``STANDARD``.
         out: Folder, made if missing; a file that is there already is replaced.
         source: Folder to read ``NAME.jsonl`` or ``NAME.parquet`` from, in the hub's columns or in ours; default: the
             hub, with the package `datasets`.
@@ -119,10 +118,7 @@ def fetch(name: str, out: str | Path, source: str | Path | None = None) -> Fetch
     if not problems:
         raise ExtraError(f"{name}: the source has no rows")
     path = Path(out) / f"{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")  # an interrupted download leaves no half benchmark
-    beside.write_text("".join(json.dumps(p, ensure_ascii=False) + "\n" for p in problems.values()), encoding="utf-8")
-    beside.replace(path)
+    write_file(path, "".join(json.dumps(p, ensure_ascii=False) + "\n" for p in problems.values()))
     return Fetched(name, path, len(problems), standard.rows)
 
 
@@ -132,7 +128,7 @@ def _convert(name: str, standard: Standard, row: Row) -> dict[str, Any]:
     cells = {part: _field(row.values, column) for part, column in columns.items()}
     if cells["prompt"] is None or cells["answer"] is None:
         problem = to_problem(row, name)
-        cells = {"uid": problem.uid, "prompt": text_of(problem.prompt), "answer": problem.answer}
+        cells = {"uid": problem.uid, "prompt": prompt_text(problem.prompt, only="user"), "answer": problem.answer}
         cells["solution"] = problem.solution
     text = {part: _text(cell) for part, cell in cells.items()}
     for wrapping in standard.unwrap:
@@ -149,10 +145,10 @@ def _convert(name: str, standard: Standard, row: Row) -> dict[str, Any]:
 
 
 def _field(values: Mapping[str, Any], path: str) -> Any:
-    found: Any = values
+    cell: Any = values
     for key in path.split("."):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
+        cell = cell.get(key) if isinstance(cell, Mapping) else None
+    return cell
 
 
 def _text(value: Any) -> str:

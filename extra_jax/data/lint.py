@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from extra_jax.data.contamination import answer_text, normal_form, shingles, text_of
-from extra_jax.data.problem import Problem
+from extra_jax.data.contamination import answer_text, normal_form, shingles
+from extra_jax.data.problem import Problem, prompt_text
 from extra_jax.data.rows import Row, RowError, to_problem
 from extra_jax.data.sources import read_rows
 from extra_jax.data.tokenizer import Tokenizer
@@ -82,7 +82,6 @@ def lint(
     """Checks every row of a JSONL or Parquet file.
 
     Args:
-        path: The file.
         columns: Other column names, see ``rows.COLUMNS``.
         gold_problems: Says of each answer why the grader cannot read it, ``""`` where it can; default: not checked.
         same_answers: Whether the grader takes two answers for one; default: equality as text.
@@ -126,7 +125,7 @@ def leaked(problem: Problem) -> str:
     It holds the answer in a box or after ``####`` or ``answer is`` / ``answer:``, or it holds the solution. The bare
     answer is not looked for: a small number stands in most problems.
     """
-    text, answer = text_of(problem.prompt), problem.answer.strip()
+    text, answer = prompt_text(problem.prompt, only="user"), problem.answer.strip()
     plain, lowered = answer_text(text), answer.lower()
     if f"\\boxed{{{answer_text(answer)}}}" in plain:
         return "it holds the answer in a box"
@@ -153,7 +152,7 @@ def _duplicates(
 ) -> tuple[list[Finding], Duplicates]:
     by_form: dict[str, list[int]] = defaultdict(list)
     for number, problem in problems.items():
-        by_form[normal_form(text_of(problem.prompt))].append(number)
+        by_form[normal_form(prompt_text(problem.prompt, only="user"))].append(number)
     groups = [numbers for numbers in by_form.values() if len(numbers) > 1]
     pairs = [(numbers[0], number) for numbers in groups for number in numbers[1:]]
     differing = [pair for pair in pairs if not _equal_texts([_answers(problems, pair)])[0]]
@@ -166,12 +165,12 @@ def _duplicates(
         rewritten = (
             f"; its answer is written {one} there, {other} here" if pair in differing and kind != "conflict" else ""
         )
-        told = (
+        answers = (
             f"row {pair[0]} has the answer {one}, this one {other}"
             if kind == "conflict"
             else f"of row {pair[0]}{rewritten}"
         )
-        findings.append(Finding(pair[1], kind, told))
+        findings.append(Finding(pair[1], kind, answers))
     return findings, Duplicates(
         len(groups), len(pairs), len({pair[0] for pair in differing}), len({pair[0] for pair in conflicting})
     )

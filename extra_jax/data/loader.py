@@ -8,6 +8,7 @@ import grain
 
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
+from extra_jax.parallel.processes import share
 
 _STATE_VERSION = 2
 
@@ -17,17 +18,15 @@ class ProblemLoader:
 
     The global sequence is: epoch after epoch, each a fresh permutation of all problems, cut into global
     batches, of ``prompts_per_step`` unless another size is asked for. An epoch that does not fill its last batch
-    lends from the next one, so nothing is dropped, and such a batch can hold a problem twice; one larger than the
-    data set has to. Process ``p`` of ``n`` takes the ``p``-th of ``n`` contiguous slices of each global batch: joined
-    in process order the batches do not depend on ``n``, and a state saved by one process count can be restored by
-    another.
+    borrows from the next one, so nothing is dropped. Such a batch can hold a problem twice; one that is larger than
+    the data set has to. Process ``p`` of ``n`` takes the ``p``-th of ``n`` contiguous slices of each global batch:
+    joined in process order the batches do not depend on ``n``, and a state saved by one process count can be restored
+    by another.
 
     Args:
         problems: The data set, in a fixed order, with unique uids.
         prompts_per_step: Size of the *global* batch, a multiple of ``process_count``.
         seed: Seed of all permutations; any integer.
-        process_index: This process.
-        process_count: Number of processes.
 
     Raises:
         ExtraError: Empty data set, repeated uid, or a batch that the processes cannot share evenly.
@@ -101,11 +100,6 @@ class ProblemLoader:
                 "settings it was made with, or start a new run."
             )
         self._iterator.set_state(state["iterator"])
-
-
-def share(count: int, process_index: int, process_count: int) -> range:
-    """Which of ``count`` items a process takes: contiguous, in process order, sizes differ by at most one."""
-    return range(process_index * count // process_count, (process_index + 1) * count // process_count)
 
 
 def _check(problems: Sequence[Problem], prompts_per_step: int, process_index: int, process_count: int) -> None:

@@ -30,3 +30,16 @@ class Problem:
     solution: str | None = None
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prompt_text(prompt: Prompt, only: str | None = None) -> str:
+    """A prompt as readable text: itself, or a chat with a ``[role]`` line above each message.
+
+    Args:
+        only: The role whose messages alone are wanted, such as ``user``; they come without that line.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    if only is not None:
+        return "\n\n".join(message["content"] for message in prompt if message["role"] == only)
+    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in prompt)

@@ -65,7 +65,6 @@ def to_problem(row: Row, stem: str, columns: Mapping[str, str] | None = None) ->
     """The problem in a row; its prompt is as the file has it, without template or system message.
 
     Args:
-        row: The row.
         stem: Name of the data set, for the uid (``"stem/17"``) and the source of rows that carry none.
         columns: Other names for the columns of a plain row, e.g. ``{"prompt": "question"}``; keys are those
             of `COLUMNS`.
@@ -83,11 +82,11 @@ def to_problem(row: Row, stem: str, columns: Mapping[str, str] | None = None) ->
 def _plain(row: Row, stem: str, columns: Mapping[str, str]) -> Problem:
     names = {part: (columns[part],) if part in columns else aliases for part, aliases in COLUMNS.items()}
     present = {part: [name for name in aliases if row.get(name) is not None] for part, aliases in names.items()}
-    for part, found in present.items():
-        if len(found) > 1:
-            remedy = f"Keep one, or choose with columns={{{part!r}: {found[0]!r}}}."
-            raise row.refuse(found[1], f"the row has {' and '.join(map(repr, found))}", remedy)
-    key = {part: found[0] if found else names[part][0] for part, found in present.items()}
+    for part, spelled in present.items():
+        if len(spelled) > 1:
+            remedy = f"Keep one, or choose with columns={{{part!r}: {spelled[0]!r}}}."
+            raise row.refuse(spelled[1], f"the row has {' and '.join(map(repr, spelled))}", remedy)
+    key = {part: spelled[0] if spelled else names[part][0] for part, spelled in present.items()}
     if not present["prompt"]:
         wanted = " or ".join(map(repr, names["prompt"]))
         raise row.refuse(key["prompt"], "missing", f"Give {wanted}, or name its column with columns={{'prompt': ...}}.")
@@ -95,7 +94,7 @@ def _plain(row: Row, stem: str, columns: Mapping[str, str]) -> Problem:
     # TRL's verifiable sets name the ground truth `solution`; only its `prompt` layout may leave `answer` out.
     if not present["answer"] and solution is not None and key["prompt"] == "prompt":
         key["answer"] = key["solution"]
-    used = {name for found in present.values() for name in found}
+    used = {name for spelled in present.values() for name in spelled}
     return Problem(
         uid=_uid(row, key["uid"]) or f"{stem}/{row.number}",
         prompt=_prompt(row, key["prompt"], row.get(key["prompt"])),

@@ -70,7 +70,6 @@ def load_tokenizer(path: str | Path, chat_template_kwargs: Mapping[str, Any] | N
     """The tokenizer of a local Hugging Face folder, or the embedded one for ``"tiny"``.
 
     Args:
-        path: Folder, or ``"tiny"``.
         chat_template_kwargs: Variables for the chat template, e.g. ``{"enable_thinking": False}``.
 
     Raises:

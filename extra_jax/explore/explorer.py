@@ -10,17 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
-from extra_jax.data.loader import share
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.exploration import Explored, PromptRequest
 from extra_jax.explore.door import Draw, PromptPolicy, PromptStep, RunInfo, Transform
 from extra_jax.explore.encoders import make_encoder, token_spans
-from extra_jax.explore.exchange import check_lockstep
 from extra_jax.explore.step import Step, make_step
+from extra_jax.parallel.processes import allgather, share
 from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts
 
@@ -75,7 +73,7 @@ class Explorer:
         step: int,
     ) -> Explored:
         """See ``Exploration``."""
-        first = share(len(requests), jax.process_index(), jax.process_count()).start * self.run.group_size
+        first = share(len(requests))[0] * self.run.group_size
         seen = make_step(step, self.run, requests, rollouts, scores, advantages, hidden, first)
         values, self._state, report = self._transform.update(seen, seen.advantages, self._state)
         values = np.asarray(values, np.float64)
@@ -128,3 +126,13 @@ def _sorted_out(reports: Sequence[Mapping[str, Any]], step: Step) -> tuple[dict[
         else:
             columns[name] = value
     return metrics, {name: values[step.local] for name, values in columns.items()}
+
+
+def check_lockstep(state: str, step: int) -> None:
+    """Stops a run whose processes no longer agree on what exploration does; ``state`` is the same where they do."""
+    digests = allgather(np.array([zlib.crc32(state.encode())], np.int64))
+    if (digests != digests[0]).any():
+        raise ExtraError(
+            f"step {step}: the processes disagree on the exploration state (digests {digests.tolist()}); are they on "
+            "unequal hardware or code? Continue from the last checkpoint on equal hosts"
+        )

@@ -36,7 +36,6 @@ from extra_jax.explore.attempts import (
 )
 from extra_jax.explore.door import PROMPTS, Draw, PromptPolicy, PromptStep, Report, RunInfo
 from extra_jax.explore.encoders import make_encoder
-from extra_jax.explore.exchange import gather_lists
 from extra_jax.explore.keyed import keyed_rng, keyed_uniform
 from extra_jax.explore.prefix_state import (
     GUIDED_MARK,
@@ -48,6 +47,7 @@ from extra_jax.explore.prefix_state import (
     without_vector,
 )
 from extra_jax.explore.step import Step
+from extra_jax.parallel.processes import gather_objects
 
 _LEVEL_RATE = 0.2  # of the length controller: change of the fraction for a pass rate that is off by 1
 _LEVELS = (0.05, 0.95)
@@ -244,7 +244,7 @@ def _observe(step: Step, state: PrefixState, settings: PrefixSettings) -> tuple[
     report |= prefix_report.hard_prompts(step, kinds)
     warmup = step.run.max_steps // 10 if settings.warmup_steps is None else settings.warmup_steps
     if step.index + 1 > warmup:
-        offers = gather_lists(_offers(step, settings, kinds))
+        offers = gather_objects(_offers(step, settings, kinds))
         queued = _enqueue(step, state, settings, kinds, offers)
         report |= prefix_report.offers(offers, queued)
     return state, report | prefix_report.waiting(step, state)

@@ -12,8 +12,7 @@ from extra_jax.exploration import PromptRequest
 from extra_jax.explore.distance import normalise
 from extra_jax.explore.door import RunInfo
 from extra_jax.explore.encoders import completion_text, make_encoder
-from extra_jax.explore.exchange import gather_lists
-from extra_jax.parallel.processes import allgather
+from extra_jax.parallel.processes import allgather, gather_objects
 from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts
 
@@ -160,7 +159,7 @@ class Step:
 
     def gather(self, own: Sequence[Any]) -> list[Any]:
         """One plain value for each completion of this process -> those of all ``N``. All processes call it together."""
-        return gather_lists(list(own))
+        return gather_objects(list(own))
 
     def gather_array(self, own: np.ndarray) -> np.ndarray:
         """``[R, ...]`` of this process -> ``[N, ...]``, exact. All processes call it together."""

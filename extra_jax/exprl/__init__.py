@@ -1,8 +1,12 @@
 """ExpRL: mid-training on judge scores of the policy's own rollouts.
 
-collect.py    rollouts out: the `rollout` verb
-scored.py     scores in: joined with the rollouts, turned into advantages
-offline.py    `train` with `reward: judge`, on a store that is complete
-rounds.py     the `exprl` verb: sample, wait for scores, train, again
-distill.py    the self-distillation baseline
+collect.py         rollouts out: the `rollout` verb
+scored.py          scores in: joined with the rollouts, turned into advantages
+batch.py           what one step learns from, and the protocol of its sources
+stored.py          the groups of a store, read when their turn comes
+stored_source.py   `train` with `reward: judge`, on a store that is complete
+rounds.py          the `exprl` verb: sample, wait for scores, train, again
+loop.py            the training loop of both
+distill.py         the self-distillation baseline
+drift.py           whether the policy learns to please the judge
 """

@@ -22,18 +22,17 @@ class Batch:
         rows: ``[R]`` whole rows of this process, groups adjacent.
         groups: ``[R]``, number of the group of each row, over all processes.
         advantages: For each of ``rows`` ``[n]``, one a token.
-        learnt: ``[R]`` bool; the others stay out of the loss.
+        learned: ``[R]`` bool; the others stay out of the loss.
         reward: ``[R]``; NaN where there is none.
-        told: Further metrics.
     """
 
     scored: Scored
     rows: Sequence[Mapping[str, Any]]
     groups: Sequence[int]
     advantages: Sequence[np.ndarray]
-    learnt: np.ndarray
+    learned: np.ndarray
     reward: np.ndarray
-    told: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Source(Protocol):
@@ -63,22 +62,21 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-def make_batch(scored: Scored, rows: Sequence[Mapping[str, Any]], mine: Sequence[int], group_size: int) -> Batch:
+def make_batch(scored: Scored, rows: Sequence[Mapping[str, Any]], local: Sequence[int], group_size: int) -> Batch:
     """The batch of a step whose rollouts are ``scored``, groups adjacent.
 
     Args:
         scored: Of all processes.
-        rows: Whole rows of the rollouts ``mine``.
-        mine: Which of the scored rollouts are this process's.
-        group_size: Rollouts of a group.
+        rows: Whole rows of the rollouts ``local``.
+        local: Which of the scored rollouts this process has.
     """
     return Batch(
         scored,
         rows,
-        [index // group_size for index in mine],
-        [scored.token_advantages(index) for index in mine],
-        scored.learnt[mine],
-        scored.reward[mine],
+        [index // group_size for index in local],
+        [scored.token_advantages(index) for index in local],
+        scored.learned[local],
+        scored.reward[local],
     )
 
 
@@ -86,7 +84,6 @@ def to_rollouts(rows: Sequence[Mapping[str, Any]], groups: Sequence[int], group_
     """Stored rows as the learner wants them; log-probabilities of the full distribution are not stored.
 
     Args:
-        rows: Whole rows of a store.
         groups: ``[R]``, number of the group of each row in this step, over all processes.
         group_size: Rollouts of a group, to number them.
     """

@@ -10,19 +10,18 @@ from contextlib import closing
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from flax import nnx
 
 from extra_jax.checkpoint import restore_params
 from extra_jax.config import Config
-from extra_jax.data.problem import Problem, Prompt
+from extra_jax.data.load import load_data
+from extra_jax.data.problem import Problem, prompt_text
 from extra_jax.errors import ExtraError
-from extra_jax.evaluate import load_problems_of
 from extra_jax.judge import store
 from extra_jax.judge.segment import Segmenter, TokenBytes
 from extra_jax.model.fingerprint import fingerprint
-from extra_jax.parallel.processes import allgather, is_main, on_main, process_slice
+from extra_jax.parallel.processes import agree, is_main, on_main, share
 from extra_jax.policy import Policy, load_policy, sampling_params
 from extra_jax.reward.graders import make_grader
 from extra_jax.rollout.engine import Progress as OnProgress
@@ -30,7 +29,8 @@ from extra_jax.rollout.types import Request, Rollouts
 from extra_jax.run_dir import open_run
 from extra_jax.telemetry.progress import Progress
 
-_SHARD = 2048  # rollouts of a shard: more lose more to a kill, fewer wait more often for the longest
+# Rollouts of one file. With more of them a kill loses more; with fewer the sampler waits more often for the longest.
+_PART = 2048
 
 
 class Collector:
@@ -46,12 +46,12 @@ class Collector:
 
     def __init__(self, policy: Policy, problems: Sequence[Problem]):
         config = policy.config
-        self.policy, self.folder = policy, store_of(config)
+        self.policy, self.folder = policy, store_folder(config)
         self.prompts = policy.encode_prompts(problems)
         self.sampler = policy.sampler(sampling_params(config), stream="exprl")
         self.grader = make_grader(config.reward, config.data)
         self.segmenter = Segmenter(config.exprl.segments, TokenBytes(policy.tokenizer.token_bytes()))
-        on_main(lambda: store.settle(self.folder, store.SAMPLING_FILE, sampling_of(config)))
+        on_main(lambda: store.settle(self.folder, store.SAMPLING_FILE, sampling_facts(config)))
 
     def __call__(
         self, params: nnx.State, problems: Sequence[Problem], round_: int, progress: OnProgress | None = None
@@ -61,10 +61,8 @@ class Collector:
         All processes call it together with the same problems and write to the same store.
 
         Args:
-            params: in the training layout.
             problems: of all processes.
             round_: part of the identity of every draw.
-            progress: told about finished rollouts.
 
         Returns:
             The fingerprint of the policy, which is part of every rollout's id.
@@ -72,7 +70,7 @@ class Collector:
         name = fingerprint(params, self.policy.mesh)
         n = self.policy.config.train.num_generations
         groups = group_ids(problems, round_, name)
-        size = max(1, _SHARD // n)  # of nothing that may change when a collection is continued
+        size = max(1, _PART // n)  # of nothing that may change when a collection is continued
         weights: nnx.State | None = None
         for part, start in enumerate(range(0, len(problems), size)):
             if self._is_done(round_, name, part):
@@ -80,12 +78,12 @@ class Collector:
             if weights is None:
                 weights = self.policy.rollout_weights(params)
             chunk = range(start, min(start + size, len(problems)))
-            mine = [chunk[i] for i in process_slice(len(chunk))]
-            requests = [Request(self.prompts[problems[i].uid], n, i * n) for i in mine]
+            local = [chunk[i] for i in share(len(chunk), filled=True)]
+            requests = [Request(self.prompts[problems[i].uid], n, i * n) for i in local]
             rollouts = self.sampler.generate(weights, requests, round_, progress)
-            rows = self._rows([problems[i] for i in mine], [groups[i] for i in mine], rollouts, round_, name)
+            rows = self._rows([problems[i] for i in local], [groups[i] for i in local], rollouts, round_, name)
             by_prompt = [rows[i : i + n] for i in range(0, len(rows), n)]
-            store.write_rollouts(self.folder, _shard_name(round_, name, part, jax.process_index()), by_prompt)
+            store.write_rollouts(self.folder, _part_name(round_, name, part, jax.process_index()), by_prompt)
         return name
 
     def close(self) -> None:
@@ -93,9 +91,9 @@ class Collector:
 
     def _is_done(self, round_: int, name: str, part: int) -> bool:
         """Whether every process has written its share; process 0 looks, so that all agree."""
-        names = (_shard_name(round_, name, part, process) for process in range(jax.process_count()))
+        names = (_part_name(round_, name, part, process) for process in range(jax.process_count()))
         done = is_main() and all((self.folder / store.ROLLOUTS / f"{n}.parquet").exists() for n in names)
-        return bool(allgather(np.array([done])).any())
+        return bool(agree(done))
 
     def _rows(
         self, problems: Sequence[Problem], groups: Sequence[str], rollouts: Rollouts, round_: int, name: str
@@ -124,7 +122,7 @@ class Collector:
                     "policy": name,
                     "source": problem.source,
                     "domain": str(problem.meta.get("ability") or ""),
-                    "problem": problem_text(problem.prompt),
+                    "problem": prompt_text(problem.prompt, only="user").rstrip("\n"),
                     "reference": problem.solution,
                     "answer": problem.answer,
                     "prompt_ids": rollouts.prompt_ids[row],
@@ -150,18 +148,18 @@ def rollout(config: Config) -> epath.Path:
     """
     policy, params = load_policy(config)
     step, params = restore_params(params, open_run(config, concerns=("model", "tokenizer")))
-    problems = load_problems_of(config.data, config.run.seed)
+    problems = load_data(config.data, config.run.seed)
     with closing(Collector(policy, problems)) as collector, Progress(step, is_main(), step) as progress:
         collector(params, problems, step, progress.rollouts)
     return collector.folder
 
 
-def store_of(config: Config) -> epath.Path:
+def store_folder(config: Config) -> epath.Path:
     """Where rollouts and scores are."""
     return epath.Path(config.exprl.store) if config.exprl.store else epath.Path(config.run.dir) / "store"
 
 
-def sampling_of(config: Config) -> dict[str, Any]:
+def sampling_facts(config: Config) -> dict[str, Any]:
     """What the stored log-probabilities and ids depend on besides weights and problems."""
     return {
         **vars(sampling_params(config)),
@@ -182,14 +180,7 @@ def group_ids(problems: Sequence[Problem], round_: int, policy: str) -> list[str
     return names
 
 
-def problem_text(prompt: Prompt) -> str:
-    """What a judge is told to be the problem: a text prompt, or what the user says in a chat."""
-    if isinstance(prompt, str):
-        return prompt.rstrip("\n")
-    return "\n\n".join(message["content"] for message in prompt if message["role"] == "user")
-
-
-def _shard_name(round_: int, policy: str, part: int, process: int) -> str:
+def _part_name(round_: int, policy: str, part: int, process: int) -> str:
     """Of the rollouts of one process; the same set of names for any repetition with as many processes."""
-    name = store.shard_name(round_, policy, part)
+    name = store.part_name(round_, policy, part)
     return f"{name}.{process}of{jax.process_count()}" if jax.process_count() > 1 else name

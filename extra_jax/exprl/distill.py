@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from extra_jax.data.problem import Problem
+from extra_jax.data.problem import Problem, prompt_text
 from extra_jax.errors import ExtraError
-from extra_jax.exprl.collect import problem_text
 from extra_jax.learn.batch import Example, MicroBatches, micro_batches, packed_targets
 from extra_jax.learn.score import token_logprobs
 from extra_jax.learn.update import micro_batch
@@ -27,8 +26,6 @@ class Teacher:
     """The initial policy with the reference in its prompt.
 
     Args:
-        policy: of the run.
-        params: initial ones; copied.
         problems: all problems of the run; each needs a reference solution.
 
     Raises:
@@ -77,6 +74,6 @@ class Teacher:
         if "{problem}" not in template or "{reference}" not in template:
             raise ExtraError(f"exprl.teacher_template {template!r} must contain {{problem}} and {{reference}}")
         head, _, tail = template.partition("{reference}")
-        text = problem_text(problem.prompt)
+        text = prompt_text(problem.prompt, only="user").rstrip("\n")
         filled = head.replace("{problem}", text) + problem.solution + tail.replace("{problem}", text)
         return self.policy.tokenizer.encode_prompt(filled)

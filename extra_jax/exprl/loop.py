@@ -56,7 +56,7 @@ def _train(config: Config, make_source: Callable[[Policy, nnx.State], Source]) -
         for step in run.steps():
             batch = source.next(run.state.params, step, run.timer, run.journal)
             with run.phase("update"):
-                chosen = np.flatnonzero(batch.learnt)
+                chosen = np.flatnonzero(batch.learned)
                 rollouts = to_rollouts([batch.rows[i] for i in chosen], [batch.groups[i] for i in chosen], group)
                 advantages = [batch.advantages[i] for i in chosen]
                 run.state, learned = learner.step(run.state, reference, rollouts, advantages)
@@ -85,9 +85,9 @@ def check_settings(config: Config) -> None:
 def batch_metrics(batch: Batch, group_size: int) -> dict[str, float]:
     """The usual numbers of a step's rollouts, and those of the judge; the same on every process."""
     rollouts = to_rollouts(batch.rows, batch.groups, group_size)
-    size = np.array([np.abs(a).mean() if kept else 0.0 for a, kept in zip(batch.advantages, batch.learnt, strict=True)])
+    size = np.array([np.abs(a).mean() if kept else 0.0 for a, kept in zip(batch.advantages, batch.learned, strict=True)])
     usual = rollout_metrics(rollouts, stored_grades(batch), np.nan_to_num(batch.reward), size, group_size)
-    return usual | batch.scored.metrics() | batch.told
+    return usual | batch.scored.metrics() | batch.metrics
 
 
 def record(batch: Batch, group_size: int) -> Record:
@@ -98,7 +98,7 @@ def record(batch: Batch, group_size: int) -> Record:
     rollouts = to_rollouts(batch.rows, [order[group] for group in batch.groups], group_size)
     grades = stored_grades(batch)
     correct = np.array([grade.verdict is Verdict.CORRECT for grade in grades], bool)
-    scores = Scores(batch.reward, batch.learnt, correct, grades)
+    scores = Scores(batch.reward, batch.learned, correct, grades)
     return Record(
         problems, rollouts, [row["text"] for row in batch.rows], scores, np.array([a.mean() for a in batch.advantages])
     )

@@ -9,20 +9,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
+from extra_jax.data.load import load_data
 from extra_jax.data.loader import ProblemLoader
 from extra_jax.errors import ExtraError
-from extra_jax.evaluate import load_problems_of
 from extra_jax.exprl.batch import Batch, make_batch
 from extra_jax.exprl.collect import Collector, group_ids
 from extra_jax.exprl.distill import Teacher
-from extra_jax.exprl.scored import Scored, judge_of, score, unjudged
+from extra_jax.exprl.scored import Scored, find_judge, score, unjudged
 from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
-from extra_jax.parallel.processes import allgather, on_main, process_slice
+from extra_jax.parallel.processes import agree, on_main, share
 from extra_jax.policy import Policy
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.timing import PhaseTimer
@@ -34,7 +33,6 @@ class RoundSource:
     """``exprl.steps_per_round`` steps on the rollouts of one policy, then new ones.
 
     Args:
-        policy: of the run.
         params: what training starts from: the teacher of self-distillation.
 
     Raises:
@@ -46,7 +44,7 @@ class RoundSource:
         self.per_round, t = config.exprl.steps_per_round, config.train
         if t.max_steps % self.per_round:
             raise ExtraError(f"train.max_steps={t.max_steps} is no multiple of exprl.steps_per_round={self.per_round}")
-        problems = load_problems_of(config.data, config.run.seed)
+        problems = load_data(config.data, config.run.seed)
         self.loader = ProblemLoader(problems, t.prompts_per_step * self.per_round, config.run.seed)
         self.collector = Collector(policy, problems)
         self.teacher = None
@@ -60,15 +58,15 @@ class RoundSource:
             self.round = self._sample(params, number, timer, journal)
         stored, groups, scored = self.round
         n, prompts = self.config.train.num_generations, self.config.train.prompts_per_step
-        start, mine = place * prompts, process_slice(prompts)
-        rows = stored.read([groups[start + i] for i in mine])
+        start, local = place * prompts, share(prompts, filled=True)
+        rows = stored.read([groups[start + i] for i in local])
         part = scored.take(np.arange(start * n, (start + prompts) * n))
-        batch = make_batch(part, rows, [i * n + j for i in mine for j in range(n)], n)
+        batch = make_batch(part, rows, [i * n + j for i in local for j in range(n)], n)
         if self.teacher is None:
             return batch
         with timer.phase("teach"):
-            advantages, told = self.teacher.advantages(rows)
-            return replace(batch, advantages=advantages, told=told)
+            advantages, metrics = self.teacher.advantages(rows)
+            return replace(batch, advantages=advantages, metrics=metrics)
 
     def _sample(
         self, params: nnx.State, number: int, timer: PhaseTimer, journal: Journal
@@ -77,7 +75,7 @@ class RoundSource:
         problems = self.loader.next()
         with timer.phase("generate"):
             policy = self.collector(params, problems, number, journal.rollouts)
-            _barrier()
+            agree(0)  # what one process wrote, the others are about to read
         folder, n = self.collector.folder, self.config.train.num_generations
         prefix = f"{number:06d}-{policy}-"
         stored = StoredGroups(folder, n, prefix)
@@ -88,7 +86,7 @@ class RoundSource:
         with timer.phase("judge"):
             if self.config.judge.endpoint is not None:
                 on_main(lambda: self._ask(prefix, number, journal))
-                name, unit = judge_of(folder, self.config)
+                name, unit = find_judge(folder, self.config)
                 scores = store.score_rows(folder, name, prefix)
                 return stored, groups, score(rows, scores, unit, policy, self.config)
             return stored, groups, self._await(rows, policy, number, journal)
@@ -105,27 +103,27 @@ class RoundSource:
         """The scores of a round that somebody else writes, as soon as every unit has ended in some way."""
         folder, wanted = self.collector.folder, {row["rollout_id"] for row in rows}
         seen: set[str] = set()
-        found: list[dict[str, Any]] = []
-        deadline, told = time.monotonic() + self.config.exprl.wait_timeout, False
+        scores: list[dict[str, Any]] = []
+        deadline, announced = time.monotonic() + self.config.exprl.wait_timeout, False
         while True:
             complete = False
             if store.judges(folder):
-                name, unit = judge_of(folder, self.config)
-                for shard in store.shards(folder, f"{store.SCORES}/{name}", but=seen):
-                    seen.add(shard.name)
-                    found += [row for row in shard.read(store.SCORE_KEYS) if row["rollout_id"] in wanted]
+                name, unit = find_judge(folder, self.config)
+                for part in store.parts(folder, f"{store.SCORES}/{name}", but=seen):
+                    seen.add(part.name)
+                    scores += [row for row in part.read(store.SCORE_KEYS) if row["rollout_id"] in wanted]
                 units = sum(1 if unit == "rollout" else len(row["segment_tokens"]) for row in rows)
-                complete = len({(row["rollout_id"], row["segment"]) for row in found}) >= units
-            if _agree(complete):
-                return score(rows, found, unit, policy, self.config)
-            if _agree(time.monotonic() > deadline):
+                complete = len({(row["rollout_id"], row["segment"]) for row in scores}) >= units
+            if agree(complete, np.min):
+                return score(rows, scores, unit, policy, self.config)
+            if agree(time.monotonic() > deadline):
                 raise ExtraError(
                     f"{folder}: round {number} waited {self.config.exprl.wait_timeout:g} s for scores. Judge it with "
                     f"`extra-jax judge {folder} ...`, or set judge.endpoint; the same command then continues"
                 )
-            if not told:
+            if not announced:
                 journal.message(f"round {number}: {len(rows):,} rollouts in {folder} wait for their scores")
-                told = True
+                announced = True
             time.sleep(_POLL)
 
     def may_save(self, done: int) -> bool:
@@ -143,14 +141,3 @@ class RoundSource:
 
     def close(self) -> None:
         self.collector.close()
-
-
-def _agree(mine: bool) -> bool:
-    """Whether all processes say yes."""
-    return bool(allgather(np.array([mine])).all())
-
-
-def _barrier() -> None:
-    """Waits for all processes: what one wrote, the others are about to read."""
-    if jax.process_count() > 1:
-        _agree(True)

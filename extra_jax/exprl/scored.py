@@ -11,9 +11,9 @@ from extra_jax.config import AdvantageConfig, Config, ExprlConfig
 from extra_jax.errors import ExtraError
 from extra_jax.judge import store
 from extra_jax.judge.advantages import outcome_advantages, process_advantages
-from extra_jax.judge.identity import judge_id, rubric_of
+from extra_jax.judge.identity import choose_rubric, judge_id
 from extra_jax.judge.join import STATUSES, join_scores
-from extra_jax.judge.metrics import auroc, index_of, within_prompt_auroc
+from extra_jax.judge.metrics import auroc, first_seen_index, within_prompt_auroc
 from extra_jax.judge.score import normalise
 from extra_jax.judge.segment import token_segments
 from extra_jax.reward.verdict import Verdict
@@ -30,14 +30,14 @@ class Scored:
     Attributes:
         rows: The rollouts, with the columns ``stored.INDEX``.
         reward: ``[R]`` float64 in [0, 1] (before penalties), the score of the whole trace; NaN where there is none.
-        learnt: ``[R]`` bool; the others stay out of the loss.
+        learned: ``[R]`` bool; the others stay out of the loss.
         advantages: For each rollout ``[T]``, one a segment.
         counts: How the join went (``judge.join.Joined.counts``), and ``stale_rollouts``.
     """
 
     rows: Sequence[Mapping[str, Any]]
     reward: np.ndarray
-    learnt: np.ndarray
+    learned: np.ndarray
     advantages: list[np.ndarray]
     counts: Mapping[str, int]
 
@@ -48,14 +48,14 @@ class Scored:
     def take(self, chosen: Sequence[int]) -> "Scored":
         """Some of the rollouts; the counts stay those of all."""
         picked = [self.rows[i] for i in chosen], [self.advantages[i] for i in chosen]
-        return Scored(picked[0], self.reward[chosen], self.learnt[chosen], picked[1], self.counts)
+        return Scored(picked[0], self.reward[chosen], self.learned[chosen], picked[1], self.counts)
 
     def metrics(self) -> dict[str, float]:
         """Numbers under ``judge/*``, and the reward under its usual names; what is undefined is left out."""
         known = ~np.isnan(self.reward)
         correct = np.array([row["verdict"] == Verdict.CORRECT for row in self.rows], bool)
         truth = known & np.array([row["verdict"] in _TRUTH for row in self.rows], bool)
-        group = index_of([row["group"] for row in self.rows])
+        group = first_seen_index([row["group"] for row in self.rows])
         spread = [np.std(r, ddof=1) for g in np.unique(group) if len(r := self.reward[(group == g) & known]) > 1]
         segments = np.array([len(row["segment_tokens"]) for row in self.rows])
         units = max(self.counts["units"], 1)
@@ -64,7 +64,7 @@ class Scored:
             "reward_std": _mean(spread),
             "frac_reward_zero_std": _mean(np.isclose(spread, 0.0)),
             "judge/scored": _mean(known),
-            "judge/learnt": _mean(self.learnt),
+            "judge/learned": _mean(self.learned),
             "judge/score_correct": _mean(self.reward[truth & correct]),
             "judge/score_wrong": _mean(self.reward[truth & ~correct]),
             "judge/auroc": auroc(self.reward[truth], correct[truth]),
@@ -79,7 +79,7 @@ class Scored:
         return {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
 
 
-def judge_of(folder: epath.Path, config: Config) -> tuple[str, str]:
+def find_judge(folder: epath.Path, config: Config) -> tuple[str, str]:
     """Whose scores are read, as (folder of ``scores/``, its unit).
 
     That is ``exprl.scores``; or the judge that the section ``judge`` describes; or the only one there is.
@@ -90,7 +90,7 @@ def judge_of(folder: epath.Path, config: Config) -> tuple[str, str]:
     cards = store.judges(folder)
     name = config.exprl.scores
     if name is None and config.judge.model is not None:
-        name = judge_id(config.judge, rubric_of(config.judge))
+        name = judge_id(config.judge, choose_rubric(config.judge))
     if name is None and len(cards) > 1:
         raise ExtraError(f"{folder}: scores of several judges; choose one with exprl.scores={' | '.join(cards)}")
     if not cards or (name is not None and name not in cards):
@@ -107,10 +107,8 @@ def score(
 
     Args:
         rows: Rollouts with the columns ``stored.INDEX``, whole groups.
-        scores: Score rows of one judge.
         unit: What that judge scored: ``rollout``, ``prefix`` or ``segment``.
         policy: Fingerprint of the policy that the rollouts should be of.
-        config: Of the run.
 
     Raises:
         ExtraError: the scores are of another kind than the advantages need, there are too few, or there is something
@@ -179,13 +177,13 @@ def _worth(
         scores[overlong] -= settings.overlong_penalty
     elif settings.overlong == "mask":
         usable = usable & ~overlong
-    group = index_of([row["group"] for row in rows])
+    group = first_seen_index([row["group"] for row in rows])
     segments = np.array([len(row["segment_tokens"]) for row in rows])
     if settings.advantage == "process":
         lengths = np.zeros(scores.shape, np.int64)
         for row, entry in enumerate(rows):
             lengths[row, : units[row]] = np.diff(entry["segment_tokens"], prepend=0)
-        advantages, learnt = process_advantages(
+        advantages, learned = process_advantages(
             scores,
             units,
             group,
@@ -200,11 +198,11 @@ def _worth(
         parts = [advantages[row, :count] for row, count in enumerate(units)]
     else:
         last = scores[everyone, units - 1]
-        learnt = usable & ~np.isnan(last)
+        learned = usable & ~np.isnan(last)
         scale = "none" if config.train.scale_rewards == "none" else "group"
-        whole = outcome_advantages(last, group, learnt, scale=scale, faithful=settings.faithful)
+        whole = outcome_advantages(last, group, learned, scale=scale, faithful=settings.faithful)
         parts = [np.full(count, value) for count, value in zip(segments, whole, strict=True)]
-    return Scored(rows, final, learnt, parts, counts)
+    return Scored(rows, final, learned, parts, counts)
 
 
 def _mixed(final: np.ndarray, rows: Sequence[Mapping[str, Any]], settings: ExprlConfig) -> np.ndarray:

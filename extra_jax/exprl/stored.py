@@ -16,12 +16,11 @@ _PROBLEM = ("group", "uid", "problem", "answer", "source")
 
 
 class StoredGroups:
-    """The groups of some shards of rollouts. A group that stands in two shards is taken once: both are the same.
+    """The groups of some parts of rollouts. A group that stands in two parts is taken once: both are the same.
 
     Args:
-        folder: The store.
         group_size: Rollouts that every group must have.
-        prefix: Only the shards whose names begin with this.
+        prefix: Only the parts whose names begin with this.
 
     Attributes:
         groups: Group -> its rows with the columns ``INDEX``, in a fixed order.
@@ -32,30 +31,30 @@ class StoredGroups:
 
     def __init__(self, folder: epath.Path, group_size: int, prefix: str = ""):
         self.groups: dict[str, list[dict[str, Any]]] = {}
-        self._places: dict[str, tuple[store.Shard, int]] = {}
-        for shard in store.rollout_shards(folder, prefix):
-            for number, rows in enumerate(shard.by_group(INDEX)):
+        self._places: dict[str, tuple[store.Part, int]] = {}
+        for part in store.rollout_parts(folder, prefix):
+            for number, rows in enumerate(part.by_group(INDEX)):
                 group = rows[0]["group"]
                 if len(rows) != group_size:
                     raise ExtraError(
-                        f"{shard.path}: {len(rows)} rollouts of {group}, but train.num_generations={group_size}; set "
+                        f"{part.path}: {len(rows)} rollouts of {group}, but train.num_generations={group_size}; set "
                         "it to what the rollouts were sampled with"
                     )
                 if group not in self.groups:
-                    self.groups[group], self._places[group] = rows, (shard, number)
+                    self.groups[group], self._places[group] = rows, (part, number)
 
     def problems(self) -> list[Problem]:
         """One problem a group, whose uid is the group; without its reference, which training must not see."""
-        found = {}
-        for shard in dict.fromkeys(shard for shard, _ in self._places.values()):
-            for row in shard.read(_PROBLEM):
-                found[row["group"]] = Problem(row["group"], row["problem"], row["answer"], source=row["source"])
-        return [found[group] for group in self.groups]
+        by_group = {}
+        for part in dict.fromkeys(part for part, _ in self._places.values()):
+            for row in part.read(_PROBLEM):
+                by_group[row["group"]] = Problem(row["group"], row["problem"], row["answer"], source=row["source"])
+        return [by_group[group] for group in self.groups]
 
     def read(self, groups: Sequence[str]) -> list[Mapping[str, Any]]:
         """The whole rows of some groups, in their order."""
         rows = []
         for group in groups:
-            shard, number = self._places[group]
-            rows += shard.read(groups=[number])
+            part, number = self._places[group]
+            rows += part.read(groups=[number])
         return rows

@@ -8,12 +8,12 @@ from flax import nnx
 from extra_jax.data.loader import ProblemLoader
 from extra_jax.errors import ExtraError
 from extra_jax.exprl.batch import Batch, make_batch
-from extra_jax.exprl.collect import sampling_of, store_of
-from extra_jax.exprl.scored import judge_of, score
+from extra_jax.exprl.collect import sampling_facts, store_folder
+from extra_jax.exprl.scored import find_judge, score
 from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
 from extra_jax.model.fingerprint import fingerprint
-from extra_jax.parallel.processes import process_slice
+from extra_jax.parallel.processes import share
 from extra_jax.policy import Policy
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.timing import PhaseTimer
@@ -23,7 +23,6 @@ class StoreSource:
     """Groups of stored rollouts as a data set; every epoch is a fresh permutation.
 
     Args:
-        policy: of the run.
         params: what training starts from; rollouts by another policy are stale.
 
     Raises:
@@ -32,18 +31,18 @@ class StoreSource:
 
     def __init__(self, policy: Policy, params: nnx.State):
         config = self.config = policy.config
-        folder = store_of(config)
+        folder = store_folder(config)
         self.stored = StoredGroups(folder, config.train.num_generations)
-        store.settle(folder, store.SAMPLING_FILE, sampling_of(config))
+        store.settle(folder, store.SAMPLING_FILE, sampling_facts(config))
         if config.exprl.advantage == "self_distillation":
             raise ExtraError("exprl.advantage=self_distillation samples as it goes; run it with `extra-jax exprl`")
-        judge, unit = judge_of(folder, config)
+        judge, unit = find_judge(folder, config)
         rows = [row for group in self.stored.groups.values() for row in group]
         self.scored = score(rows, store.score_rows(folder, judge), unit, fingerprint(params, policy.mesh), config)
         n = config.train.num_generations
         # A group that teaches nothing (stale, unscored) would only make steps smaller.
-        learnt = self.scored.learnt.reshape(-1, n).any(axis=1)
-        problems = [problem for problem, kept in zip(self.stored.problems(), learnt, strict=True) if kept]
+        learned = self.scored.learned.reshape(-1, n).any(axis=1)
+        problems = [problem for problem, kept in zip(self.stored.problems(), learned, strict=True) if kept]
         self.place = {group: index for index, group in enumerate(self.stored.groups)}
         self.loader = ProblemLoader(problems, config.train.prompts_per_step, config.run.seed)
 
@@ -52,9 +51,9 @@ class StoreSource:
             n = self.config.train.num_generations
             groups = [problem.uid for problem in self.loader.next()]
             chosen = np.concatenate([np.arange(n) + self.place[group] * n for group in groups])
-            mine = process_slice(len(groups))
-            rows = self.stored.read([groups[i] for i in mine])
-            return make_batch(self.scored.take(chosen), rows, [i * n + j for i in mine for j in range(n)], n)
+            local = share(len(groups), filled=True)
+            rows = self.stored.read([groups[i] for i in local])
+            return make_batch(self.scored.take(chosen), rows, [i * n + j for i in local for j in range(n)], n)
 
     def may_save(self, done: int) -> bool:
         return True

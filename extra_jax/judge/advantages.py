@@ -86,8 +86,6 @@ def process_advantages(
         counts: ``[B]`` int, segments of each rollout, at least 1.
         group: ``[B]`` int.
         valid: ``[B]`` bool; a rollout with an unscored segment is invalid whatever this says.
-        estimator: See above.
-        faithful: Which reading.
         single_segment: What ``delta`` gives a rollout of one segment: 0, the group-relative advantage of its score, or
             the score; default by ``faithful``.
         outcome_mix: Adds this times the group-relative advantage of the last score to every segment.
@@ -95,7 +93,7 @@ def process_advantages(
         max_length: Padded length of a completion; needed for ``group`` under ``code``.
 
     Returns:
-        Advantages ``[B, S]``, 0 where invalid or behind the last segment, and ``[B]`` bool: which rollouts are learnt
+        Advantages ``[B, S]``, 0 where invalid or behind the last segment, and ``[B]`` bool: which rollouts are learned
         from. These are the valid ones; only ``delta`` under ``code`` adds those whose lost first segment the released
         code fails to notice, with an advantage of about -100.
     """
@@ -106,7 +104,7 @@ def process_advantages(
     s = np.where(inside & valid[:, None], np.nan_to_num(scores), 0.0)
     rows, last = np.arange(len(s)), counts - 1
     final = s[rows, last]
-    learnt = valid
+    learned = valid
     if estimator == "delta":
         a = np.diff(s, axis=1, prepend=0.0)
         a[:, 0] = s[:, 0] - (_others_mean(s[:, 0], group, valid) if faithful == "recommended" else final)
@@ -116,7 +114,7 @@ def process_advantages(
         a[:, 0] = np.where(single, alone, a[:, 0])
         if faithful == "code":
             leaked = _add_leaks(a, scores, counts, lost)
-            learnt = valid | leaked
+            learned = valid | leaked
     elif estimator == "end":
         a = s - final[:, None]
         if faithful != "code":
@@ -127,7 +125,7 @@ def process_advantages(
         a = s.copy()
     if outcome_mix:
         a = a + outcome_mix * outcome_advantages(final, group, valid)[:, None]
-    return np.where(inside & learnt[:, None], a, 0.0), learnt
+    return np.where(inside & learned[:, None], a, 0.0), learned
 
 
 def _baseline(

@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import write_file
 from extra_jax.judge import metrics, store
 from extra_jax.judge.calibration_page import calibration_page
 from extra_jax.judge.join import STATUSES, Joined, join_scores
@@ -35,7 +36,6 @@ class Calibration:
     Attributes:
         judges: One entry a judge: ``name``, ``conditions`` (condition -> numbers), ``missing`` (conditions not scored),
             ``changes`` (condition -> how its scores differ from those under ``ref``).
-        report: The page.
     """
 
     judges: list[dict[str, Any]]
@@ -62,7 +62,7 @@ def calibrate(folder: epath.PathLike) -> Calibration:
     Raises:
         ExtraError: no rollouts, no scores, or no rollout with a verdict that says anything.
     """
-    rows = [row for shard in store.rollout_shards(folder) for row in shard.read(_COLUMNS)]
+    rows = [row for shard in store.rollout_parts(folder) for row in shard.read(_COLUMNS)]
     labelled = [row for row in rows if row["verdict"] in _LABELS]
     if not labelled:
         raise ExtraError(f"{folder}: no rollout has a verdict of correct, wrong or no_answer to compare scores with")
@@ -81,20 +81,20 @@ def calibrate(folder: epath.PathLike) -> Calibration:
             "name": name,
             "rollouts": len(labelled),
             "without_verdict": len(rows) - len(labelled),
-            "conditions": {c: found[c] for c in CONDITIONS if c in found},
-            "missing": [c for c in CONDITIONS if c not in found],
+            "conditions": {c: conditions[c] for c in CONDITIONS if c in conditions},
+            "missing": [c for c in CONDITIONS if c not in conditions],
             "changes": {
                 c: metrics.change(scores[name, "ref"], scores[name, c])
                 for c in CONDITIONS[1:]
-                if c in found and "ref" in found
+                if c in conditions and "ref" in conditions
             },
         }
-        for name, found in families.items()
+        for name, conditions in families.items()
     ]
     root = epath.Path(folder)
     numbers = json.dumps(metrics.finite(judges), indent=1, allow_nan=False)
-    store.write_bytes(root / NUMBERS, (numbers + "\n").encode())
-    report = store.write_bytes(root / REPORT, calibration_page(str(folder), judges).encode())
+    write_file(root / NUMBERS, numbers + "\n")
+    report = write_file(root / REPORT, calibration_page(str(folder), judges))
     return Calibration(judges, report)
 
 
@@ -111,7 +111,7 @@ def _family(name: str, card: Mapping[str, Any]) -> str:
 def _numbers(rows: Sequence[Mapping[str, Any]], joined: Joined) -> dict[str, Any]:
     """Everything about one judge under one condition; a trace counts by the score of its last unit."""
     judged = metrics.Judged(
-        problem=metrics.index_of([row["uid"] for row in rows]),
+        problem=metrics.first_seen_index([row["uid"] for row in rows]),
         correct=np.array([_LABELS[row["verdict"]] for row in rows], bool),
         score=_last(joined),
         length=np.array([row["segment_tokens"][-1] for row in rows], np.float64),

@@ -29,12 +29,7 @@ _MEANING = {
 
 
 def calibration_page(folder: str, judges: Sequence[Mapping[str, Any]]) -> str:
-    """The page.
-
-    Args:
-        folder: The store, for the title.
-        judges: As in ``Calibration.judges``.
-    """
+    """The page."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

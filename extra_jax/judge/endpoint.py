@@ -65,10 +65,10 @@ class Endpoint:
         self.requests = 0
 
     async def hello(self) -> None:
-        """Makes sure that somebody answers, before all workers find out that nobody does.
+        """Checks that the endpoint answers, so that a wrong URL ends the run at once and not in every worker.
 
         Raises:
-            ExtraError: nobody is there, or the key is refused.
+            ExtraError: the endpoint does not answer, or it refuses the key.
         """
         for tries in range(1, _HELLO_TRIES + 1):
             try:
@@ -77,7 +77,7 @@ class Endpoint:
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise self._refusal(error) from error
             except openai.APIStatusError:
-                return  # not every server lists its models; whether it has this one, the first question tells
+                return  # not every server lists its models; the first question will show whether it has this one
             except openai.APIConnectionError as error:
                 if tries == _HELLO_TRIES:
                     raise ExtraError(

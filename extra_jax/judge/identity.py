@@ -9,7 +9,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.judge.rubric import Rubric, load_rubric
 
 
-def rubric_of(config: JudgeConfig) -> Rubric:
+def choose_rubric(config: JudgeConfig) -> Rubric:
     """The rubric that a configuration asks with.
 
     Raises:

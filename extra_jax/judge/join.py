@@ -60,7 +60,7 @@ def join_scores(
     """
     place = {row["rollout_id"]: index for index, row in enumerate(rollouts)}
     units = [1 if whole else len(row["segment_tokens"]) for row in rollouts]
-    found: dict[tuple[int, int], list[float]] = {}
+    known: dict[tuple[int, int], list[float]] = {}
     failed: dict[tuple[int, int], str] = {}
     counts = Counter(dict.fromkeys(("units", OK, "missing", "duplicate", "stale", "foreign", *STATUSES[1:]), 0))
     for row in rows:
@@ -72,9 +72,9 @@ def join_scores(
         elif row["status"] != OK:
             failed[index, row["segment"]] = row["status"]
         else:
-            found.setdefault((index, row["segment"]), []).append(_checked(row))
+            known.setdefault((index, row["segment"]), []).append(_checked(row))
     scores = [np.full(count, np.nan) for count in units]
-    for (index, segment), values in found.items():
+    for (index, segment), values in known.items():
         if len(values) > 1 and duplicates == "error":
             raise ExtraError(
                 f"{len(values)} scores for segment {segment} of rollout {rollouts[index]['rollout_id']}: remove the "
@@ -82,9 +82,9 @@ def join_scores(
             )
         scores[index][segment] = float(np.mean(values)) if duplicates == "mean" else values[0]
         counts["duplicate"] += len(values) - 1
-    counts.update(status for unit, status in failed.items() if unit not in found)
-    counts["units"], counts[OK] = sum(units), len(found)
-    counts["missing"] = counts["units"] - len(found.keys() | failed.keys())
+    counts.update(status for unit, status in failed.items() if unit not in known)
+    counts["units"], counts[OK] = sum(units), len(known)
+    counts["missing"] = counts["units"] - len(known.keys() | failed.keys())
     return Joined(scores, dict(counts))
 
 

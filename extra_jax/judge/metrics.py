@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from extra_jax.judge.score import HIGHEST, LOWEST
+from extra_jax.telemetry.statistics import quantile_interval, resample_counts, spearman
 
 THRESHOLD = 4.0
 """Scores from here on count as "the judge says correct"."""
 
 LEVELS = tuple(range(LOWEST, HIGHEST + 1))
 RESAMPLES = 1000
-_CONFIDENCE = 0.95
 _DIGITS = 2  # scores that are means or expectations are compared at this precision
 
 
@@ -69,14 +69,13 @@ def calibration(judged: Judged, seed: int = 0, resamples: int = RESAMPLES) -> di
         ``{metric: {"value", "low", "high"}}``; NaN where a metric is undefined (a class is absent). ``parsed`` is the
         share of rollouts with a score; the others leave out rollouts without one.
     """
-    weights = _resamples(judged.problem, seed, resamples)
-    table = _statistics(judged, weights)
+    problems = int(judged.problem.max(initial=0)) + 1
+    draws = resample_counts(np.random.default_rng(seed), problems, resamples)
+    table = _statistics(judged, np.concatenate([np.ones((1, problems)), draws]))
     summary = {}
-    tail = (1 - _CONFIDENCE) / 2
     for name, values in table.items():
-        draws = values[1:][~np.isnan(values[1:])]
-        low, high = np.quantile(draws, [tail, 1 - tail]) if draws.size else (np.nan, np.nan)
-        summary[name] = {"value": float(values[0]), "low": float(low), "high": float(high)}
+        low, high = quantile_interval(values[1:])
+        summary[name] = {"value": float(values[0]), "low": low, "high": high}
     return summary
 
 
@@ -117,16 +116,6 @@ def score_shares(judged: Judged) -> dict[str, list[float]]:
     for name, chosen in (("correct", scored.correct), ("wrong", ~scored.correct)):
         shares[name] = [float((level[chosen] == k).mean()) if chosen.any() else float("nan") for k in LEVELS]
     return shares
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation with average ranks; NaN where one of the two is constant."""
-    if len(a) < 2:
-        return float("nan")
-    ranks = [_ranks(np.asarray(x, np.float64)) for x in (a, b)]
-    x, y = (r - r.mean() for r in ranks)
-    spread = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / spread) if spread > 0 else float("nan")
 
 
 def length_bias(judged: Judged) -> dict[str, float]:
@@ -178,20 +167,7 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.asarray(b) > 0)
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[index]
-
-
-def _resamples(problem: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """``[1 + resamples, P]``: ones, then how often each problem is drawn."""
-    problems = int(problem.max()) + 1 if len(problem) else 1
-    draws = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=resamples)
-    return np.concatenate([np.ones((1, problems)), draws])
-
-
-def index_of(names: Sequence[str]) -> np.ndarray:
+def first_seen_index(names: Sequence[str]) -> np.ndarray:
     """``[R]`` int, 0, 1, ... in the order in which names first occur."""
     place: dict[str, int] = {}
     return np.array([place.setdefault(name, len(place)) for name in names], np.int64)

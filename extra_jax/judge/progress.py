@@ -1,18 +1,13 @@
 """What a person sees while a judge works: how far, how long still, how the units ended, what it costs in tokens."""
 
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self, TextIO
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.text import Text
+from typing import TextIO
 
 from extra_jax.judge.join import OK, STATUSES
 from extra_jax.judge.replies import Reply
+from extra_jax.telemetry.progress import Display
 
 _PLAIN_SECONDS = 10.0
 
@@ -28,7 +23,6 @@ class Tally:
         cached: Replies that did not have to be asked for.
         prompt_tokens: Paid for in this run.
         completion_tokens: Paid for in this run.
-        seconds: Of this run.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -48,26 +42,20 @@ class Tally:
         )
 
 
-class JudgeProgress:
-    """A bar on a terminal, a line every ten seconds elsewhere; a context manager.
-
-    Args:
-        quiet: Only counts.
-        stream: Where to write; standard error.
-    """
+class JudgeProgress(Display):
+    """How far the judge is: a bar on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self, quiet: bool = False, stream: TextIO | None = None):
+        super().__init__(not quiet, stream)
         self.tally = Tally()
         self._total = self._ended = self._failed = 0
         self._began = self._last = time.monotonic()
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, quiet=quiet)
-        self._bar: Progress | None = None
+        self._bar = self.add("judging")
 
     def expect(self, total: int) -> None:
         """How many units the store has."""
         self._total = total
-        if self._bar is not None:
-            self._bar.update(self._task, total=total)
+        self.update(self._bar, total=total)
 
     def before(self, status: str) -> None:
         """A unit that an earlier run has finished."""
@@ -84,14 +72,11 @@ class JudgeProgress:
         self.tally.statuses[status] += 1
         self._ended += 1
         self._failed += status != OK
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.tally.before + self._ended, note=self._note(now))
-        elif now - self._last >= _PLAIN_SECONDS:
+        now, done = time.monotonic(), self.tally.before + self._ended
+        self.update(self._bar, completed=done, note=self._note(now))
+        if not self.has_bars and now - self._last >= _PLAIN_SECONDS:
             self._last = now
-            self._console.print(
-                Text(f"  judged {self.tally.before + self._ended:,}/{self._total:,}, {self._note(now)}")
-            )
+            self.line(f"  judged {done:,}/{self._total:,}, {self._note(now)}")
 
     def _note(self, now: float) -> str:
         rate = self._ended / max(now - self._began, 1e-9)
@@ -99,25 +84,6 @@ class JudgeProgress:
         tokens = f"{self.tally.prompt_tokens:,} + {self.tally.completion_tokens:,} tokens"
         return f"{rate:.1f}/s, {left:,.0f} s left, {self._failed:,} without a score, {tokens}"
 
-    def __enter__(self) -> Self:
-        self._began = self._last = time.monotonic()
-        if self._console.is_terminal and not self._console.quiet:
-            self._bar = Progress(
-                TextColumn("judging", style="bold"),
-                BarColumn(bar_width=30),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}", style="dim"),
-                console=self._console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("judging", total=None, note="")
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.tally.seconds = time.monotonic() - self._began
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        super().__exit__(*error)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from extra_jax.errors import ExtraError
@@ -21,10 +20,8 @@ class Reply:
     """One answer of the endpoint.
 
     Attributes:
-        text: What the judge wrote.
         finish_reason: ``stop``, ``length``, ...
         prompt_tokens: As the endpoint counts them.
-        completion_tokens: Likewise.
         latency: Seconds from sending to the whole answer, of the request that succeeded.
         requests: How many requests it took, failed ones included.
         expected: Expected score under the judge's log-probabilities, where they were asked for and there is a score.
@@ -44,9 +41,6 @@ class ReplyCache:
 
     A reply is in the file before ``put`` returns, so a kill loses none; a line that a kill cut short is dropped at the
     next start. One process at a time: a second one would pay for the same questions.
-
-    Args:
-        folder: Local folder; made if missing.
 
     Raises:
         ExtraError: another process works in this folder.
@@ -108,9 +102,7 @@ class ReplyCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -47,8 +47,6 @@ class Rubric:
         unit: What one question is about.
         reference: Whether the judge sees the reference solution.
         no_reference: Name of the twin without a reference, or ``None``.
-        user: Template of the user message.
-        system: Instructions by domain.
     """
 
     name: str
@@ -65,11 +63,9 @@ class Rubric:
 
         Args:
             domain: ``math``, ``science`` or ``code``; empty is ``math``.
-            problem: Text of the problem.
             reference: Reference solution; ignored by a rubric without one.
             trace: The whole trace, its prefix, or one segment.
             number: Which segment this is, from 1.
-            count: Segments of the trace.
 
         Raises:
             ExtraError: the rubric has no instructions for the domain, or the reference is missing.

@@ -1,11 +1,12 @@
 """The ``judge`` verb: every rollout of a store is judged once, whatever happens on the way.
 
 Units (a rollout, a prefix, a segment) are asked by a fixed number of workers. Each reply is kept at once in the cache
-of replies; the scores of a shard of rollouts are written when all its units have ended. After a kill the same command
-finds the finished shards, finds the replies of the others in the cache, and asks only what was never answered.
+of replies; the scores of a part of rollouts are written when all its units have ended. After a kill the same command
+finds the finished parts, finds the replies of the others in the cache, and asks only what was never answered.
 """
 
 import asyncio
+import itertools
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from etils import epath
 
 from extra_jax.config import JudgeConfig
 from extra_jax.errors import ExtraError
+from extra_jax.files import is_remote
 from extra_jax.judge import store
 from extra_jax.judge.endpoint import Endpoint, NoAnswer
-from extra_jax.judge.identity import judge_card, judge_id, rubric_of
+from extra_jax.judge.identity import choose_rubric, judge_card, judge_id
 from extra_jax.judge.join import OK
 from extra_jax.judge.progress import JudgeProgress, Tally
 from extra_jax.judge.replies import Reply, ReplyCache, question_key
@@ -47,7 +49,6 @@ class Unit:
         row: The rollout, with the columns that a judge reads.
         reference: What the judge is told to be the reference solution.
         segment: Which segment, from 0; 0 for a whole rollout.
-        count: Units of this rollout.
         start: First character of the trace that the judge sees.
         end: Where it stops.
     """
@@ -76,10 +77,7 @@ def judge(folder: epath.PathLike, config: JudgeConfig, prefix: str = "", quiet: 
     """Judges every rollout in a store and writes the scores there.
 
     Args:
-        folder: The store.
-        config: The judge.
-        prefix: Only the shards of rollouts whose name begins with this; they get a cache of replies of their own.
-        quiet: Shows no progress.
+        prefix: Only the parts of rollouts whose name begins with this; they get a cache of replies of their own.
 
     Returns:
         How the units ended, and what it cost.
@@ -90,17 +88,17 @@ def judge(folder: epath.PathLike, config: JudgeConfig, prefix: str = "", quiet: 
     for key in ("endpoint", "model"):
         if getattr(config, key) is None:
             raise ExtraError(f"{key} is not set: give {key}={'URL' if key == 'endpoint' else 'NAME'}")
-    rubric = rubric_of(config)
-    shards = store.rollout_shards(folder, prefix)
+    rubric = choose_rubric(config)
+    parts = store.rollout_parts(folder, prefix)
     name = judge_id(config, rubric)
     store.describe_judge(folder, name, judge_card(config, rubric))
     with ReplyCache(_cache_folder(folder, config) / prefix) as cache, JudgeProgress(quiet) as progress:
-        run = _Run(folder, name, config, rubric, shards, cache, progress, prefix)
+        run = _Run(folder, name, config, rubric, parts, cache, progress, prefix)
         asyncio.run(run.everything())
         return progress.tally
 
 
-def units_of(row: Mapping[str, Any], rubric: Rubric, reference: str | None) -> Iterator[Unit]:
+def rollout_units(row: Mapping[str, Any], rubric: Rubric, reference: str | None) -> Iterator[Unit]:
     """The units of one rollout, in order."""
     ends = [len(row["text"])] if rubric.unit == "rollout" else row["segment_chars"]
     for segment, end in enumerate(ends):
@@ -108,7 +106,7 @@ def units_of(row: Mapping[str, Any], rubric: Rubric, reference: str | None) -> I
         yield Unit(row, reference, segment, len(ends), start, end)
 
 
-def wrong_references(shards: list[store.Shard], seed: int) -> dict[str, str]:
+def wrong_references(parts: list[store.Part], seed: int) -> dict[str, str]:
     """For each problem the reference of another one: the next in a shuffled cycle whose reference differs.
 
     Raises:
@@ -116,7 +114,7 @@ def wrong_references(shards: list[store.Shard], seed: int) -> dict[str, str]:
 
     Source: ``docs/exprl.md`` 2.4.
     """
-    rows = [row for shard in shards for row in shard.read(("problem", "reference"))]
+    rows = [row for part in parts for row in part.read(("problem", "reference"))]
     references = {row["problem"]: row["reference"] for row in rows if row["reference"]}
     if len(set(references.values())) < 2:
         raise ExtraError("condition=wrongref needs rollouts of at least two problems with different references")
@@ -129,8 +127,8 @@ def wrong_references(shards: list[store.Shard], seed: int) -> dict[str, str]:
     }
 
 
-class _Shard:
-    """The scores of one shard of rollouts on their way."""
+class _Part:
+    """The scores of one part of rollouts on their way."""
 
     def __init__(self, name: str, tries: int, units: list[Unit]):
         self.name, self.tries, self.units = name, tries, units
@@ -145,27 +143,27 @@ class _Run:
         name: str,
         config: JudgeConfig,
         rubric: Rubric,
-        shards: list[store.Shard],
+        parts: list[store.Part],
         cache: ReplyCache,
         progress: JudgeProgress,
         prefix: str,
     ):
-        self.folder, self.name, self.config, self.rubric, self.shards = folder, name, config, rubric, shards
+        self.folder, self.name, self.config, self.rubric, self.parts = folder, name, config, rubric, parts
         self.cache, self.progress, self.prefix = cache, progress, prefix
-        self.wrong = wrong_references(shards, config.wrongref_seed) if config.condition == "wrongref" else None
+        self.wrong = wrong_references(parts, config.wrongref_seed) if config.condition == "wrongref" else None
         self.sampling = {"max_tokens": config.max_tokens, "top_p": 1.0}
         self.under_way: dict[str, asyncio.Future[Reply]] = {}
         self.unanswered = 0
 
     async def everything(self) -> None:
-        """Judges what is left, shard by shard, with all workers busy across their borders."""
+        """Judges what is left, part by part, with all workers busy across their borders."""
         queue = self._queue()
         async with Endpoint(self.config) as self.endpoint:
             first = next(queue, None)
             if first is None:
                 return
             await self.endpoint.hello()
-            queue = _chain(first, queue)
+            queue = itertools.chain([first], queue)
             workers = [asyncio.create_task(self._work(queue)) for _ in range(self.config.concurrency)]
             try:
                 await asyncio.gather(*workers)
@@ -175,52 +173,52 @@ class _Run:
                 await asyncio.gather(*workers, return_exceptions=True)
                 self.progress.tally.requests = self.endpoint.requests
 
-    def _queue(self) -> Iterator[tuple[_Shard, int]]:
-        """Every unit that is left: which shard it is of, and where in it."""
+    def _queue(self) -> Iterator[tuple[_Part, int]]:
+        """Every unit that is left: which part it is of, and where in it."""
         done = self._done()
-        self.progress.expect(sum(self._count(shard) for shard in self.shards))
-        for shard in self.shards:
-            judged, tries = done.get(shard.name, ({}, 0))
+        self.progress.expect(sum(self._count(part) for part in self.parts))
+        for part in self.parts:
+            judged, tries = done.get(part.name, ({}, 0))
             units = []
-            for row in shard.read(_COLUMNS):
+            for row in part.read(_COLUMNS):
                 reference = self.wrong[row["problem"]] if self.wrong and row["reference"] else row["reference"]
-                for unit in units_of(row, self.rubric, reference):
+                for unit in rollout_units(row, self.rubric, reference):
                     status = judged.get(unit.key)
                     if status is None or status in ASKED_AGAIN:
                         units.append(unit)
                     else:
                         self.progress.before(status)
-            state = _Shard(shard.name, tries, units)
+            state = _Part(part.name, tries, units)
             yield from ((state, place) for place in range(len(units)))
 
-    def _count(self, shard: store.Shard) -> int:
-        rows = shard.read(("segment_chars",))
+    def _count(self, part: store.Part) -> int:
+        rows = part.read(("segment_chars",))
         return len(rows) if self.rubric.unit == "rollout" else sum(len(row["segment_chars"]) for row in rows)
 
     def _done(self) -> dict[str, tuple[dict[tuple[str, int, str], str], int]]:
-        """For each shard of rollouts: the status of its units so far, and how many files hold them."""
+        """For each part of rollouts: the status of its units so far, and how many files hold them."""
         done: dict[str, tuple[dict[tuple[str, int, str], str], int]] = {}
-        for shard in store.shards(self.folder, f"{store.SCORES}/{self.name}", self.prefix):
-            rollouts, _, tries = shard.name.rpartition("-")
+        for part in store.parts(self.folder, f"{store.SCORES}/{self.name}", self.prefix):
+            rollouts, _, tries = part.name.rpartition("-")
             judged = done.get(rollouts, ({}, 0))[0]
-            for row in shard.read(("rollout_id", "segment", "text_sha", "status")):
+            for row in part.read(("rollout_id", "segment", "text_sha", "status")):
                 unit = (row["rollout_id"], row["segment"], row["text_sha"])
                 if judged.get(unit) in (None, *ASKED_AGAIN):
                     judged[unit] = row["status"]
             done[rollouts] = (judged, int(tries) + 1)
         return done
 
-    async def _work(self, queue: Iterator[tuple[_Shard, int]]) -> None:
-        for shard, place in queue:
-            unit = shard.units[place]
+    async def _work(self, queue: Iterator[tuple[_Part, int]]) -> None:
+        for part, place in queue:
+            unit = part.units[place]
             row = await self._judge(unit)
-            shard.rows[place] = row
-            shard.open -= 1
+            part.rows[place] = row
+            part.open -= 1
             self.progress.ended(row["status"])
             self._watch(row)
-            if shard.open == 0:
-                name = store.scores_name(shard.name, shard.tries)
-                await asyncio.to_thread(store.write_scores, self.folder, self.name, name, shard.rows)
+            if part.open == 0:
+                name = store.scores_name(part.name, part.tries)
+                await asyncio.to_thread(store.write_scores, self.folder, self.name, name, part.rows)
 
     async def _judge(self, unit: Unit) -> dict[str, Any]:
         """Scores one unit: every sample until it parses, the mean of those that do."""
@@ -310,11 +308,6 @@ def _status(scores: list[float], reply: Reply | None, failure: NoAnswer | None) 
 def _cache_folder(folder: epath.PathLike, config: JudgeConfig) -> Path:
     if config.cache is not None:
         return Path(config.cache)
-    if store.is_remote(folder):
+    if is_remote(folder):
         raise ExtraError(f"{folder} is a bucket, where replies cannot be appended: give a local folder, cache=FOLDER")
     return Path(folder) / REPLIES
-
-
-def _chain(first: tuple[_Shard, int], rest: Iterator[tuple[_Shard, int]]) -> Iterator[tuple[_Shard, int]]:
-    yield first
-    yield from rest

@@ -37,10 +37,10 @@ def parse_score(text: str) -> Parsed | None:
     Source: ``docs/exprl.md`` 2.2; the released parser takes the first digit after the first
     "Score:", so that "10" counts as 1 and "[4]" as nothing.
     """
-    found = [(line["number"], line.start("number")) for line in _LINE.finditer(text)]
-    if not found or found[-1][0] not in {"1", "2", "3", "4", "5"}:
+    lines = [(line["number"], line.start("number")) for line in _LINE.finditer(text)]
+    if not lines or lines[-1][0] not in {"1", "2", "3", "4", "5"}:
         return None
-    return Parsed(int(found[-1][0]), found[-1][1])
+    return Parsed(int(lines[-1][0]), lines[-1][1])
 
 
 def expected_score(

@@ -60,7 +60,6 @@ class Segmenter:
     """Cuts traces by one rule; made once, used for every rollout.
 
     Args:
-        rule: How to cut.
         vocabulary: Bytes of the policy's tokens.
 
     Raises:

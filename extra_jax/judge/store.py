@@ -1,11 +1,11 @@
-"""The folder that trainer and judge share: rollouts and scores as append-only Parquet shards.
+"""The folder that trainer and judge share: rollouts and scores as append-only Parquet parts.
 
     DIR/sampling.json                                how the rollouts were drawn
     DIR/rollouts/<round>-<policy>-<part>.parquet     one row a rollout, one row group a prompt
-    DIR/scores/<judge>/<shard of rollouts>-<try>.parquet    one row a judged unit
+    DIR/scores/<judge>/<part of rollouts>-<try>.parquet    one row a judged unit
     DIR/scores/<judge>/judge.json                    what that judge was asked, and how
 
-DIR is local or a bucket (``gs://``), through ``epath``. A shard appears whole or not at all: it is written beside its
+DIR is local or a bucket (``gs://``), through ``epath``. A part appears whole or not at all: it is written beside its
 name and renamed (a bucket's objects appear when they are complete). Names and ids are functions of what is stored, so
 writing the same thing twice leaves one copy. Readers skip files without a Parquet footer, which are copies under way,
 and say how many there were.
@@ -15,10 +15,7 @@ import hashlib
 import itertools
 import json
 import logging
-import os
-import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +23,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import write_file
 
 _logger = logging.getLogger(__name__)
 
@@ -90,17 +88,16 @@ def group_id(round_: int, uid: str, policy: str) -> str:
     return f"{round_}/{uid}@{policy}"
 
 
-def shard_name(round_: int, policy: str, part: int) -> str:
-    """Name of a shard of rollouts, without suffix."""
+def part_name(round_: int, policy: str, part: int) -> str:
+    """Name of a part of rollouts, without suffix."""
     return f"{round_:06d}-{policy}-{part:05d}"
 
 
 def write_rollouts(folder: epath.PathLike, name: str, groups: Iterable[Sequence[Mapping[str, Any]]]) -> epath.Path:
-    """Writes one shard of rollouts, a row group a prompt.
+    """Writes one part of rollouts, a row group a prompt.
 
     Args:
-        folder: The store.
-        name: ``shard_name(...)``; a shard of this name is replaced.
+        name: ``part_name(...)``; a part of this name is replaced.
         groups: The rows of each prompt, with the columns of ``ROLLOUT_SCHEMA`` but ``text_sha``.
     """
     sink = pa.BufferOutputStream()
@@ -108,52 +105,23 @@ def write_rollouts(folder: epath.PathLike, name: str, groups: Iterable[Sequence[
         for rows in groups:
             rows = [{**row, "text_sha": text_sha(row["text"])} for row in rows]
             writer.write_table(pa.Table.from_pylist(rows, ROLLOUT_SCHEMA))
-    return write_bytes(epath.Path(folder) / ROLLOUTS / f"{name}.parquet", sink.getvalue().to_pybytes())
+    return write_file(epath.Path(folder) / ROLLOUTS / f"{name}.parquet", sink.getvalue().to_pybytes())
 
 
 def write_scores(folder: epath.PathLike, judge: str, name: str, rows: Sequence[Mapping[str, Any]]) -> epath.Path:
-    """Writes one shard of scores; ``name`` is that of the rollouts' shard and the try, as in ``scores_name``."""
+    """Writes one part of scores; ``name`` is that of the rollouts' part and the try, as in ``scores_name``."""
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows), SCORE_SCHEMA), sink, compression="zstd")
-    return write_bytes(epath.Path(folder) / SCORES / judge / f"{name}.parquet", sink.getvalue().to_pybytes())
+    return write_file(epath.Path(folder) / SCORES / judge / f"{name}.parquet", sink.getvalue().to_pybytes())
 
 
 def scores_name(rollouts: str, tries: int) -> str:
-    """Name of the shard with the scores of a shard of rollouts: the first, and further ones for what had failed."""
+    """Name of the part with the scores of a part of rollouts: the first, and further ones for what had failed."""
     return f"{rollouts}-{tries}"
 
 
-def write_bytes(path: epath.Path, content: bytes) -> epath.Path:
-    """Writes a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if is_remote(path):
-        path.write_bytes(content)
-        return path
-    local = Path(path)
-    beside = local.with_name(f".{local.name}.{os.getpid()}.tmp")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(local)
-    return path
-
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether a path is in a bucket, where files are neither appended to nor locked."""
-    return re.match(r"^[A-Za-z][A-Za-z0-9+.-]+://", os.fspath(path)) is not None
-
-
-class Shard:
-    """A complete Parquet file.
-
-    Args:
-        path: The file.
-
-    Attributes:
-        name: File name without suffix.
-        groups: Number of row groups.
-    """
+class Part:
+    """A complete Parquet file."""
 
     def __init__(self, path: epath.Path):
         self.path, self.name = path, path.name.removesuffix(".parquet")
@@ -165,7 +133,6 @@ class Shard:
 
         Args:
             columns: Only these; the others are not read from the disk.
-            groups: Only these row groups.
 
         Raises:
             ExtraError: a column is missing.
@@ -188,37 +155,34 @@ class Shard:
         return [list(itertools.islice(rows, size)) for size in sizes]
 
 
-def shards(folder: epath.PathLike, kind: str, prefix: str = "", but: Container[str] = ()) -> list[Shard]:
-    """The complete shards in ``folder/kind``, by name; incomplete ones are skipped with a warning.
+def parts(folder: epath.PathLike, kind: str, prefix: str = "", but: Container[str] = ()) -> list[Part]:
+    """The complete parts in ``folder/kind``, by name; incomplete ones are skipped with a warning.
 
     Args:
-        folder: The store.
         kind: ``rollouts``, or ``scores/<judge>``.
-        prefix: Only those whose name begins with this.
-        but: Names that are not wanted.
     """
-    found, incomplete = [], []
+    complete, incomplete = [], []
     for path in sorted((epath.Path(folder) / kind).glob(f"{prefix}*.parquet")):
         if path.name.startswith(".") or path.name.removesuffix(".parquet") in but:
             continue
         try:
-            found.append(Shard(path))
+            complete.append(Part(path))
         except pa.ArrowInvalid:
             incomplete.append(path.name)
     if incomplete:
         _logger.warning("%s: skipped %d incomplete files: %s", folder, len(incomplete), ", ".join(incomplete[:5]))
-    return found
+    return complete
 
 
-def rollout_shards(folder: epath.PathLike, prefix: str = "") -> list[Shard]:
-    """The shards of rollouts in a store whose names begin with ``prefix``.
+def rollout_parts(folder: epath.PathLike, prefix: str = "") -> list[Part]:
+    """The parts of rollouts in a store whose names begin with ``prefix``.
 
     Raises:
         ExtraError: there are none.
     """
-    if found := shards(folder, ROLLOUTS, prefix):
-        return found
-    raise ExtraError(f"{folder}: no rollouts in it; `extra-jax rollout CONFIG.yaml --out {folder}` writes some")
+    if rollouts := parts(folder, ROLLOUTS, prefix):
+        return rollouts
+    raise ExtraError(f"{folder}: no rollouts in it; `extra-jax rollout CONFIG.yaml out={folder}` writes some")
 
 
 def judges(folder: epath.PathLike) -> dict[str, dict[str, Any]]:
@@ -226,19 +190,19 @@ def judges(folder: epath.PathLike) -> dict[str, dict[str, Any]]:
 
     A folder without ``judge.json`` was written by somebody else and has an empty description.
     """
-    found: dict[str, dict[str, Any]] = {}
+    cards: dict[str, dict[str, Any]] = {}
     root = epath.Path(folder) / SCORES
     for path in sorted(root.iterdir()) if root.exists() else ():
         if path.is_dir():
             card = path / JUDGE_FILE
-            found[path.name] = json.loads(card.read_text()) if card.exists() else {}
-    return found
+            cards[path.name] = json.loads(card.read_text()) if card.exists() else {}
+    return cards
 
 
 def describe_judge(folder: epath.PathLike, judge: str, card: Mapping[str, Any]) -> None:
     """Writes ``judge.json``."""
     path = epath.Path(folder) / SCORES / judge / JUDGE_FILE
-    write_bytes(path, (json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+    write_file(path, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 
 def settle(folder: epath.PathLike, name: str, facts: Mapping[str, Any]) -> None:
@@ -249,7 +213,7 @@ def settle(folder: epath.PathLike, name: str, facts: Mapping[str, Any]) -> None:
     """
     path = epath.Path(folder) / name
     if not path.exists():
-        write_bytes(path, (json.dumps(facts, indent=2) + "\n").encode())
+        write_file(path, json.dumps(facts, indent=2) + "\n")
         return
     before, now = json.loads(path.read_text()), json.loads(json.dumps(facts))
     if differing := [
@@ -260,6 +224,6 @@ def settle(folder: epath.PathLike, name: str, facts: Mapping[str, Any]) -> None:
 
 
 def score_rows(folder: epath.PathLike, judge: str, prefix: str = "") -> Iterator[dict[str, Any]]:
-    """The rows of one judge, with the columns ``SCORE_KEYS``, from the shards whose names begin with ``prefix``."""
-    for shard in shards(folder, f"{SCORES}/{judge}", prefix):
-        yield from shard.read(SCORE_KEYS)
+    """The rows of one judge, with the columns ``SCORE_KEYS``, from the parts whose names begin with ``prefix``."""
+    for part in parts(folder, f"{SCORES}/{judge}", prefix):
+        yield from part.read(SCORE_KEYS)

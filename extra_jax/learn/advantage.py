@@ -12,7 +12,7 @@ from extra_jax.config import Config
 from extra_jax.doors import Registry
 from extra_jax.errors import ExtraError
 from extra_jax.learn import estimators
-from extra_jax.parallel.processes import allgather, allgather_rows, gather_texts
+from extra_jax.parallel.processes import allgather, allgather_rows, gather_objects
 from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts
 
@@ -62,7 +62,7 @@ def _lengths(scores: Scores, rollouts: Rollouts) -> np.ndarray:
 def _answers(scores: Scores, rollouts: Rollouts) -> np.ndarray:
     if len(scores.grades) != len(scores.rewards):
         raise ExtraError("train.advantage asks for the answers of completions, which a replay bundle does not hold")
-    return np.array(gather_texts([grade.answer or "" for grade in scores.grades]), object)
+    return np.array(gather_objects([grade.answer or "" for grade in scores.grades]), object)
 
 
 INPUTS: Mapping[str, Callable[[Scores, Rollouts], np.ndarray]] = {

@@ -15,6 +15,7 @@ import numpy as np
 
 from extra_jax.config import Config, config_from_dict
 from extra_jax.errors import ExtraError
+from extra_jax.files import whole_file
 from extra_jax.parallel.processes import allgather_rows, is_main
 from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts, StopReason
@@ -31,7 +32,6 @@ class Bundle:
 
     Attributes:
         step: finished steps after it.
-        config: of the run.
         fingerprint: of the parameters before the first update.
         rollouts: what was learned from.
         rewards: ``[R]`` f64.
@@ -39,7 +39,6 @@ class Bundle:
         correct: ``[R]`` bool.
         advantages: ``[R]`` f64.
         updates: metrics of each optimizer update.
-        devices: of the run.
     """
 
     step: int
@@ -88,11 +87,8 @@ def write_bundle(
     }
     path = run_dir / REPLAY_FOLDER / f"step_{step:06d}.npz"
     if is_main():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".tmp")
-        with beside.open("wb") as file:
+        with whole_file(path) as file:
             np.savez_compressed(file, about=np.array(json.dumps(about)), **gathered)
-        beside.replace(path)
     return path
 
 

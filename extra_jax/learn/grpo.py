@@ -39,8 +39,6 @@ class Learner:
 
     Args:
         graphdef: of the model.
-        config: of the run.
-        mesh: of the run.
 
     Attributes:
         score: (parameters, batches) -> log-probabilities ``[M, B, T]`` and ``None``; with a third argument, spans

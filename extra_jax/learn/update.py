@@ -63,7 +63,6 @@ class Update:
     Args:
         loss_fn: of a micro-batch.
         optimizer: what is done with the gradient.
-        mesh: of the run.
 
     Attributes:
         program: the jitted function; run and lower it with ``mesh`` set.

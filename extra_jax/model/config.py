@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import extra_jax
 from extra_jax.errors import ExtraError
+
+TINY_BASE = "tiny-base"  # the one model that ships in the package
 
 # Keys of config.json that do not change what the model computes.
 _NEUTRAL_KEYS = frozenset(
@@ -168,3 +171,20 @@ def preset(name: str | None) -> Qwen3Config:
     if name not in PRESETS:
         raise ExtraError(f"model.preset={name!r} is unknown; presets: {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def model_folder(path: str) -> Path:
+    """The folder of ``model.path``; ``tiny-base`` names the one in the package.
+
+    Raises:
+        ExtraError: no such folder.
+    """
+    if path == TINY_BASE:
+        folder = Path(extra_jax.__file__).parent / "assets" / "tiny_base"
+        remedy = "this installation lacks the model of the package; reinstall it, or make it again with scripts/"
+    else:
+        folder = Path(path).expanduser()
+        remedy = f"give a Hugging Face model folder, or {TINY_BASE!r}"
+    if not folder.is_dir():
+        raise ExtraError(f"model.path={path}: {folder} is not a folder; {remedy}")
+    return folder

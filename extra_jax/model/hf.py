@@ -7,7 +7,7 @@ layers exist on devices only.
 
 import functools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import replace_folder
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.hf_files import (
     DTYPES,
@@ -27,12 +27,12 @@ from extra_jax.model.hf_files import (
     Checkpoint,
     local_path,
     plan_shards,
-    sync,
     write_json,
     write_tensors,
 )
 from extra_jax.model.hf_names import EMBEDDING, HEAD, HFTensor, Layout, ParamPath, hf_tensors
 from extra_jax.model.qwen3 import Qwen3
+from extra_jax.parallel.processes import agree, is_main, on_main
 
 _COMPARED_BYTES = 1 << 24  # read at once when a duplicated head is compared
 
@@ -222,8 +222,6 @@ def save_params(
 
     Args:
         folder: local folder; made, with its parents.
-        params: in any layout.
-        config: of ``params``.
         tokenizer: its files, chat template and stop ids join the export.
         generation_config: for ``generation_config.json``; token ids in it win over the tokenizer's.
         dtype: of the weights in the files: ``bfloat16``, ``float32`` or ``float16``.
@@ -238,24 +236,20 @@ def save_params(
         raise ExtraError(f"export dtype {dtype!r} is not one of {', '.join(map(str, DTYPES.values()))}")
     target = local_path(folder).absolute()
     partial = target.with_name(target.name + ".incomplete")
-    _check_on_first_process(lambda: _check_target(target, overwrite))
-    first = jax.process_index() == 0
+    on_main(lambda: _check_target(target, overwrite))
     try:
-        if first:
+        if is_main():
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         _write_weights(partial, params, config, jnp.dtype(dtype), max_shard_bytes)
-        if first:
+        if is_main():
             _write_settings(partial, config, tokenizer, generation_config, dtype)
-            for path in (*partial.rglob("*"), partial):
-                sync(path)
-            _publish(partial, target)
+            replace_folder(partial, target)
     except BaseException:
-        if first:
+        if is_main():
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"exported {target}")
+    agree(0)  # nobody goes on before the folder is there
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
@@ -265,21 +259,6 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise ExtraError(f"{target}: exists and is not a model folder; export to another place")
     if not overwrite:
         raise ExtraError(f"{target}: already holds a model; export to another place, or pass overwrite=True")
-
-
-def _check_on_first_process(check: Callable[[], None]) -> None:
-    """Runs a check where the disk is, and fails everywhere alike: a process left alone would wait for ever."""
-    failure = None
-    if jax.process_index() == 0:
-        try:
-            check()
-        except ExtraError as error:
-            failure = error
-    failed = failure is not None
-    if jax.process_count() > 1:
-        failed = bool(multihost_utils.broadcast_one_to_all(np.int32(failed)))
-    if failed:
-        raise failure or ExtraError("process 0 refused the export; its message says why")
 
 
 def _write_weights(
@@ -296,12 +275,12 @@ def _write_weights(
         return _gather(leaves[tensor.path], tensor, dtype)
 
     for file, names in shards.items():
-        if jax.process_index() == 0:
+        if is_main():
             write_tensors(folder / file, {name: shapes[name] for name in names}, dtype, fetch)
         else:
             for name in sorted(names):  # the order of the writer
                 fetch(name)
-    if SINGLE not in shards and jax.process_index() == 0:
+    if SINGLE not in shards and is_main():
         metadata = {
             "total_parameters": sum(counts.values()),
             "total_size": sum(counts.values()) * dtype.itemsize,
@@ -350,14 +329,3 @@ def _write_settings(
     ids |= {key: value for key, value in given.items() if key in ids}
     write_json(folder / "generation_config.json", given | {k: v for k, v in ids.items() if v is not None})
     write_json(folder / "config.json", config.to_hf() | ids | {"dtype": dtype, "torch_dtype": dtype})
-
-
-def _publish(partial: Path, target: Path) -> None:
-    """Renames the finished folder into place; a model that was there survives until then, as ``NAME.replaced``."""
-    old = target.with_name(target.name + ".replaced")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)

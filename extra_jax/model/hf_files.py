@@ -1,7 +1,6 @@
 """The safetensors files of a Hugging Face folder: opened and checked at once, read and written a tensor at a time."""
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import is_remote
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -74,7 +74,7 @@ class Checkpoint:
 
 def local_path(folder: str | Path) -> Path:
     """``folder`` as a path; Hugging Face folders are read and written on local disks only."""
-    if "://" in str(folder):
+    if is_remote(folder):
         raise ExtraError(
             f"{folder}: Hugging Face folders are local here; copy it with the tool of the store, then retry"
         )
@@ -146,9 +146,7 @@ def write_tensors(
     The library writes only what is in memory as a whole; the bytes here are those that it would write.
 
     Args:
-        path: the file.
         shapes: shape of each tensor.
-        dtype: of all of them.
         fetch: gives a tensor by name, C-contiguous, of that shape and dtype.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -172,12 +170,3 @@ def write_tensors(
 def write_json(path: Path, tree: Mapping[str, object]) -> None:
     """Writes a JSON file in the layout of ``transformers``."""
     path.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n")
-
-
-def sync(path: Path) -> None:
-    """Flushes a file, or the list of entries of a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

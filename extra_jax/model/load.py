@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -10,15 +9,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-import extra_jax
 from extra_jax.config import ModelConfig
-from extra_jax.errors import ExtraError
-from extra_jax.model.config import Qwen3Config, preset
+from extra_jax.model.config import Qwen3Config, model_folder, preset
 from extra_jax.model.hf import abstract_params, load_params
 from extra_jax.model.qwen3 import Qwen3
 from extra_jax.parallel.sharding import TRAIN, ShardingRules, param_shardings
-
-TINY_BASE = "tiny-base"  # the one model that ships in the package
 
 
 class Model(NamedTuple):
@@ -26,8 +21,6 @@ class Model(NamedTuple):
 
     Attributes:
         graphdef: structure, shape and remat policy; static and hashable.
-        params: sharded parameters.
-        config: shape and arithmetic.
     """
 
     graphdef: nnx.GraphDef
@@ -73,20 +66,3 @@ def abstract_model(config: Qwen3Config, model: ModelConfig, *, scan: bool = True
         return Qwen3(config, rngs=nnx.Rngs(0), param_dtype=model.param_dtype, remat=model.remat, scan=scan)
 
     return nnx.split(nnx.eval_shape(make))
-
-
-def model_folder(path: str) -> Path:
-    """The folder of ``model.path``; ``tiny-base`` names the one in the package.
-
-    Raises:
-        ExtraError: no such folder.
-    """
-    if path == TINY_BASE:
-        folder = Path(extra_jax.__file__).parent / "assets" / "tiny_base"
-        remedy = "this installation lacks the model of the package; reinstall it, or make it again with scripts/"
-    else:
-        folder = Path(path).expanduser()
-        remedy = f"give a Hugging Face model folder, or {TINY_BASE!r}"
-    if not folder.is_dir():
-        raise ExtraError(f"model.path={path}: {folder} is not a folder; {remedy}")
-    return folder

@@ -1,22 +1,25 @@
 """Several processes in lockstep (docs/design.md, decision 12).
 
-Every process runs the same program. Rows of a batch are split over processes; host-side decisions that
-steer the program are taken from values that all processes agree on (``allgather``). With one process
-everything here is the identity.
+Every process runs the same program. Rows of a batch are split over processes (``share``); a decision of the host that
+steers the program is taken from numbers that all processes ``agree`` on. With one process all of this is the identity.
 """
 
-import json
+import io
+import pickle
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
+from numpy.typing import ArrayLike
 
 from extra_jax.config import DistributedConfig, MeshConfig
 from extra_jax.errors import ExtraError
 from extra_jax.parallel.sharding import batch_sharding
+
+T = TypeVar("T")
 
 
 def initialize(config: DistributedConfig, mesh: MeshConfig) -> None:
@@ -55,7 +58,7 @@ def on_main(act: Callable[[], object]) -> None:
             act()
         except Exception as error:
             failure = error
-    message = gather_texts(["" if failure is None else f"{failure}" or repr(failure)])[0]
+    message = gather_objects(["" if failure is None else f"{failure}" or repr(failure)])[0]
     if failure is not None:
         raise failure
     if message:
@@ -76,7 +79,6 @@ def to_global(mesh: Mesh, rows: Any, row_axis: int = 0) -> Any:
     """Host arrays with this process's rows first -> global arrays with rows over every data axis.
 
     Args:
-        mesh: the mesh of the run.
         rows: pytree of numpy arrays with ``R_local`` rows on ``row_axis``; every process gives equally many.
         row_axis: which axis the rows are on.
     """
@@ -111,16 +113,12 @@ def allgather(values: np.ndarray) -> np.ndarray:
     return gathered.view(values.dtype).reshape(-1, *values.shape[1:])
 
 
-def gather_texts(texts: Sequence[str]) -> list[str]:
-    """The texts of all processes, in process order, on every host."""
+def gather_objects(items: Sequence[T]) -> list[T]:
+    """The host values of all processes (whatever pickles), joined in process order, on every host."""
     if jax.process_count() == 1:
-        return list(texts)
-    raw = np.frombuffer(json.dumps(list(texts)).encode(), np.uint8)
-    sizes = allgather(np.array([len(raw)], np.int64))
-    padded = np.zeros((1, sizes.max()), np.uint8)
-    padded[0, : len(raw)] = raw
-    parts = zip(allgather(padded), sizes, strict=True)
-    return [text for part, size in parts for text in json.loads(part[:size].tobytes())]
+        return list(items)
+    stream = io.BytesIO(allgather_rows(np.frombuffer(pickle.dumps(list(items)), np.uint8)).tobytes())
+    return [item for _ in range(jax.process_count()) for item in pickle.load(stream)]
 
 
 def allgather_rows(values: np.ndarray) -> np.ndarray:
@@ -134,11 +132,29 @@ def allgather_rows(values: np.ndarray) -> np.ndarray:
     return np.concatenate([part[:count] for part, count in zip(parts, counts, strict=False)])
 
 
-def process_slice(total: int) -> list[int]:
-    """This process's contiguous share of ``range(total)``.
+def agree(numbers: ArrayLike, rule: Callable[..., np.ndarray] = np.max) -> np.ndarray:
+    """Whole numbers or flags that every process brings -> the same on all of them, to steer the program with.
 
-    Every process gets equally many; the last index fills up, so ``allgather(...)[:total]`` is the whole in order.
+    Args:
+        numbers: of this process, of the same shape on all.
+        rule: what becomes of the numbers of all processes, over ``axis`` 0: the largest (``np.max``; of flags, whether
+            one says yes), the smallest (``np.min``; whether all say yes).
     """
-    size = -(-total // jax.process_count())
-    start = jax.process_index() * size
-    return [min(index, total - 1) for index in range(start, start + size)]
+    return rule(allgather(np.asarray(numbers, np.int64)[None]), axis=0)
+
+
+def share(count: int, index: int | None = None, processes: int | None = None, *, filled: bool = False) -> Sequence[int]:
+    """Which of ``count`` items a process takes: contiguous, in process order; sizes differ by at most one.
+
+    Args:
+        index: the process; this one by default.
+        processes: how many there are; those of the run by default.
+        filled: every process takes equally many and the last index fills up, so that ``allgather(...)[:count]`` is
+            the whole in order.
+    """
+    index = jax.process_index() if index is None else index
+    processes = jax.process_count() if processes is None else processes
+    if not filled:
+        return range(index * count // processes, (index + 1) * count // processes)
+    size = -(-count // processes)
+    return [min(i, count - 1) for i in range(index * size, (index + 1) * size)]

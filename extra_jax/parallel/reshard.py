@@ -26,10 +26,6 @@ def reshard(
     valid.
 
     Args:
-        params: of a scanned ``Qwen3``.
-        mesh: of the run.
-        rules: of the new layout.
-        dtype: of the new parameters.
         unstack: make them those of a ``Qwen3`` with a list of layers (``scan=False``).
 
     Raises:

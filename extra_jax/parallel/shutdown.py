@@ -1,12 +1,10 @@
 """SIGTERM as a request: finish the step, save, exit 0."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
-import numpy as np
-
-from extra_jax.parallel.processes import allgather
+from extra_jax.parallel.processes import agree
 
 
 class GracefulStop:
@@ -17,7 +15,7 @@ class GracefulStop:
 
     def requested(self) -> bool:
         """Whether any process was asked to stop; all processes get the same answer, so all must ask together."""
-        return bool(allgather(np.array([self._asked])).any())
+        return bool(agree(self._asked))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
@@ -26,7 +24,5 @@ class GracefulStop:
         self._previous = signal.signal(signal.SIGTERM, self._handle)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         signal.signal(signal.SIGTERM, self._previous)

@@ -8,8 +8,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from extra_jax.config import Config
-from extra_jax.model.config import PRESETS, Qwen3Config, preset
-from extra_jax.model.load import model_folder
+from extra_jax.model.config import PRESETS, Qwen3Config, model_folder, preset
 from extra_jax.parallel.sharding import batch_ways
 from extra_jax.plan.compiler import compile_program, prepare, tpu_mesh
 from extra_jax.plan.programs import describe_run
@@ -26,7 +25,6 @@ def plan(config: Config, topology: str, slices: int = 1, search: bool = False, a
     """Compiles every program of the run and prints what it needs; returns the exit status.
 
     Args:
-        config: of the run.
         topology: ``CHIP:AxB``, of one slice.
         slices: how many of them.
         search: first find the largest ``train.micro_batch_rows`` and ``rollout.slots`` that fit.

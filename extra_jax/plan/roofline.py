@@ -65,7 +65,6 @@ def step_work(config: Config, shape: Qwen3Config, work: Workload, mesh: dict[str
     Attention is counted as a kernel does it: the causal half, no scores in memory. Padding of rows is work like any.
 
     Args:
-        config: of the run.
         shape: of the model.
         work: counts of a step.
         mesh: sizes of the axes by name.

@@ -35,9 +35,7 @@ def sampler_programs(
     """Prefill of the longest prompts and a decode chunk at full capacity.
 
     Args:
-        config: of the run.
         shape: of the model.
-        mesh: of the run.
         weights: abstract, in the rollout layout.
         slots: rows that decode at once, all devices together.
         chunk: tokens of a decode call.

@@ -16,7 +16,6 @@ def largest_settings(config: Config, shards: int, planner: Planner, tell: Callab
     """The configuration with the largest ``train.micro_batch_rows`` and ``rollout.slots`` that fit.
 
     Args:
-        config: of the run.
         shards: ways that rows are split into; slots are a multiple of it.
         planner: makes a plan.
         tell: called with one line about every try.

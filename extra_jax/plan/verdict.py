@@ -44,7 +44,6 @@ class Plan:
     """Everything that a plan says of a run; bytes and seconds are those of one device.
 
     Attributes:
-        config: of the run.
         topology: as asked for.
         slices: of this topology.
         chips: all together.

@@ -48,7 +48,6 @@ class Row:
 
     Attributes:
         benchmark: Its name, or ``mean``.
-        score: ``pass@1``, ``pass@16``, ...
         a: Mean of the first arm.
         b: Mean of the second arm.
         difference: ``b - a``.
@@ -148,22 +147,22 @@ def check_comparable(one: Run, other: Run) -> None:
     Raises:
         ExtraError: names the benchmarks, problems, grader or sampling settings that differ.
     """
-    found = []
+    unlike = []
     if only := sorted(one.records.keys() ^ other.records.keys()):
-        found.append(f"benchmarks that only one of them has: {', '.join(only)}")
+        unlike.append(f"benchmarks that only one of them has: {', '.join(only)}")
     for name in one.records.keys() & other.records.keys():
         x, y = one.records[name], other.records[name]
         for key in _MUST_AGREE:
             if x[key] != y[key]:
-                found.append(f"{name}: {_difference(key, x, y)}")
+                unlike.append(f"{name}: {_difference(key, x, y)}")
         for key in sorted(x["sampling"].keys() | y["sampling"].keys()):
             before, after = x["sampling"].get(key), y["sampling"].get(key)
             if before != after:
-                found.append(f"{name}: sampling.{key} {before} and {after}")
-    if found:
+                unlike.append(f"{name}: sampling.{key} {before} and {after}")
+    if unlike:
         raise ExtraError(
             f"{one.path} (step {one.step}) and {other.path} (step {other.step}) were not measured alike:\n  "
-            + "\n  ".join(found)
+            + "\n  ".join(unlike)
             + "\nEvaluate both in the same way"
         )
 
@@ -187,8 +186,8 @@ def _paired(a: Sequence[Run], b: Sequence[Run]) -> tuple[list[Run], list[Run]]:
         if twice := {seed for seed in seeds if seeds.count(seed) > 1}:
             raise ExtraError(f"{', '.join(run.path for run in arm)}: two runs of seed {min(twice)} in one arm")
         if len({run.step for run in arm}) > 1:
-            told = ", ".join(f"{run.path} at step {run.step}" for run in arm)
-            raise ExtraError(f"an arm has evaluations of different steps: {told}. Choose one with RUN@STEP")
+            steps = ", ".join(f"{run.path} at step {run.step}" for run in arm)
+            raise ExtraError(f"an arm has evaluations of different steps: {steps}. Choose one with RUN@STEP")
     one, other = (sorted(arm, key=lambda run: run.seed) for arm in (a, b))
     if len(one) != len(other) or (len(one) > 1 and [r.seed for r in one] != [r.seed for r in other]):
         raise ExtraError(
@@ -244,13 +243,13 @@ def verdict(comparison: Comparison) -> str:
     row, seeds = comparison.rows[0], len(comparison.a)
     low, high = row.interval or row.problem_interval
     where = "the mean over the benchmarks" if row.benchmark == "mean" else row.benchmark
-    found = f"{row.score} of {where}: B - A = {row.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+    effect = f"{row.score} of {where}: B - A = {row.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
     if low <= 0 <= high:
-        said = f"No evidence of a difference. {found}; the interval includes zero."
+        said = f"No evidence of a difference. {effect}; the interval includes zero."
     else:
-        said = f"B is {'better' if row.difference > 0 else 'worse'} than A. {found}, p = {row.p_holm:.2g} after Holm."
+        said = f"B is {'better' if row.difference > 0 else 'worse'} than A. {effect}, p = {row.p_holm:.2g} after Holm."
         if row.p_holm >= 1 - CONFIDENCE:
-            said = f"Not conclusive. {found}; the interval excludes zero, but p = {row.p_holm:.2g} after Holm."
+            said = f"Not conclusive. {effect}; the interval excludes zero, but p = {row.p_holm:.2g} after Holm."
     if seeds == 1:
         return f"{said} With one seed per arm this is about these two trainings only, not about the methods."
     tests = len(comparison.rows)

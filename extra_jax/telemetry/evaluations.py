@@ -21,8 +21,9 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import whole_file, write_file
 from extra_jax.reward.verdict import Verdict
-from extra_jax.telemetry.files import EVALS_FOLDER, local_run_dir, parse_row, read_jsonl, to_json, write_atomically
+from extra_jax.telemetry.files import EVALS_FOLDER, local_run_dir, parse_row, read_jsonl, to_json
 from extra_jax.telemetry.statistics import (
     evaluation_metrics,
     evaluation_summary,
@@ -44,7 +45,6 @@ class EvaluationLog:
     """One evaluation of one benchmark, while it is made.
 
     Args:
-        run_dir: Local run directory.
         step: Trainer step after which it runs; 0 before training.
         identity: What is evaluated, as JSON values: ``benchmark`` (its name), ``num_problems``, ``num_generations``
             and whatever else two evaluations must agree in to be one (problems, sampling, seed, grader, weights).
@@ -139,12 +139,10 @@ class EvaluationLog:
             raise ValueError(f"{len(rows)} rows for {self._identity['num_problems']} problems x {n} samples")
         record = evaluation_record(self._step, self._identity, rows, majority)
         self._move_aside()
-        beside = self._path[ROWS].with_suffix(".tmp")
-        with self._path[PART].open("rb") as part, beside.open("wb") as file:
+        with self._path[PART].open("rb") as part, whole_file(self._path[ROWS]) as file:
             part.readline()
             shutil.copyfileobj(part, file)
-        beside.replace(self._path[ROWS])
-        write_atomically(self._path[NUMBERS], to_json(record) + "\n")
+        write_file(self._path[NUMBERS], to_json(record) + "\n")
         self._path[PART].unlink()
         return record
 
@@ -194,8 +192,6 @@ def evaluation_record(
     """An evaluation in numbers: ``identity``, ``summary``, mean length, truncation, and ``[P][N]`` matrices.
 
     Args:
-        step: Trainer step.
-        identity: See ``EvaluationLog``.
         rows: ``P * N`` rows, problem by problem, with ``uid``, ``verdict``, ``length`` and ``stop_reason``.
         majority: ``[P]`` scores of majority voting.
     """
@@ -251,11 +247,10 @@ def _scores(record: Record, name: str) -> np.ndarray | None:
     return pass_at_k(correct.shape[1], correct.sum(axis=1), int(at))
 
 
-def metrics_of(record: Record, prefix: str) -> dict[str, float]:
+def flat_metrics(record: Record, prefix: str) -> dict[str, float]:
     """An evaluation as flat metrics: ``eval_pass@1``, ``eval_pass@1_low``, ..., ``eval_completions/mean_length``.
 
     Args:
-        record: Of ``evaluation_record``.
         prefix: ``eval_``, or ``eval_NAME_`` where there are several benchmarks (as the Hugging Face trainers do).
     """
     return {
@@ -284,12 +279,12 @@ def read_evaluations(run_dir: str | Path) -> dict[str, list[Record]]:
         ExtraError: a file is damaged.
     """
     folders = (path for path in (local_run_dir(run_dir) / EVALS_FOLDER).glob("*") if path.is_dir())
-    found = {}
+    by_benchmark = {}
     for name in sorted(path.name for path in folders):
         paths = [evaluation_path(run_dir, name, step) for step in evaluated_steps(run_dir, name)]
         if paths:
-            found[name] = [parse_row(path.read_text(encoding="utf-8"), path, 1) for path in paths]
-    return found
+            by_benchmark[name] = [parse_row(path.read_text(encoding="utf-8"), path, 1) for path in paths]
+    return by_benchmark
 
 
 def read_completions(run_dir: str | Path, benchmark: str, step: int) -> list[Row]:

@@ -1,13 +1,12 @@
 """Files of a run directory: where they live and how they are written so that a kill never leaves half a file."""
 
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import is_remote, write_file
 
 METRICS_FILE = "metrics.jsonl"
 ROLLOUTS_FOLDER = "rollouts"
@@ -15,8 +14,6 @@ EVALS_FOLDER = "evals"
 CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
 REPORT_FILE = "report.html"
-
-_REMOTE = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def local_run_dir(run_dir: str | Path) -> Path:
@@ -28,24 +25,12 @@ def local_run_dir(run_dir: str | Path) -> Path:
     Raises:
         ExtraError: ``run_dir`` is a URL.
     """
-    if _REMOTE.match(str(run_dir)):
+    if is_remote(run_dir):
         raise ExtraError(
             f"run directory {run_dir}: metrics, rollouts and reports need a local (or mounted) folder; "
             "set run.dir to one, e.g. run.dir=runs/my_run"
         )
     return Path(run_dir)
-
-
-def write_atomically(path: Path, text: str) -> Path:
-    """Writes ``text`` beside ``path``, syncs it to disk and renames it into place; makes missing parent folders."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    return path
 
 
 def to_json(row: Mapping[str, Any]) -> str:
@@ -55,7 +40,7 @@ def to_json(row: Mapping[str, Any]) -> str:
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Writes one JSON object per line, atomically."""
-    return write_atomically(path, "".join(to_json(row) + "\n" for row in rows))
+    return write_file(path, "".join(to_json(row) + "\n" for row in rows))
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -43,8 +43,6 @@ class Journal:
     """Metrics, rollout records, progress and report of one run.
 
     Args:
-        config: of the run.
-        total_steps: of the whole run.
         first_step: steps done before; what was written about later ones is dropped, as they run again.
     """
 

@@ -14,13 +14,13 @@ import os
 import time as clock
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from extra_jax.errors import ExtraError
-from extra_jax.telemetry.files import METRICS_FILE, local_run_dir, parse_row, to_json, write_atomically
+from extra_jax.files import write_file
+from extra_jax.telemetry.files import METRICS_FILE, local_run_dir, parse_row, to_json
 from extra_jax.telemetry.trackers import Tracker
 
 _logger = logging.getLogger(__name__)
@@ -101,9 +101,7 @@ class MetricsLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -187,5 +185,5 @@ def _repair(path: Path, resume_step: int | None) -> list[str]:
         )
     complete = path.read_bytes().endswith(b"\n") or not rows
     if notes or not complete:
-        write_atomically(path, "".join(to_json(row) + "\n" for row in kept))
+        write_file(path, "".join(to_json(row) + "\n" for row in kept))
     return notes

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 TIMING_PREFIX = "timing_s/"
 VERDICT_PREFIX = "verdicts/"
-EVAL_PREFIX = "eval_"
 
 
 @dataclass(frozen=True)
@@ -217,12 +216,7 @@ _METRICS = (
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _METRICS}
 
 
-def label_of(key: str) -> str:
-    """Short label for a person; the key itself where the metric is not listed."""
-    return METRICS[key].label if key in METRICS else key
-
-
-def phases_of(metrics: dict) -> dict[str, float]:
+def phase_seconds(metrics: dict) -> dict[str, float]:
     """The ``timing_s/*`` values of one step, phase name -> seconds, in the order in which they were logged."""
     return {
         key.removeprefix(TIMING_PREFIX): float(value)

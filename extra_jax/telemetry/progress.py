@@ -10,7 +10,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from rich.console import Console
@@ -18,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID,
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from extra_jax.telemetry.names import phases_of
+from extra_jax.telemetry.names import phase_seconds
 
 _PLAIN_ROLLOUT_SECONDS = 30.0
 _PACE_STEPS = 20
@@ -59,7 +58,7 @@ def _format(value: Any, form: str) -> str:
 
 
 def _seconds(metrics: Mapping[str, Any]) -> str:
-    phases = phases_of(metrics)
+    phases = phase_seconds(metrics)
     split = " ".join(f"{name} {_short_seconds(value)}" for name, value in phases.items())
     if (total := metrics.get("step_time")) is None:
         return split
@@ -89,95 +88,106 @@ def _interval(metrics: Mapping[str, Any], name: str) -> str:
     return f"{float(metrics[name]):.3f}{interval}"
 
 
-class Progress:
-    """Live progress of a run; a context manager.
+class Display:
+    """Bars on a terminal; in a pipe or a log file a line now and then. A context manager.
+
+    Args:
+        enabled: ``False`` shows nothing.
+        stream: Where to write; standard error, so that standard output stays free for results.
+        remaining: A column of its own behind the numbers.
+    """
+
+    def __init__(
+        self, enabled: bool = True, stream: TextIO | None = None, remaining: ProgressColumn | None = None
+    ) -> None:
+        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True, quiet=not enabled)
+        self._bars: RichProgress | None = None
+        if enabled and self._console.is_terminal:
+            self._bars = RichProgress(
+                TextColumn("{task.description}", style="bold"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                *([] if remaining is None else [remaining]),
+                TextColumn("{task.fields[note]}", style="dim"),
+                console=self._console,
+                transient=True,
+            )
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    @property
+    def has_bars(self) -> bool:
+        """Whether there is a terminal to draw on."""
+        return self._bars is not None
+
+    def add(self, description: str, total: int | None = None, **fields: Any) -> TaskID | None:
+        """A further bar; ``None`` where there are none."""
+        return None if self._bars is None else self._bars.add_task(description, total=total, **{"note": ""} | fields)
+
+    def update(self, bar: TaskID | None, **fields: Any) -> None:
+        """Sets ``completed``, ``total``, ``visible`` or ``note`` of a bar."""
+        if self._bars is not None and bar is not None:
+            self._bars.update(bar, **fields)
+
+    def line(self, text: str) -> None:
+        """A line of its own, above the bars."""
+        self._console.print(Text(text))
+
+
+class Progress(Display):
+    """Live progress of a run.
 
     Args:
         total_steps: Steps of the whole run, for the bar and its remaining time.
         enabled: ``False`` makes every method a no-op: all processes but the first of a multi-host run.
         first_step: Steps that were done before (a resumed run); they do not count for the remaining time.
-        stream: Where to write; standard error, so that standard output stays free for results.
     """
 
     def __init__(
         self, total_steps: int, enabled: bool = True, first_step: int = 0, stream: TextIO | None = None
     ) -> None:
-        self._total_steps = total_steps
-        self._first_step = first_step
-        self._enabled = enabled
-        self._console = Console(file=stream or sys.stderr, highlight=False, soft_wrap=True)
-        self._last_plain = 0.0
+        self._total_steps, self._enabled, self._last_line = total_steps, enabled, 0.0
         self._pace = _Pace(total_steps, first_step, time.monotonic())
-        self._bars: RichProgress | None = None
-        self._step_bar: TaskID | None = None
-        self._rollout_bar: TaskID | None = None
-
-    def __enter__(self) -> Self:
-        if self._enabled and self._console.is_terminal:
-            self._bars = RichProgress(
-                TextColumn("{task.description}", style="bold"),
-                BarColumn(bar_width=30),
-                MofNCompleteColumn(),
-                _Remaining(self._pace),
-                TextColumn("{task.fields[note]}", style="dim"),
-                console=self._console,
-                transient=True,
-            )
-            self._step_bar = self._bars.add_task(
-                "steps   ", total=self._total_steps, completed=self._first_step, note="", paced=True
-            )
-            self._rollout_bar = self._bars.add_task("rollouts", total=None, visible=False, note="", paced=False)
-            self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
+        super().__init__(enabled, stream, _Remaining(self._pace))
+        self._step_bar = self.add("steps   ", total_steps, completed=first_step, paced=True)
+        self._rollout_bar = self.add("rollouts", visible=False, paced=False)
 
     def rollouts(self, finished: int, in_flight: int, total: int) -> None:
         """Completions of this step: finished, being sampled now, and to be sampled in all.
 
         Without a terminal this writes a line at most every 30 seconds, so that a log shows that sampling moves.
         """
-        if not self._enabled:
-            return
-        if self._bars is not None and self._rollout_bar is not None:
-            self._bars.update(
-                self._rollout_bar,
-                total=total,
-                completed=finished,
-                visible=finished < total,
-                note=f"{in_flight} in flight",
-            )
+        note, visible = f"{in_flight} in flight", finished < total
+        self.update(self._rollout_bar, total=total, completed=finished, visible=visible, note=note)
+        if not self._enabled or self.has_bars:
             return
         now = time.monotonic()
-        if self._last_plain == 0.0 or finished >= total:
-            self._last_plain = now
-        elif now - self._last_plain >= _PLAIN_ROLLOUT_SECONDS:
-            self._last_plain = now
-            self._print(f"  rollouts {finished}/{total} finished, {in_flight} in flight")
+        if self._last_line == 0.0 or finished >= total:
+            self._last_line = now
+        elif now - self._last_line >= _PLAIN_ROLLOUT_SECONDS:
+            self._last_line = now
+            self.line(f"  rollouts {finished}/{total} finished, {in_flight} in flight")
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Moves the step bar to ``step`` and prints the line of the step."""
         if not self._enabled:
             return
         self._pace.step(step, time.monotonic())
-        if self._bars is not None and self._step_bar is not None and self._rollout_bar is not None:
-            self._bars.update(self._step_bar, completed=step)
-            self._bars.update(self._rollout_bar, visible=False)
-        self._last_plain = 0.0
-        self._print(step_line(step, metrics, self._total_steps))
+        self.update(self._step_bar, completed=step)
+        self.update(self._rollout_bar, visible=False)
+        self._last_line = 0.0
+        self.line(step_line(step, metrics, self._total_steps))
 
     def message(self, text: str) -> None:
         """A line of its own: a checkpoint, an evaluation, a warning."""
-        if self._enabled:
-            self._print(text)
-
-    def _print(self, text: str) -> None:
-        (self._bars.console if self._bars is not None else self._console).print(Text(text))
+        self.line(text)
 
 
 class _Pace:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from extra_jax.data.problem import Problem, Prompt
+from extra_jax.data.problem import Problem, prompt_text
 from extra_jax.errors import ExtraError
 from extra_jax.reward.verdict import Grade
 from extra_jax.rollout.types import Rollouts
@@ -36,7 +36,6 @@ def write_rollouts(
     advantages: np.ndarray,
     *,
     reward_parts: Mapping[str, np.ndarray] | None = None,
-    prompt_texts: Sequence[str] | None = None,
     columns: Mapping[str, Sequence[Any]] | None = None,
 ) -> Path:
     """Writes the ``R`` completions of one step, one JSON row each.
@@ -46,8 +45,6 @@ def write_rollouts(
     (nats) have one entry per completion token, rounded to 5 significant digits. What is not finite is ``null``.
 
     Args:
-        run_dir: Local run directory.
-        step: Trainer step.
         problems: One per request; ``rollouts.prompt_index`` points into it.
         rollouts: ``R`` completions.
         texts: ``[R]`` decoded completions.
@@ -55,8 +52,6 @@ def write_rollouts(
         rewards: ``[R]`` rewards before normalisation.
         advantages: ``[R]``.
         reward_parts: Name -> ``[R]``; the parts that add up to the reward. Default: ``{grader name: reward}``.
-        prompt_texts: Per request, the prompt exactly as the model saw it (template applied); default: the problem's
-            own text.
         columns: Further columns, name -> ``[R]`` JSON values (lineage, novelty, ...).
 
     Returns:
@@ -65,7 +60,7 @@ def write_rollouts(
     Raises:
         ValueError: an argument does not have one entry per completion, or a column has the name of a standard one.
     """
-    record = _sources(step, problems, rollouts, prompt_texts)
+    record = _sources(step, problems, rollouts)
     record |= _outcomes(rollouts, texts, grades, rewards, reward_parts or {})
     record["advantage"] = _numbers(round_significant(advantages))
     record |= _tokens(rollouts)
@@ -85,7 +80,7 @@ def evaluation_rows(
 ) -> list[dict[str, Any]]:
     """``R`` rows of an evaluation: those of ``write_rollouts`` with ``length`` (tokens) and without the advantage, the
     prompt's tokens, logprobs and entropies, which would be most of a file of long solutions."""
-    record = _sources(step, problems, rollouts, None) | _outcomes(rollouts, texts, grades, rewards, {})
+    record = _sources(step, problems, rollouts) | _outcomes(rollouts, texts, grades, rewards, {})
     record["length"] = rollouts.lengths.tolist()
     record["completion_ids"] = [rollouts.completion_ids(row).tolist() for row in range(len(rollouts))]
     return list(_rows(record, len(rollouts)))
@@ -101,9 +96,9 @@ def _rows(record: Columns, count: int) -> Iterator[dict[str, Any]]:
     return (dict(zip(record, values, strict=True)) for values in zip(*record.values(), strict=True))
 
 
-def _sources(step: int, problems: Sequence[Problem], rollouts: Rollouts, prompt_texts: Sequence[str] | None) -> Columns:
+def _sources(step: int, problems: Sequence[Problem], rollouts: Rollouts) -> Columns:
     """What each completion answers."""
-    shown = [prompt_text(p.prompt) for p in problems] if prompt_texts is None else prompt_texts
+    shown = [prompt_text(p.prompt) for p in problems]
     return {
         "step": [int(step)] * len(rollouts),
         "rollout_id": rollouts.rollout_ids.tolist(),
@@ -179,13 +174,6 @@ def recorded_steps(run_dir: str | Path) -> list[int]:
 def record_path(run_dir: str | Path, step: int) -> Path:
     """``run_dir/rollouts/step_000012.jsonl``."""
     return local_run_dir(run_dir) / ROLLOUTS_FOLDER / f"step_{step:06d}.jsonl"
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """A prompt as readable text: itself, or the chat with a ``[role]`` line above each message."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in prompt)
 
 
 def round_significant(values: np.ndarray, digits: int = SIGNIFICANT_DIGITS) -> np.ndarray:

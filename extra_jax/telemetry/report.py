@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import write_file
 from extra_jax.telemetry import report_data as data
-from extra_jax.telemetry.files import CONFIG_FILE, REPORT_FILE, RUN_FILE, write_atomically
+from extra_jax.telemetry.files import CONFIG_FILE, REPORT_FILE, RUN_FILE
 from extra_jax.telemetry.names import METRICS
 from extra_jax.telemetry.page_style import CHART_STYLE, PAGE_STYLE, VARIABLES
 from extra_jax.telemetry.report_charts import evaluation_series, panels, pass_at_k_chart, phase_table, smooth
@@ -43,15 +44,11 @@ def write_report(run_dir: str | Path) -> Path:
         f"<title>{escape(run.name)} · extra_jax</title><style>{PAGE_STYLE}</style></head>\n"
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
-    return write_atomically(run.directory / REPORT_FILE, page)
+    return write_file(run.directory / REPORT_FILE, page)
 
 
 def write_curve_svg(run_dir: str | Path, path: str | Path) -> Path:
     """Draws held-out pass@1 and pass@k (dots with 95 % intervals) and the training pass rate as a standalone SVG.
-
-    Args:
-        run_dir: A run directory.
-        path: Where to write the file.
 
     Raises:
         ExtraError: the run has neither evaluations nor a training pass rate or reward.
@@ -81,7 +78,7 @@ def write_curve_svg(run_dir: str | Path, path: str | Path) -> Path:
         f'<text class="note" x="22" y="48">held-out: {problems}bars are 95 % intervals over problems</text>'
         f'<g transform="translate(20 {top:g})">{inner}</g></svg>\n'
     )
-    return write_atomically(Path(path), svg)
+    return write_file(Path(path), svg)
 
 
 def _training_share(run: data.RunData) -> list[Series]:
@@ -98,8 +95,10 @@ def _header(run: data.RunData) -> str:
     steps = f"{run.training[-1]['step']:,} steps" if run.training else "no training step"
     clock = data.wall_clock(run)
     facts = [run.name, steps] + ([clock[0], data.span_text(clock[1])] if clock else [])
-    told = [[escape(text) for text in data.verdict(one)] for one in run.each_benchmark() or [run]]
-    sentences = "".join(f'<p class="verdict">{sentence}</p><p class="change">{change}</p>' for sentence, change in told)
+    verdicts = [[escape(text) for text in data.verdict(one)] for one in run.each_benchmark() or [run]]
+    sentences = "".join(
+        f'<p class="verdict">{sentence}</p><p class="change">{change}</p>' for sentence, change in verdicts
+    )
     return (
         f"<header><h1>{escape(' · '.join(facts))}</h1>"
         f"{sentences}"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from extra_jax.telemetry.names import METRICS, VERDICT_PREFIX, phases_of
+from extra_jax.telemetry.names import METRICS, VERDICT_PREFIX, phase_seconds
 from extra_jax.telemetry.report_data import RunData, pass_names, shared_pass_names, span_text
 from extra_jax.telemetry.svg import Series, Value, line_chart, moving_average, stacked_bar, stacked_shares
 
@@ -163,7 +163,7 @@ def _verdict_panel(run: RunData) -> list[str]:
 
 def phase_table(run: RunData) -> str:
     """Seconds per phase: a bar and a table; the first step is apart because it compiles. ``""`` without timings."""
-    steps = [(row, phases) for row in run.training if (phases := phases_of(row))]
+    steps = [(row, phases) for row in run.training if (phases := phase_seconds(row))]
     if not steps:
         return ""
     rest = steps[1:] or steps

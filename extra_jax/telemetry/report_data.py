@@ -221,12 +221,12 @@ def _paired_examples(before: Mapping[str, dict[str, Any]], after: Mapping[str, d
         (False, False): "Wrong both times",
         (True, True): "Correct both times",
     }
-    found: dict[tuple[bool, bool], Example] = {}
+    examples: dict[tuple[bool, bool], Example] = {}
     for uid in before:
         if uid in after:
             kind = (before[uid]["verdict"] == "correct", after[uid]["verdict"] == "correct")
-            found.setdefault(kind, Example(kinds[kind], before[uid]["prompt"], before[uid], after[uid]))
-    return [found[kind] for kind in kinds if kind in found]
+            examples.setdefault(kind, Example(kinds[kind], before[uid]["prompt"], before[uid], after[uid]))
+    return [examples[kind] for kind in kinds if kind in examples]
 
 
 def _training_examples(run: RunData, steps: Sequence[int]) -> list[Example]:

@@ -16,6 +16,7 @@ from extra_jax.errors import ExtraError
 RESAMPLES = 2000
 DRAWS = 10_000
 CONFIDENCE = 0.95
+_TAILS = ((1 - CONFIDENCE) / 2, 1 - (1 - CONFIDENCE) / 2)
 _CELLS_AT_ONCE = 4_000_000
 _EXACT_FLIPS = 14  # values up to which all sign flips are enumerated
 
@@ -54,16 +55,13 @@ def powers_of_two(limit: int) -> list[int]:
     return list(itertools.takewhile(lambda k: k <= limit, (2**i for i in itertools.count())))
 
 
-def bootstrap_interval(
-    values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
-) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap_interval(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray]:
     """Percentile bootstrap interval of the mean over problems.
 
     Args:
         values: ``[P]`` or ``[P, M]``: one row a problem, one column a statistic. All columns see the same resamples.
         seed: Of the resampling; equal inputs give equal intervals.
         resamples: Number of resamples of ``P`` problems with replacement.
-        confidence: Mass inside the interval.
 
     Returns:
         ``(low, high)``, each ``[]`` or ``[M]``. Where all problems agree (all 0, all 1, or one problem) the interval
@@ -79,8 +77,7 @@ def bootstrap_interval(
             for start in range(0, resamples, chunk)
         ]
     )
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail], axis=0)
+    low, high = np.quantile(means, _TAILS, axis=0)
     shape = values.shape[1:]
     return low.reshape(shape), high.reshape(shape)
 
@@ -125,7 +122,6 @@ def paired_difference(before: np.ndarray, after: np.ndarray, k: int = 1, seed: i
         before: ``[P, N]`` bool.
         after: ``[P, M]`` bool, row ``p`` the same problem as in ``before``.
         k: Of pass@k; at most ``min(N, M)``.
-        seed: Of the bootstrap.
 
     Returns:
         ``{"mean", "low", "high"}`` of ``after - before``.
@@ -150,10 +146,36 @@ def paired_change(before: np.ndarray, after: np.ndarray, seed: int = 0) -> dict[
 
 
 def quantile_interval(draws: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval of bootstrap draws ``[draws]``."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
+    """The 95 % percentile interval of bootstrap draws ``[draws]``; those that are NaN, as undefined, do not count."""
+    known = draws[~np.isnan(draws)]
+    low, high = np.quantile(known, _TAILS) if known.size else (np.nan, np.nan)
     return float(low), float(high)
+
+
+def resample_counts(generator: np.random.Generator, items: int, draws: int) -> np.ndarray:
+    """``[draws, items]``: how often each of ``items`` is drawn when as many are drawn with replacement."""
+    return generator.multinomial(items, np.full(items, 1 / items), size=draws)
+
+
+def spearman(a: np.ndarray, b: np.ndarray, decimals: int | None = None) -> float:
+    """Spearman's rank correlation of ``[n]`` pairs; equal values share their mean rank.
+
+    Args:
+        decimals: Values that agree in so many decimals are equal.
+
+    Returns:
+        NaN for fewer than 3 pairs, or where one of the two is constant.
+    """
+    pair = [np.asarray(x, np.float64) if decimals is None else np.round(x, decimals) for x in (a, b)]
+    if len(pair[0]) < 3 or any(np.ptp(x) == 0 for x in pair):
+        return float("nan")
+    return float(np.corrcoef(*map(ranks, pair))[0, 1])
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """``[n]`` ranks from 1; equal values share their mean rank."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[index]
 
 
 def hierarchical_draws(differences: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
@@ -164,15 +186,13 @@ def hierarchical_draws(differences: Sequence[np.ndarray], draws: int = DRAWS, se
 
     Args:
         differences: Per benchmark ``[S, P]``.
-        draws: Number of draws.
-        seed: Of the drawing.
 
     Returns:
         ``[draws, benchmarks]``.
     """
     generator = np.random.default_rng(seed)
     seeds = len(differences[0])
-    seed_weights = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws) / seeds
+    seed_weights = resample_counts(generator, seeds, draws) / seeds
     columns = []
     for difference in differences:
         problems = difference.shape[1]
@@ -180,7 +200,7 @@ def hierarchical_draws(differences: Sequence[np.ndarray], draws: int = DRAWS, se
         means = []
         for start in range(0, draws, step):
             weights = seed_weights[start : start + step]
-            drawn = generator.multinomial(problems, np.full(problems, 1 / problems), size=len(weights)) / problems
+            drawn = resample_counts(generator, problems, len(weights)) / problems
             means.append(np.einsum("rs,sp,rp->r", weights, difference, drawn, optimize=True))
         columns.append(np.concatenate(means))
     return np.stack(columns, axis=1)
@@ -195,8 +215,6 @@ def sign_flip_p(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> float:
 
     Args:
         values: ``[n]`` paired differences.
-        draws: Random flips.
-        seed: Of the flips.
     """
     values = np.asarray(values, np.float64)
     observed = abs(values.sum())

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extra_jax import cli
-from extra_jax.data.contamination import contamination, normal_form, shingles, text_of
-from extra_jax.data.problem import Problem
+from extra_jax.data.contamination import contamination, normal_form, shingles
+from extra_jax.data.problem import Problem, prompt_text
 from extra_jax.data.sources import load_jsonl
 
 LONG = "How many positive integers less than one thousand are divisible by neither two nor three nor seven?"
@@ -79,7 +79,7 @@ def test_answers_are_compared_without_blanks_and_dollar_signs():
 
 def test_of_a_chat_the_words_of_the_user_count():
     chat = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": LONG})
-    assert text_of(chat) == LONG
+    assert prompt_text(chat, only="user") == LONG
     assert contamination([Problem("a", chat, "1")], problems(LONG))[0].kind == "exact"
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extra_jax.data.tasks import chain, countdown
-from extra_jax.data.tasks.family import split_of
+from extra_jax.data.tasks.family import split_name
 from extra_jax.errors import ExtraError
 
 TASKS = {"countdown": countdown.generate, "chain": chain.generate}
@@ -62,15 +62,15 @@ def test_train_and_test_never_overlap_whatever_the_seed_and_difficulty(first, se
     train = {p.uid for p in draw(first[0], 60, seed, "train", **first[1])}
     test = {p.uid for p in draw(second[0], 20, other_seed, "test", **second[1])}
     assert not train & test
-    assert {split_of(uid) for uid in train} == {"train"}
-    assert {split_of(uid) for uid in test} == {"test"}
+    assert {split_name(uid) for uid in train} == {"train"}
+    assert {split_name(uid) for uid in test} == {"test"}
 
 
 @pytest.mark.parametrize("family", TASKS)
 def test_about_one_problem_in_ten_is_held_out(family):
     train, test = (draw(family, 300, 0, split) for split in ("train", "test"))
     assert {p.source for p in train + test} == {family}
-    assert 0.08 < sum(split_of(f"{family}/{i}") == "test" for i in range(20_000)) / 20_000 < 0.12
+    assert 0.08 < sum(split_name(f"{family}/{i}") == "test" for i in range(20_000)) / 20_000 < 0.12
 
 
 @given(difficulties, seeds, st.sampled_from(["train", "test"]))
@@ -132,7 +132,7 @@ def test_countdown_family_is_exactly_what_brute_force_finds(split):
         for numbers in combinations_with_replacement(range(1, 6), size):
             targets = {t for t in reachable(numbers, 20, memo) if t not in numbers}
             expected |= {f"countdown/{t}:{','.join(map(str, numbers))}" for t in targets}
-    expected = {uid for uid in expected if split_of(uid) == split}
+    expected = {uid for uid in expected if split_name(uid) == split}
     assert {p.uid for p in draw("countdown", len(expected), 1, split, **bounds)} == expected
     with pytest.raises(ExtraError, match=rf"{len(expected) + 1} distinct {split} .* only {len(expected)} at numbers"):
         draw("countdown", len(expected) + 1, 1, split, **bounds)
@@ -176,7 +176,7 @@ def test_chain_family_is_exactly_what_enumeration_finds():
                 legal |= {f"chain/{start}{first}"}
                 if 1 <= chain.apply(mid, second[0], int(second[1:])) <= 9:
                     legal |= {f"chain/{start}{first}{second}"}
-    expected = {uid for uid in legal if split_of(uid) == "train"}
+    expected = {uid for uid in legal if split_name(uid) == "train"}
     bounds = {"steps": (1, 2), "max_operand": 3, "max_value": 9}
     assert {p.uid for p in draw("chain", len(expected), 0, "train", **bounds)} == expected
     with pytest.raises(ExtraError, match=f"only {len(expected)} at steps"):

@@ -3,14 +3,14 @@
 from typing import Any
 
 import numpy as np
+from extra_jax.explore.injection import Slot
+from extra_jax.explore.state import ExplorationState
+from extra_jax.explore.yoke import Recorded
 
 from extra_jax.config import Config, config_from_dict
 from extra_jax.data.problem import Problem
 from extra_jax.explore.distance import Distances, normalise
-from extra_jax.explore.injection import Slot
 from extra_jax.explore.novelty import Measured, Rows, layout, measure, pay, remember
-from extra_jax.explore.state import ExplorationState
-from extra_jax.explore.yoke import Recorded
 from extra_jax.learn.estimators import grpo
 
 

@@ -4,13 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+from extra_jax.explore.bonus import Scales, bonus, centred, schedule_factor, strength
+from extra_jax.explore.state import ExplorationState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from explore.steps import Visit, config_of
-from extra_jax.explore.bonus import Scales, bonus, centred, schedule_factor, strength
 from extra_jax.explore.distance import Distances, distances
-from extra_jax.explore.state import ExplorationState
 
 NO_CAPS = {"cap": None, "cap_ratio": None}
 gates = st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=4)

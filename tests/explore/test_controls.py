@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from extra_jax.explore.controls import Identity, controlled, quantile_map
+from extra_jax.explore.lexical import ngram_codes
+from extra_jax.explore.state import ExplorationState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from explore.steps import Visit, config_of
-from extra_jax.explore.controls import Identity, controlled, quantile_map
-from extra_jax.explore.lexical import ngram_codes
-from extra_jax.explore.state import ExplorationState
 
 RANDOM = ("permute_within", "permute_across", "gaussian", "hash")
 IDENTITY = Identity(7, 3, ["a", "b", "c", "d", "e"])

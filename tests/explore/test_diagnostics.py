@@ -6,11 +6,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
-
-from explore.steps import Visit, config_of, rows_of
-from explore.test_explorer import GROUP, SMALL, Run
-from explore.test_injection import PROBLEMS, prefix
 from extra_jax.explore.diagnostics import (
     entropy_deciles,
     histogram,
@@ -23,6 +18,11 @@ from extra_jax.explore.injection import Slot
 from extra_jax.explore.prefix import Choice
 from extra_jax.explore.proposals import Decisions
 from extra_jax.explore.state import ExplorationState, Guided
+from scipy.stats import spearmanr
+
+from explore.steps import Visit, config_of, rows_of
+from explore.test_explorer import GROUP, SMALL, Run
+from explore.test_injection import PROBLEMS, prefix
 from extra_jax.telemetry.names import METRICS
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from extra_jax.explore.lexical import jaccard_similarities, ngram_codes
+from extra_jax.explore.state import ExplorationState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
@@ -9,8 +11,6 @@ from scipy.stats import zscore
 
 from explore.steps import Visit, config_of
 from extra_jax.explore.distance import aggregate, allowed_pool, cosine_similarities, distances, normalise, surprise
-from extra_jax.explore.lexical import jaccard_similarities, ngram_codes
-from extra_jax.explore.state import ExplorationState
 
 ALL_PAIRS = {"preset": "corrected", "novelty": {"pool_filter": "all"}}
 

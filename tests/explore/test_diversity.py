@@ -4,7 +4,6 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-
 from extra_jax.explore.diversity import diversity_metrics
 from extra_jax.explore.lexical import ngram_codes
 

@@ -4,16 +4,16 @@ import re
 
 import numpy as np
 import pytest
+from extra_jax.config.explore_presets import ARMS
+from extra_jax.explore.injection import Slot, responses
+from extra_jax.explore.state import ExplorationState
 
 from explore.steps import config_of
 from extra_jax.config import Config
-from extra_jax.config.explore_presets import ARMS
 from extra_jax.data.problem import Problem
 from extra_jax.data.tasks import countdown
 from extra_jax.data.tokenizer import load_tokenizer
 from extra_jax.explore.explorer import Explorer
-from extra_jax.explore.injection import Slot, responses
-from extra_jax.explore.state import ExplorationState
 from extra_jax.learn.batch import pack_rows
 from extra_jax.learn.estimators import grpo
 from extra_jax.learn.grpo import grpo_examples

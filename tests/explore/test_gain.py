@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from extra_jax.explore.gain import GainProbe, gain_metrics
 
 from explore.test_explorer import GROUP, SMALL, TOKENIZER, Run
-from extra_jax.explore.gain import GainProbe, gain_metrics
 from extra_jax.reward.countdown import CountdownGrader
 from extra_jax.rollout.types import Rollouts, StopReason
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from explore.steps import Visit, config_of
-from extra_jax.config import PrefixConfig
 from extra_jax.explore.cuts import cut_lengths
-from extra_jax.explore.distance import surprise
 from extra_jax.explore.lexical import count_novelty, ngram_codes
 from extra_jax.explore.prefix import Prefix, choose, smoothed_scores
 from extra_jax.explore.proposals import Proposal, enqueue
 from extra_jax.explore.state import ExplorationState
+
+from explore.steps import Visit, config_of
+from extra_jax.config import PrefixConfig
+from extra_jax.explore.distance import surprise
 from extra_jax.learn.estimators import grpo
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())

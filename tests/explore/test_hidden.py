@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from extra_jax.explore.hidden import token_spans
 from flax import nnx
 from learn.steps import ROWS, config, frozen_advantages, frozen_rollouts
 from model.torch_qwen3 import load_ours, save_torch, torch_model
@@ -16,7 +17,6 @@ from extra_jax.config import NoveltyConfig
 from extra_jax.data.tokenizer import load_tokenizer
 from extra_jax.errors import ExtraError
 from extra_jax.explore.encoders import novelty_text
-from extra_jax.explore.hidden import token_spans
 from extra_jax.learn.batch import pack_rows
 from extra_jax.learn.grpo import Learner, Scored, grpo_examples
 from extra_jax.learn.score import last_hidden

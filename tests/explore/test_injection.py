@@ -4,6 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from extra_jax.explore.injection import Slot, draw, make_requests, next_slots
+from extra_jax.explore.prefix import Prefix
+from extra_jax.explore.proposals import Group, Proposal, enqueue, is_hard, visit
+from extra_jax.explore.state import ExplorationState, Guided, PromptState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,10 +15,6 @@ from explore.steps import config_of
 from extra_jax.config import PrefixConfig
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
-from extra_jax.explore.injection import Slot, draw, make_requests, next_slots
-from extra_jax.explore.prefix import Prefix
-from extra_jax.explore.proposals import Group, Proposal, enqueue, is_hard, visit
-from extra_jax.explore.state import ExplorationState, Guided, PromptState
 
 PROBLEMS = {f"p{i}": Problem(f"p{i}", f"question {i}", f"answer {i}") for i in range(40)}
 

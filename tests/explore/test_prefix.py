@@ -4,15 +4,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from extra_jax.explore.cuts import before_stop, cut_lengths, newline_table
+from extra_jax.explore.prefix import Prefix, choose, prefix_scores, smoothed_scores, source_rollout
+from extra_jax.explore.proposals import leaks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from explore.steps import config_of
 from extra_jax.config import PrefixConfig
 from extra_jax.data.tokenizer import load_tokenizer
-from extra_jax.explore.cuts import before_stop, cut_lengths, newline_table
-from extra_jax.explore.prefix import Prefix, choose, prefix_scores, smoothed_scores, source_rollout
-from extra_jax.explore.proposals import leaks
 
 RNG = np.random.default_rng(0)
 

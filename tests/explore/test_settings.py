@@ -1,10 +1,10 @@
 """The section ``explore``: presets, arms, and what they refuse."""
 
 import pytest
+from extra_jax.config.explore_presets import ARMS
 
 from explore.steps import config_of
 from extra_jax.config import Config, ExploreConfig, NoveltyConfig, PrefixConfig, config_from_dict
-from extra_jax.config.explore_presets import ARMS
 from extra_jax.errors import ExtraError
 
 ACKNOWLEDGED = {"arm": "B1", "acknowledge_bugs": True}

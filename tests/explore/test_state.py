@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from extra_jax.explore.injection import Slot
+from extra_jax.explore.proposals import Group, Proposal, enqueue, memory_key, visit
+from extra_jax.explore.state import GUIDED_MARK, ExplorationState, Guided
 
 from explore.steps import Visit, config_of
 from explore.test_injection import PROBLEMS, prefix
 from extra_jax.errors import ExtraError
-from extra_jax.explore.injection import Slot
-from extra_jax.explore.proposals import Group, Proposal, enqueue, memory_key, visit
-from extra_jax.explore.state import GUIDED_MARK, ExplorationState, Guided
 
 
 def lived(arm: str, steps: int, state: ExplorationState | None = None, first: int = 0) -> tuple:

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from extra_jax.explore.controls import Identity, controlled
+from extra_jax.explore.lexical import ngram_codes
+from extra_jax.explore.state import ExplorationState
+from extra_jax.explore.yoke import Recorded, read_recorded
 
 from explore.steps import Visit, config_of
 from extra_jax.config import Config, save_config
@@ -12,10 +16,6 @@ from extra_jax.config.explore import RANDOM_CONTROLS
 from extra_jax.dry_run import describe
 from extra_jax.errors import ExtraError
 from extra_jax.explore import metrics as measures
-from extra_jax.explore.controls import Identity, controlled
-from extra_jax.explore.lexical import ngram_codes
-from extra_jax.explore.state import ExplorationState
-from extra_jax.explore.yoke import Recorded, read_recorded
 
 STEPS = 3
 ARMS = {"N2": "permute_within", "N3": "permute_across", "N4": "gaussian", "N6": "hash"}

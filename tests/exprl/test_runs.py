@@ -11,8 +11,8 @@ from training_runs import Launcher, assert_same_run, metric_rows, steps_done
 
 import extra_jax
 from extra_jax.config import JudgeConfig, config_from_dict
+from extra_jax.data.load import load_data
 from extra_jax.data.tokenizer import load_tokenizer
-from extra_jax.evaluate import load_problems_of
 from extra_jax.judge import run, store
 from extra_jax.telemetry.records import read_rollouts
 
@@ -62,12 +62,12 @@ def asking(launcher: Launcher, url: str, tmp_path_factory) -> Path:
 
 
 def rows_of(folder: Path) -> list[dict]:
-    return [row for shard in store.rollout_shards(folder) for row in shard.read()]
+    return [row for shard in store.rollout_parts(folder) for row in shard.read()]
 
 
 def test_rollouts_hold_what_judging_and_training_need(sampled: Path) -> None:
     rows, tokenizer = rows_of(sampled), load_tokenizer("tiny")
-    problems = {p.uid: p for p in load_problems_of(config_from_dict(CONFIG).data, 0)}
+    problems = {p.uid: p for p in load_data(config_from_dict(CONFIG).data, 0)}
     assert len(rows) == 48
     assert len({row["rollout_id"] for row in rows}) == 48
     assert {row["uid"] for row in rows} == set(problems)
@@ -100,7 +100,7 @@ def test_training_on_stored_scores(launcher: Launcher, sampled: Path, url: str, 
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[-1]["epoch"] == 1
     for row in rows:
-        assert (row["judge/scored"], row["judge/learnt"], row["judge/stale_rollouts"]) == (1, 1, 0)
+        assert (row["judge/scored"], row["judge/learned"], row["judge/stale_rollouts"]) == (1, 1, 0)
         assert row["grad_norm"] > 0
     recorded = {record["uid"] for step in (1, 2, 3) for record in read_rollouts(tmp_path, step)}
     assert recorded == {row["uid"] for row in rows_of(sampled)}, "an epoch sees every problem"

@@ -8,7 +8,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.exprl.batch import make_batch, to_rollouts
 from extra_jax.exprl.drift import Drift
 from extra_jax.exprl.loop import check_settings
-from extra_jax.exprl.scored import judge_of, score, unjudged
+from extra_jax.exprl.scored import find_judge, score, unjudged
 from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
 
@@ -99,30 +99,30 @@ def test_the_estimators_reach_the_settings():
 
 def test_a_rollout_with_an_unscored_segment_is_left_out_and_counted():
     scored = process(lost=[("0/0", 1)], faithful="paper")
-    assert scored.learnt.tolist() == [False, True, True, True]
+    assert scored.learned.tolist() == [False, True, True, True]
     assert not scored.token_advantages(0).any()
     metrics = scored.metrics()
     assert metrics["judge/parse"] == pytest.approx(0.1)
-    assert metrics["judge/learnt"] == 0.75
-    assert outcome(lost=[("0/0", 0)]).learnt.tolist() == [False, True, True, True]
+    assert metrics["judge/learned"] == 0.75
+    assert outcome(lost=[("0/0", 0)]).learned.tolist() == [False, True, True, True]
 
 
 @pytest.mark.parametrize(
-    ("policy", "reward", "learnt"),
+    ("policy", "reward", "learned"),
     [("keep", 0.75, True), ("zero", 0.0, True), ("penalty", 0.25, True), ("mask", 0.75, False)],
 )
-def test_over_long_traces(policy, reward, learnt):
+def test_over_long_traces(policy, reward, learned):
     rows = rollout_rows(stop_reason={(1, 0): "length"})
     scored = outcome(rows, overlong=policy, train={"scale_rewards": "none"})
-    assert scored.learnt[2] == learnt
-    expected = (reward - 0.5) / 2 if learnt else 0.0
+    assert scored.learned[2] == learned
+    expected = (reward - 0.5) / 2 if learned else 0.0
     assert scored.advantages[2][0] == pytest.approx(expected)
     assert scored.reward[2] == 0.75, "what the judge said stays visible"
 
 
 def test_an_over_long_trace_without_a_score_is_dropped_and_not_zeroed():
     rows = rollout_rows(stop_reason={(1, 0): "length"})
-    assert not outcome(rows, lost=[("1/0", 0)], overlong="zero").learnt[2]
+    assert not outcome(rows, lost=[("1/0", 0)], overlong="zero").learned[2]
 
 
 def test_verified_correctness_is_mixed_into_the_last_score():
@@ -130,20 +130,20 @@ def test_verified_correctness_is_mixed_into_the_last_score():
     scored = outcome(rows, verified_mix=0.4)
     np.testing.assert_allclose(scored.reward[:3], [0.6 * 0.5, 0.6 * 0.5 + 0.4, 0.6 * 0.75])
     assert np.isnan(scored.reward[3])
-    assert scored.learnt.tolist() == [True, True, True, False]
+    assert scored.learned.tolist() == [True, True, True, False]
     first = process(verified_mix=0.4, faithful="paper", estimator="raw").advantages[2]
     np.testing.assert_allclose(first, [0.25, 0.6 * 0.75])
 
 
 def test_scales_that_say_nothing_about_the_middle_drop_it():
     scored = outcome(scale="extremes", min_scored=0.0)
-    assert not scored.learnt.any()
+    assert not scored.learned.any()
 
 
 def test_stale_rollouts():
     rows = rollout_rows(policy={(0, 0): "f" * 16, (0, 1): "f" * 16})
-    assert outcome(rows).learnt.tolist() == [False, False, True, True]
-    assert outcome(rows, stale="use").learnt.all()
+    assert outcome(rows).learned.tolist() == [False, False, True, True]
+    assert outcome(rows, stale="use").learned.all()
     assert outcome(rows).metrics()["judge/stale_rollouts"] == 0.5
     with pytest.raises(ExtraError, match="2 of 4 rollouts are not by this policy"):
         outcome(rows, stale="error")
@@ -153,7 +153,7 @@ def test_too_few_scores_stop_the_run():
     lost = [("0/0", 0), ("0/1", 0), ("1/0", 0)]
     with pytest.raises(ExtraError, match=r"only 25\.0% of 4 rollouts"):
         outcome(lost=lost)
-    assert outcome(lost=lost, min_scored=0.25).learnt.sum() == 1
+    assert outcome(lost=lost, min_scored=0.25).learned.sum() == 1
 
 
 def test_scores_of_the_wrong_kind_are_refused():
@@ -220,15 +220,15 @@ def test_settings_without_effect_are_refused():
 def test_which_judge_is_read(tmp_path):
     folder = store.epath.Path(tmp_path)
     with pytest.raises(ExtraError, match="no scores; `extra-jax judge"):
-        judge_of(folder, settings())
+        find_judge(folder, settings())
     store.describe_judge(folder, "a", {"unit": "prefix"})
-    assert judge_of(folder, settings()) == ("a", "prefix")
+    assert find_judge(folder, settings()) == ("a", "prefix")
     (tmp_path / "scores" / "b").mkdir()
-    assert judge_of(folder, settings(scores="b")) == ("b", "rollout")
+    assert find_judge(folder, settings(scores="b")) == ("b", "rollout")
     with pytest.raises(ExtraError, match=r"choose one with exprl\.scores=a \| b"):
-        judge_of(folder, settings())
+        find_judge(folder, settings())
     with pytest.raises(ExtraError, match="no scores of c; there are a, b"):
-        judge_of(folder, settings(scores="c"))
+        find_judge(folder, settings(scores="c"))
 
 
 def test_drift_warns_once_each_time_the_gap_has_widened():

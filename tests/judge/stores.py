@@ -64,7 +64,7 @@ def chain_store(folder: Path, prompts: int = 8, samples: int = 4, shards: int = 
     problems = chain.generate(prompts, seed=seed, split="train")
     groups = [[rollout_row(p, i, chain_text(p, rng)) for i in range(samples)] for p in problems]
     for part in range(shards):
-        store.write_rollouts(folder, store.shard_name(0, POLICY, part), groups[part::shards])
+        store.write_rollouts(folder, store.part_name(0, POLICY, part), groups[part::shards])
     return [row for part in range(shards) for group in groups[part::shards] for row in group]
 
 

@@ -24,29 +24,29 @@ VECTORS = {
 
 @pytest.mark.parametrize(("estimator", "faithful"), VECTORS)
 def test_vectors_of_the_specification(estimator, faithful):
-    found, learnt = process_advantages(SCORES, COUNTS, GROUP, VALID, estimator, faithful)
+    found, learned = process_advantages(SCORES, COUNTS, GROUP, VALID, estimator, faithful)
     np.testing.assert_allclose(found, VECTORS[estimator, faithful], atol=1e-12)
-    assert learnt.all()
+    assert learned.all()
 
 
 @pytest.mark.parametrize("estimator", ["delta", "end", "group", "batch", "raw"])
 @pytest.mark.parametrize("faithful", ["paper", "recommended"])
 def test_a_rollout_with_an_unscored_segment_is_dropped_and_changes_nobody_else(estimator, faithful):
     lost = np.vstack([SCORES, [NA, 0.5, 0.75, NA]])
-    found, learnt = process_advantages(
+    found, learned = process_advantages(
         lost, np.append(COUNTS, 3), np.append(GROUP, 1), np.append(VALID, True), estimator, faithful
     )
     alone, _ = process_advantages(SCORES, COUNTS, GROUP, VALID, estimator, faithful)
     np.testing.assert_array_equal(found[:4], alone)
-    assert not learnt[4]
+    assert not learned[4]
     assert not found[4].any()
 
 
 def test_the_released_delta_keeps_a_rollout_whose_first_segment_is_lost():
     scores = np.array([[NA, 0.5, 0.75], [NA, 0.5, 0.0], [0.5, NA, 0.75]])
-    found, learnt = process_advantages(scores, np.full(3, 3), np.zeros(3, int), np.ones(3, bool), "delta", "code")
+    found, learned = process_advantages(scores, np.full(3, 3), np.zeros(3, int), np.ones(3, bool), "delta", "code")
     np.testing.assert_allclose(found[0], [-100.75, 0.5, 0.25])
-    assert learnt.tolist() == [True, False, False]
+    assert learned.tolist() == [True, False, False]
 
 
 def test_the_released_group_baseline_is_divided_twice():
@@ -145,12 +145,12 @@ def test_estimators_against_loops(batch, estimator):
 @settings(max_examples=100)
 def test_order_of_rollouts_and_padding_do_not_matter(batch, estimator, rng):
     scores, counts, group, valid = batch
-    found, learnt = process_advantages(*batch, estimator)
+    found, learned = process_advantages(*batch, estimator)
     order = list(range(len(scores)))
     rng.shuffle(order)
     shuffled, also = process_advantages(scores[order], counts[order], group[order] + 7, valid[order], estimator)
     np.testing.assert_allclose(shuffled, found[order], atol=1e-12)
-    np.testing.assert_array_equal(also, learnt[order])
+    np.testing.assert_array_equal(also, learned[order])
     wide = np.concatenate([scores, np.full((len(scores), 3), 0.5)], axis=1)
     np.testing.assert_array_equal(process_advantages(wide, counts, group, valid, estimator)[0][:, :4], found)
 
@@ -169,5 +169,5 @@ def test_group_relative_advantages_sum_to_zero_and_delta_of_the_paper_as_well(ba
         std = final[members].std(ddof=1) if members.sum() > 1 else 1.0
         np.testing.assert_allclose(advantages[members], expected / (std + 1e-6), atol=1e-9)
     assert not advantages[~valid].any()
-    delta, learnt = process_advantages(*batch, "delta", "paper")
-    np.testing.assert_allclose(delta[learnt & (counts > 1)].sum(axis=1), 0, atol=1e-12)
+    delta, learned = process_advantages(*batch, "delta", "paper")
+    np.testing.assert_allclose(delta[learned & (counts > 1)].sum(axis=1), 0, atol=1e-12)

@@ -174,7 +174,7 @@ def test_nothing_to_compare_is_said(tmp_path):
     rows = chain_store(tmp_path, prompts=1, samples=1, shards=1)
     with pytest.raises(ExtraError, match="no scores; `extra-jax judge"):
         calibrate(tmp_path)
-    name = store.shard_name(0, rows[0]["policy"], 0)
+    name = store.part_name(0, rows[0]["policy"], 0)
     store.write_rollouts(tmp_path, name, [[rows[0] | {"verdict": "timeout"}]])
     with pytest.raises(ExtraError, match="no rollout has a verdict"):
         calibrate(tmp_path)

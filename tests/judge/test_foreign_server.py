@@ -1,4 +1,4 @@
-"""The client against a server that is not ours: ``transformers serve``, with a small checkpoint that has learnt to say
+"""The client against a server that is not ours: ``transformers serve``, with a small checkpoint that has learned to say
 "Score: 4". Needs ``pip install accelerate fastapi uvicorn``; skipped without them. Takes about half a minute.
 """
 
@@ -94,7 +94,7 @@ def url(checkpoint: Path, tmp_path_factory):
 
 def test_scores_of_a_model_behind_transformers_serve(tmp_path: Path, checkpoint: Path, url: str) -> None:
     rows = chain_store(tmp_path, prompts=2, samples=2)
-    rubric = tmp_path / "short_v1.toml"  # the checkpoint has learnt from short texts only
+    rubric = tmp_path / "short_v1.toml"  # the checkpoint has learned from short texts only
     rubric.write_text(SHORT)
     config = JudgeConfig(endpoint=url, model=str(checkpoint), rubric=str(rubric), max_tokens=12, concurrency=2)
     tally = run.judge(tmp_path, config)

@@ -17,7 +17,7 @@ from extra_jax.config import JudgeConfig
 from extra_jax.data.tasks import chain
 from extra_jax.errors import ExtraError
 from extra_jax.judge import run, store
-from extra_jax.judge.identity import judge_id, rubric_of
+from extra_jax.judge.identity import choose_rubric, judge_id
 from extra_jax.judge.join import STATUSES, join_scores
 from extra_jax.judge.replies import Reply, ReplyCache, question_key
 from extra_jax.judge.rubric import load_rubric
@@ -45,8 +45,8 @@ def settings(url, **changes):
 
 
 def scores_of(folder, rows, config):
-    name = judge_id(config, rubric_of(config))
-    rubric = rubric_of(config)
+    name = judge_id(config, choose_rubric(config))
+    rubric = choose_rubric(config)
     return join_scores(rows, store.score_rows(folder, name), whole=rubric.unit == "rollout", duplicates="error")
 
 
@@ -108,7 +108,7 @@ def test_conditions(tmp_path, url):
 
 def test_wrong_references_are_a_derangement_and_a_function_of_the_seed(tmp_path):
     chain_store(tmp_path, prompts=9)
-    shards = store.rollout_shards(tmp_path)
+    shards = store.rollout_parts(tmp_path)
     wrong = run.wrong_references(shards, 0xC0DE)
     right = {row["problem"]: row["reference"] for shard in shards for row in shard.read(("problem", "reference"))}
     assert wrong.keys() == right.keys()
@@ -162,7 +162,7 @@ def test_what_got_no_answer_is_asked_by_the_next_run(tmp_path, url):
     assert scores_of(tmp_path, rows, settings(url)).counts["transport"] == len(rows)
     run.judge(tmp_path, settings(url))
     assert scores_of(tmp_path, rows, settings(url)).complete.all()
-    assert len(store.shards(tmp_path, f"scores/{next(iter(store.judges(tmp_path)))}")) == 4
+    assert len(store.parts(tmp_path, f"scores/{next(iter(store.judges(tmp_path)))}")) == 4
 
 
 def test_a_dead_endpoint_stops_the_run_with_what_was_answered_kept(tmp_path):

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import write_file
 from extra_jax.judge import store
 from extra_jax.judge.join import STATUSES, join_scores
 
@@ -21,7 +22,7 @@ from .stores import POLICY, chain_store
 
 
 def read_all(folder):
-    return [row for shard in store.rollout_shards(folder) for row in shard.read()]
+    return [row for shard in store.rollout_parts(folder) for row in shard.read()]
 
 
 def score_row(row, segment=0, status="ok", score=3.0, **changes):
@@ -43,7 +44,7 @@ def test_rollouts_read_back_as_written_with_a_row_group_a_prompt(tmp_path):
     for row, expected in zip(found, rows, strict=True):
         for name, value in expected.items():
             np.testing.assert_array_equal(row[name], value, err_msg=name)
-    shard = store.rollout_shards(tmp_path)[1]
+    shard = store.rollout_parts(tmp_path)[1]
     assert shard.groups == 2
     assert {row["group"] for row in shard.read(("group",), [1])} == {rows[12]["group"]}
 
@@ -57,7 +58,7 @@ def test_writing_twice_leaves_one_copy(tmp_path):
 
 def test_incomplete_files_are_skipped_and_named(tmp_path, caplog):
     rows = chain_store(tmp_path, shards=2)
-    whole = tmp_path / "rollouts" / f"{store.shard_name(0, POLICY, 0)}.parquet"
+    whole = tmp_path / "rollouts" / f"{store.part_name(0, POLICY, 0)}.parquet"
     (tmp_path / "rollouts" / "copying.parquet").write_bytes(whole.read_bytes()[:-200])
     (tmp_path / "rollouts" / "empty.parquet").write_bytes(b"")
     (tmp_path / "rollouts" / f".{whole.name}.77.tmp").write_bytes(b"PAR1")
@@ -72,9 +73,9 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        store.write_bytes(epath.Path(path), b"half")
+        write_file(epath.Path(path), b"half")
     assert path.read_bytes() == before
-    assert len(store.rollout_shards(tmp_path)) == 1
+    assert len(store.rollout_parts(tmp_path)) == 1
 
 
 def test_a_bucket_works_like_a_folder(tmp_path):
@@ -105,7 +106,7 @@ def test_a_bucket_works_like_a_folder(tmp_path):
 
 def test_no_rollouts_is_an_error_with_a_remedy(tmp_path):
     with pytest.raises(ExtraError, match=r"extra-jax rollout CONFIG\.yaml"):
-        store.rollout_shards(tmp_path)
+        store.rollout_parts(tmp_path)
 
 
 def test_a_missing_column_is_named(tmp_path):
@@ -113,7 +114,7 @@ def test_a_missing_column_is_named(tmp_path):
     path = next((tmp_path / "rollouts").glob("*.parquet"))
     pq.write_table(pq.read_table(path).drop_columns(["text"]), path)
     with pytest.raises(ExtraError, match=r"\.parquet: no column 'text'"):
-        store.rollout_shards(tmp_path)[0].read(("text",))
+        store.rollout_parts(tmp_path)[0].read(("text",))
 
 
 def test_a_store_holds_rollouts_drawn_in_one_way(tmp_path):

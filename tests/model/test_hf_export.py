@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from extra_jax import files
 from extra_jax.errors import ExtraError
 from extra_jax.model import hf
 from extra_jax.model.config import Qwen3Config
@@ -81,7 +82,7 @@ def test_an_interrupted_export_never_looks_complete(tiny, tmp_path, monkeypatch,
     elif moment == "settings":
         monkeypatch.setattr(hf, "_write_settings", interrupt)
     else:
-        monkeypatch.setattr(hf, "sync", interrupt)
+        monkeypatch.setattr(files, "sync", interrupt)
     for target, overwrite in ((tmp_path / "new", False), (before, True)):
         calls = 0
         with pytest.raises(KeyboardInterrupt):

@@ -7,7 +7,7 @@ import numpy as np
 from extra_jax.data.problem import Problem
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.rollout.types import Rollouts, StopReason
-from extra_jax.telemetry.evaluations import EvaluationLog, metrics_of
+from extra_jax.telemetry.evaluations import EvaluationLog, flat_metrics
 from extra_jax.telemetry.files import to_json
 from extra_jax.telemetry.metrics import MetricsLog
 from extra_jax.telemetry.records import evaluation_rows, write_rollouts
@@ -86,7 +86,7 @@ def write_eval(run_dir, step, correct, uids=None, verdicts=None, majority=None, 
     with EvaluationLog(run_dir, step, eval_identity(*np.shape(correct), **identity), own=own) as log:
         log.resume(1)
         log.append(eval_lines(step, correct, uids, verdicts))
-        return metrics_of(log.finish(majority), "eval_")
+        return flat_metrics(log.finish(majority), "eval_")
 
 
 def training_metrics(step, nan=False):

@@ -11,8 +11,8 @@ from extra_jax.errors import ExtraError
 from extra_jax.telemetry.evaluations import (
     EvaluationLog,
     evaluation_path,
+    flat_metrics,
     mean_summary,
-    metrics_of,
     read_completions,
     read_evaluations,
 )
@@ -40,7 +40,7 @@ def test_an_evaluation_is_stored_with_its_matrix_and_returned_as_metrics(tmp_pat
 def test_metrics_of_several_benchmarks_carry_their_name(tmp_path):
     write_eval(tmp_path, 0, CORRECT)
     (record,) = read_evaluations(tmp_path)["sums"]
-    assert metrics_of(record, "eval_sums_").keys() >= {"eval_sums_pass@1", "eval_sums_pass@1_low"}
+    assert flat_metrics(record, "eval_sums_").keys() >= {"eval_sums_pass@1", "eval_sums_pass@1_low"}
 
 
 def test_a_missing_evaluation_names_those_that_exist(tmp_path):

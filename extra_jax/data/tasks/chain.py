@@ -30,8 +30,6 @@ def generate(
     Every value on the way lies in ``1 .. max_value``: an operation that would leave it is not drawn.
 
     Args:
-        count: How many problems.
-        seed: Seed of the draw.
         split: ``"train"`` or ``"test"``; the two never share a problem, whatever seed or difficulty.
         steps: Lowest and highest count of operations.
         max_operand: Largest operand, and largest start.

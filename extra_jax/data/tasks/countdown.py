@@ -39,12 +39,9 @@ def generate(
     ``max(max_number, max_target)``.
 
     Args:
-        count: How many problems.
         seed: Seed of the draw and of the choice of reference solutions.
         split: ``"train"`` or ``"test"``; the two never share a problem, whatever seed or difficulty.
         numbers: Lowest and highest count of given numbers.
-        max_number: Largest given number.
-        max_target: Largest target.
 
     Returns:
         Problems whose ``meta`` is ``{"numbers": sorted list, "target": int}``.

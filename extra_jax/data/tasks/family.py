@@ -19,7 +19,7 @@ _PATIENCE = 2_000
 _LISTING_LIMIT = 500_000
 
 
-def split_of(uid: str) -> str:
+def split_name(uid: str) -> str:
     """The one split that a problem belongs to, decided by a hash of its canonical identity.
 
     Neither seed nor difficulty enters, so a problem of one split can never turn up in the other,
@@ -42,10 +42,8 @@ def draw_distinct(
     """``count`` problems of one split with pairwise different uids; a function of the arguments alone.
 
     Args:
-        count: How many.
         family: Name of the family, for the random stream and for messages.
         split: ``"train"`` or ``"test"``.
-        seed: Seed of the draw.
         difficulty: Named bounds, for messages only.
         sample: Draws one problem, or ``None`` when the draw led nowhere.
         listing: Walks over the whole family; yields one item per visited state, ``None`` where the
@@ -60,22 +58,22 @@ def draw_distinct(
         raise ExtraError(f"{family}: {count!r} problems were asked for; ask for at least 1.")
     # A string seed is hashed by `random` itself, the same way on every machine.
     rng = random.Random(f"{family}/{split}/{seed}")
-    found: dict[str, Problem] = {}
+    drawn: dict[str, Problem] = {}
     misses = 0
-    while len(found) < count and misses < _PATIENCE:
+    while len(drawn) < count and misses < _PATIENCE:
         problem = sample(rng)
-        if problem is None or problem.uid in found or split_of(problem.uid) != split:
+        if problem is None or problem.uid in drawn or split_name(problem.uid) != split:
             misses += 1
         else:
-            found[problem.uid] = problem
+            drawn[problem.uid] = problem
             misses = 0
-    if len(found) < count:
-        _complete(found, count, family, split, difficulty, listing(rng), rng)
-    return list(found.values())
+    if len(drawn) < count:
+        _complete(drawn, count, family, split, difficulty, listing(rng), rng)
+    return list(drawn.values())
 
 
 def _complete(
-    found: dict[str, Problem],
+    drawn: dict[str, Problem],
     count: int,
     family: str,
     split: str,
@@ -86,9 +84,9 @@ def _complete(
     """Fills ``found`` up to ``count`` from a listing of the family, or says how many there are."""
     rest: dict[str, Problem] = {}
     for problem in islice(states, _LISTING_LIMIT):
-        if problem is not None and problem.uid not in found and split_of(problem.uid) == split:
+        if problem is not None and problem.uid not in drawn and split_name(problem.uid) == split:
             rest.setdefault(problem.uid, problem)
-    total = len(found) + len(rest)
+    total = len(drawn) + len(rest)
     if total < count:
         complete = next(states, states) is states
         bounds = ", ".join(f"{name}={value}" for name, value in difficulty.items())
@@ -97,8 +95,8 @@ def _complete(
             f"{family}: {count} distinct {split} problems were asked for, but the family {has} at {bounds}. "
             "Ask for fewer or widen the difficulty."
         )
-    for uid in rng.sample(list(rest), count - len(found)):
-        found[uid] = rest[uid]
+    for uid in rng.sample(list(rest), count - len(drawn)):
+        drawn[uid] = rest[uid]
 
 
 def check_span(family: str, name: str, value: Any, least: int) -> tuple[int, int]:
