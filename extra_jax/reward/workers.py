@@ -303,4 +303,4 @@ class MathGrader:
         started = math_grader.begin(gold, completion, self._options)
         if isinstance(started, Grade):
             return started
-        return started, self._pool.submit(gold, started, self._options.allow_unevaluated)
+        return started, self._pool.submit(gold, started)
