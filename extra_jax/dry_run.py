@@ -16,6 +16,7 @@ from extra_jax.data.sources import load_problems
 from extra_jax.errors import ExtraError
 from extra_jax.explore.yoke import read_recorded
 from extra_jax.model.config import Qwen3Config, preset
+from extra_jax.reward.rewards import Rewards, make_rewards
 
 CONTEXT_LIMIT = 40960
 """``max_position_embeddings`` of Qwen3."""
@@ -125,7 +126,7 @@ def _train_facts(config: Config, problems: list[Problem] | None) -> list[Fact]:
             f"at most {longest:,} completion tokens a step",
         ),
         ("sampling", _sampling(config)),
-        ("grader", _grader(config, config.data)),
+        ("reward", _rewards(config, config.data, config.rollout.max_completion_length, problems).describe()),
         ("loss", _loss(config)),
         ("exploration", _exploration(config)),
         ("learning rate", _schedule(config, t.max_steps * t.updates_per_step)),
@@ -186,14 +187,14 @@ def _eval_facts(config: Config, verb: str, held_out: HeldOut) -> list[Fact]:
     if not benchmarks:
         return [("evaluation", "none (eval.data is not set)")]
     facts = []
+    length = e.max_completion_length or config.rollout.max_completion_length
     for name, data in benchmarks.items():
         once, problems = _problems(data, held_out[name]), held_out[name]
         if problems is not None:
             once += f" x {e.num_generations} samples = {_count(len(problems) * e.num_generations, 'completion')}"
         else:
             once += f", {_count(e.num_generations, 'sample')} each"
-        facts.append(("evaluation", f"{once}, graded by {_grader(config, data)}"))
-    length = e.max_completion_length or config.rollout.max_completion_length
+        facts.append(("evaluation", f"{once}, rewarded by {_rewards(config, data, length, problems).describe()}"))
     facts.append(("eval sampling", f"at most {length:,} tokens, temperature {e.temperature:g}, top_p {e.top_p:g}"))
     if verb == "eval":
         return facts
@@ -232,8 +233,8 @@ def _train_warnings(config: Config) -> Iterator[str]:
         yield f"train.epsilon_high={t.epsilon_high:g} is below train.epsilon={t.epsilon:g}: good tokens clip first"
     if t.updates_per_step == 1 and t.delta is not None:
         yield "train.delta has no effect with one update a step: the ratio is 1"
-    if len(set(config.reward.values.values())) == 1:
-        yield "reward.values gives every verdict the same reward: every advantage is 0"
+    if make_rewards(config.reward, config.data, config.rollout.max_completion_length).constant:
+        yield "reward.functions gives every verdict the same reward: every advantage is 0"
     updates = t.max_steps * t.updates_per_step
     if o.warmup_steps >= updates:
         yield f"optim.warmup_steps={o.warmup_steps:,} is not shorter than the run of {updates:,} optimizer updates"
@@ -324,10 +325,12 @@ def _sampling(config: Config) -> str:
     return f"temperature {r.temperature:g}, top_p {r.top_p:g}, top_k {r.top_k}, min_p {r.min_p:g}"
 
 
-def _grader(config: Config, data: DataConfig) -> str:
-    if config.reward.grader != "auto":
-        return config.reward.grader
-    return f"{data.source if data.source in ('countdown', 'chain') else 'math'} (auto)"
+def _rewards(config: Config, data: DataConfig, length: int, problems: list[Problem] | None) -> Rewards:
+    """Refuses what the run would refuse; no worker starts."""
+    rewards = make_rewards(config.reward, data, length)
+    if problems is not None:
+        rewards.check(problems)
+    return rewards
 
 
 def _loss(config: Config) -> str:

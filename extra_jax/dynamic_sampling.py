@@ -5,7 +5,7 @@ A group whose completions are all correct or all wrong has advantages of zero: i
 outcome, never the shaped reward: a bonus must not turn a group without a solution into a signal.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from extra_jax.explore.injection import Slot
 from extra_jax.parallel.processes import allgather_rows
-from extra_jax.reward.verdict import Grade, Verdict
+from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts
 
 
@@ -24,13 +24,13 @@ class Graded(NamedTuple):
         slots: one per request; ``rollouts.prompt_index`` points into it.
         rollouts: ``R`` completions.
         texts: ``[R]``.
-        grades: ``[R]``.
+        scores: of the ``R`` completions.
     """
 
     slots: list[Slot]
     rollouts: Rollouts
     texts: list[str]
-    grades: list[Grade]
+    scores: Scores
 
 
 class GroupPool:
@@ -40,11 +40,10 @@ class GroupPool:
         wanted: groups that the step learns from, all processes together.
         budget: problems that may be generated; ``wanted`` turns refilling off.
         group_size: completions a problem.
-        exclude: verdicts that say nothing about the policy.
     """
 
-    def __init__(self, wanted: int, budget: int, group_size: int, exclude: Collection[Verdict]):
-        self.wanted, self.budget, self.group_size, self.exclude = wanted, budget, group_size, frozenset(exclude)
+    def __init__(self, wanted: int, budget: int, group_size: int):
+        self.wanted, self.budget, self.group_size = wanted, budget, group_size
         self.generated = 0
         self._parts: list[Graded] = []
         self._groups = np.zeros((0, 2), np.int64)  # of all processes: number in the step, whether it is mixed
@@ -65,7 +64,7 @@ class GroupPool:
         self.generated += count
         self._parts.append(part)
         numbers = part.rollouts.rollout_ids[:: self.group_size] // self.group_size
-        groups = np.stack([numbers, self._mixed(part.grades)], axis=1)
+        groups = np.stack([numbers, self._mixed(part.scores)], axis=1)
         self._groups = np.concatenate([self._groups, allgather_rows(groups)])
 
     def chosen(self) -> Graded:
@@ -85,20 +84,17 @@ class GroupPool:
             "num_tokens": float(allgather_rows(np.array([tokens])).sum()),
         }
 
-    def _mixed(self, grades: Sequence[Grade]) -> np.ndarray:
+    def _mixed(self, scores: Scores) -> np.ndarray:
         """``[groups]`` bool; 1 where some completion is correct and some is not."""
-        verdicts = [grade.verdict for grade in grades]
-        correct = np.array([verdict is Verdict.CORRECT for verdict in verdicts], bool).reshape(-1, self.group_size)
-        counted = np.array([verdict not in self.exclude for verdict in verdicts], bool).reshape(-1, self.group_size)
+        correct, counted = (rows.reshape(-1, self.group_size) for rows in (scores.correct, scores.valid))
         return (correct & counted).any(axis=1) & (~correct & counted).any(axis=1)
 
 
 def _join(parts: Sequence[Graded]) -> Graded:
     """One after the other."""
-    slots, texts, grades = (
-        list(chain.from_iterable(getattr(part, name) for part in parts)) for name in ("slots", "texts", "grades")
-    )
-    return Graded(slots, Rollouts.join([part.rollouts for part in parts]), texts, grades)
+    slots, texts = (list(chain.from_iterable(getattr(part, name) for part in parts)) for name in ("slots", "texts"))
+    rollouts, scores = Rollouts.join([part.rollouts for part in parts]), Scores.join([part.scores for part in parts])
+    return Graded(slots, rollouts, texts, scores)
 
 
 def _select(graded: Graded, numbers: set[int], group_size: int) -> Graded:
@@ -108,5 +104,5 @@ def _select(graded: Graded, numbers: set[int], group_size: int) -> Graded:
         [graded.slots[i] for i in dict.fromkeys(graded.rollouts.prompt_index[rows].tolist())],
         graded.rollouts.take(rows),
         [graded.texts[row] for row in rows],
-        [graded.grades[row] for row in rows],
+        graded.scores.take(rows),
     )

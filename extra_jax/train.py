@@ -37,10 +37,9 @@ from extra_jax.model.hf_convert import export_policy
 from extra_jax.parallel.processes import allgather, allgather_rows
 from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.policy import Policy, load_policy
-from extra_jax.reward.graders import make_grader, rewards_of
+from extra_jax.reward.metrics import reward_metrics
 from extra_jax.reward.overlap import OverlappedGrading
-from extra_jax.reward.shaping import soft_overlong_punishment
-from extra_jax.reward.verdict import Grader
+from extra_jax.reward.rewards import Rewards, make_rewards
 from extra_jax.rollout.types import Rollouts, SamplingParams
 from extra_jax.run_dir import check_length, open_run
 from extra_jax.telemetry.journal import Journal
@@ -71,11 +70,12 @@ def train(config: Config) -> None:
     state, first, num_tokens = learner.init(params), 0, 0
 
     with ExitStack() as stack:
-        grader = stack.enter_context(closing(make_grader(config.reward, config.data)))
+        rewards = make_rewards(config.reward, config.data, config.rollout.max_completion_length)
+        stack.enter_context(closing(rewards)).check(problems)
         evaluator = stack.enter_context(closing(Evaluator(policy, run_dir))) if config.benchmarks else None
         checkpoints = stack.enter_context(Checkpointer(run_dir / CHECKPOINTS, keep=config.checkpoint.keep))
         stop = stack.enter_context(GracefulStop())
-        probes = make_probes(policy, explorer, grader)
+        probes = make_probes(policy, explorer, rewards)
         if checkpoints.latest_step() is not None:
             first, state, host = checkpoints.restore(state)
             if host["loader"]:  # none in a checkpoint that import-hf made
@@ -89,26 +89,25 @@ def train(config: Config) -> None:
             if evaluator and is_due(step, config.eval.every):
                 journal.step(step, evaluator(state.params, step, journal.rollouts))
             timer = PhaseTimer()
-            pool = GroupPool(settings.prompts_per_step, settings.prompts_budget, group, config.reward.exclude)
+            pool = GroupPool(settings.prompts_per_step, settings.prompts_budget, group)
             weights = policy.rollout_weights(state.params)
             while count := pool.more():
                 slots = explorer.inject(partial(loader.next, count), step)
                 with timer.phase("generate"):
                     requests = explorer.requests(slots, pool.generated, count)
-                    grading = OverlappedGrading(grader, policy.tokenizer.decode, *graded_with(slots, group))
+                    grading = OverlappedGrading(rewards, policy.tokenizer.decode, *graded_with(slots, group))
                     rollouts = sampler.generate(weights, requests, step, journal.rollouts, grading.finished)
                 with timer.phase("grade"):
-                    texts, grades = grading.result()
-                pool.add(Graded(slots, rollouts, texts, grades), count)
-            slots, rollouts, texts, grades = pool.chosen()
-            rewards, valid = rewards_of(grades, config.reward)
-            cap, cache = config.rollout.max_completion_length, config.reward.soft_punish_cache
-            rewards = rewards + soft_overlong_punishment(rollouts.answer_lengths, cap, cache)
+                    texts, scores = grading.result()
+                pool.add(Graded(slots, rollouts, texts, scores), count)
+            slots, rollouts, texts, scores = pool.chosen()
             with timer.phase("explore"):
-                task = partial(advantages_of, valid=valid, config=config)
+                task = partial(advantages_of, valid=scores.valid, config=config)
                 # with encoder policy_hidden the scoring pass of the update comes first, as novelty reads its states
                 scored = learner.scored(state.params, rollouts, explorer.spans(rollouts))
-                advantages = explorer.observe(rollouts, scored.hidden, grades, rewards, valid, task, step)
+                advantages = explorer.observe(
+                    rollouts, scored.hidden, scores.grades, scores.rewards, scores.valid, task, step
+                )
             with timer.phase("probe"):
                 probed = [probe(state.params, weights, rollouts, step) for probe in probes]
             del weights  # the update needs the room
@@ -122,17 +121,22 @@ def train(config: Config) -> None:
                     learned.append(metrics)
                 jax.block_until_ready(learned)
 
-            metrics = rollout_metrics(rollouts, grades, rewards, advantages, group)
+            metrics = rollout_metrics(rollouts, scores.grades, scores.rewards, advantages, group) | reward_metrics(
+                scores
+            )
             metrics |= pool.metrics() | learner.summary(state, learned) | explorer.metrics | ChainMap(*probed)
             num_tokens += int(metrics["num_tokens"])
             completion_tokens = settings.completions_per_step * metrics["completions/mean_length"]
             metrics |= {"num_tokens": num_tokens, "epoch": loader.epoch, **timer.metrics(completion_tokens)}
             done = step + 1
             if dumped:
-                write_bundle(run_dir, done, config, before, rollouts, rewards, valid, advantages, learned)
+                write_bundle(run_dir, done, config, before, rollouts, scores.rewards, scores.valid, advantages, learned)
             check_gradient(done, metrics["grad_norm"], checkpoints.latest_step())
             problems = [slot.problem for slot in slots]
-            journal.records(done, problems, rollouts, texts, grades, rewards, advantages, columns=explorer.columns)
+            journal.records(
+                done, problems, rollouts, texts, scores.grades, scores.rewards, advantages,
+                reward_parts=scores.parts, columns=explorer.columns,
+            )  # fmt: skip
             journal.step(done, metrics)
             if (stopping := stop.requested()) or done == settings.max_steps or is_due(done, config.checkpoint.every):
                 host = {"loader": loader.state(), "num_tokens": num_tokens}
@@ -164,7 +168,7 @@ def graded_with(slots: Sequence[Slot], group: int) -> tuple[list[Problem], list[
     return [slot.graded for slot in rows], [slot.prefix_ids for slot in rows]
 
 
-def make_probes(policy: Policy, explorer: Explorer, grader: Grader) -> list[Probe]:
+def make_probes(policy: Policy, explorer: Explorer, rewards: Rewards) -> list[Probe]:
     """The measurements that ``explore.probe`` asks for."""
     config, asked = policy.config, policy.config.explore.probe
     probes: list[Probe] = []
@@ -172,7 +176,7 @@ def make_probes(policy: Policy, explorer: Explorer, grader: Grader) -> list[Prob
         gradients = GradientProbe(policy.graphdef, config, policy.mesh)
         probes.append(lambda params, weights, rollouts, step: gradients(params, rollouts, explorer.parts, step))
     if asked.gain_every:
-        gain = GainProbe(explorer, policy.sampler(sampling_params(config), stream="probe"), grader)
+        gain = GainProbe(explorer, policy.sampler(sampling_params(config), stream="probe"), rewards)
         probes.append(lambda params, weights, rollouts, step: gain(weights, step))
     return probes
 

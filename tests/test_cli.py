@@ -306,7 +306,7 @@ def test_the_batch_arithmetic_is_in_prompts_and_completions():
         "at most 32,768 completion tokens a step",
         "16 problems of countdown (test) x 8 samples = 128 completions",
         "every 4 steps and at the end, 4 times: 512 completions in all",
-        "countdown (auto)",
+        "countdown, correct by countdown",
         "data 1 x fsdp (all remaining devices) x tensor 1",
         "random weights of preset tiny",
     ):
@@ -355,7 +355,7 @@ def test_a_model_folder_needs_weights_and_shows_its_size(tmp_path):
         ({"rollout": {"max_completion_length": 40_960}, "train": {}}, "exceeds Qwen3's 40,960 positions"),
         ({"train": {"epsilon": 0.2, "epsilon_high": 0.1}}, "train.epsilon_high=0.1 is below"),
         ({"train": {"delta": 2.0}}, "train.delta has no effect"),
-        ({"reward": {"values": {"correct": 0.0}}}, "same reward"),
+        ({"reward": {"functions": [{"function": "auto", "args": {"values": {"correct": 0.0}}}]}}, "same reward"),
         ({"optim": {"warmup_steps": 100}}, "not shorter than the run"),
         ({"checkpoint": {"every": 101}, "train": {"max_steps": 100}}, "the only checkpoint"),
         ({"eval": {"data": TREE["data"]}}, "16 of 16 held-out"),

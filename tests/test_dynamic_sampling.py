@@ -6,16 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extra_jax import dynamic_sampling
-from extra_jax.config import RewardConfig
 from extra_jax.data.loader import share
 from extra_jax.data.problem import Problem
 from extra_jax.dynamic_sampling import Graded, GroupPool
 from extra_jax.explore.injection import Slot
+from extra_jax.reward.scores import Scores
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.rollout.types import Rollouts, StopReason
 
 GROUP = 3
-EXCLUDE = RewardConfig().exclude
 C, W, E = Verdict.CORRECT, Verdict.WRONG, Verdict.ERROR
 MIXED = ((C, W, W), (C, C, W), (W, C, Verdict.NO_ANSWER), (C, E, W))
 ONE_SIDED = ((C, C, C), (W, W, W), (W, Verdict.NO_ANSWER, W), (C, C, E), (W, E, E), (E, E, E))
@@ -43,12 +42,17 @@ def graded(outcomes: list[tuple[Verdict, ...]], numbers: range) -> Graded:
             ids[:, None].astype(np.float32),
         ),
         [str(uid) for uid in ids],
-        [Grade(verdict, None, "test") for verdict in verdicts],
+        scores_with(verdicts),
     )
 
 
+def scores_with(verdicts: list[Verdict]) -> Scores:
+    correct, valid = (np.array([v in kinds for v in verdicts], bool) for kinds in ([C], [C, W, Verdict.NO_ANSWER]))
+    return Scores(correct * 1.0, valid, correct, [Grade(verdict, None, "test") for verdict in verdicts])
+
+
 def run(outcomes, wanted: int, budget: int) -> tuple[Graded, GroupPool, list[int]]:
-    pool, rounds = GroupPool(wanted, budget, GROUP, EXCLUDE), []
+    pool, rounds = GroupPool(wanted, budget, GROUP), []
     while count := pool.more():
         pool.add(graded(outcomes, range(pool.generated, pool.generated + count)), count)
         rounds.append(count)
@@ -72,7 +76,7 @@ def test_mixed_groups_come_first_and_refilling_ends_when_there_are_enough_or_the
     for row, uid in enumerate(rollouts.rollout_ids):
         assert chosen.slots[rollouts.prompt_index[row]].problem.uid == f"p{uid // GROUP}"
         assert (rollouts.tokens[row, 0], rollouts.entropies[row, 0], chosen.texts[row]) == (uid, uid, str(uid))
-        assert chosen.grades[row].verdict is outcomes[uid // GROUP][uid % GROUP]
+        assert chosen.scores.grades[row].verdict is outcomes[uid // GROUP][uid % GROUP]
 
 
 def test_a_further_round_asks_for_as_many_as_the_share_of_mixed_groups_says():
@@ -99,7 +103,7 @@ def test_without_a_budget_nothing_is_replaced_and_nothing_is_reported():
 def test_several_processes_choose_the_groups_that_one_would(processes, outcomes):
     """The processes are played one after the other; what they gather is what all of them say."""
     alone, _, rounds = run(outcomes, 4, 12)
-    pools = [GroupPool(4, 12, GROUP, EXCLUDE) for _ in range(processes)]
+    pools = [GroupPool(4, 12, GROUP) for _ in range(processes)]
     with pytest.MonkeyPatch.context() as patch:
         for count in rounds:
             assert {pool.more() for pool in pools} == {count}

@@ -16,7 +16,7 @@ from extra_jax.config.loading import (
     save_config,
     section_from_overrides,
 )
-from extra_jax.config.rollout import RewardConfig, RolloutConfig
+from extra_jax.config.rollout import CorrectConfig, RewardConfig, RewardFunction, RolloutConfig
 from extra_jax.config.run import (
     CheckpointConfig,
     DistributedConfig,
@@ -34,6 +34,7 @@ from extra_jax.config.tree import Config
 __all__ = [
     "CheckpointConfig",
     "Config",
+    "CorrectConfig",
     "DType",
     "DataConfig",
     "DistributedConfig",
@@ -52,6 +53,7 @@ __all__ = [
     "ProbeConfig",
     "RematPolicy",
     "RewardConfig",
+    "RewardFunction",
     "RolloutConfig",
     "RunConfig",
     "SFTConfig",

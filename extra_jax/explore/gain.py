@@ -15,7 +15,7 @@ from extra_jax.explore.prefix import Prefix
 from extra_jax.explore.proposals import matched_position, memory_key
 from extra_jax.explore.state import Guided
 from extra_jax.parallel.processes import allgather, process_slice
-from extra_jax.reward.verdict import Grader, Verdict
+from extra_jax.reward.rewards import Rewards
 from extra_jax.rollout.types import Request, Rollouts
 
 KINDS = ("chosen", "raw", "matched", "empty")
@@ -36,11 +36,11 @@ class GainProbe:
     Args:
         explorer: of the run.
         sampler: with random numbers of its own.
-        grader: of the run.
+        rewards: of the run.
     """
 
-    def __init__(self, explorer: Explorer, sampler: Generate, grader: Grader):
-        self.explorer, self.sampler, self.grader = explorer, sampler, grader
+    def __init__(self, explorer: Explorer, sampler: Generate, rewards: Rewards):
+        self.explorer, self.sampler, self.rewards = explorer, sampler, rewards
         self.settings = explorer.settings.probe
 
     def __call__(self, weights: nnx.State, step: int) -> dict[str, float]:
@@ -61,11 +61,12 @@ class GainProbe:
         requests = make_requests(slots, self.explorer.prompts, samples, mine[0] * len(KINDS), prefix)
         rollouts = self.sampler.generate(weights, requests, step)
         texts = responses(self.explorer.tokenizer, rollouts, slots)
-        grades = self.grader.grade([slots[i].graded for i in rollouts.prompt_index], texts)
-        correct = np.array([grade.verdict is Verdict.CORRECT for grade in grades], np.float64)
+        ids = [rollouts.completion_ids(row) for row in range(len(rollouts))]
+        scores = self.rewards([slots[i].graded for i in rollouts.prompt_index], texts, ids)
+        correct = scores.correct.astype(np.float64)
         rates = correct.reshape(len(mine), len(KINDS), samples).mean(axis=2)
-        scores = np.array([s.guided.prefix.score for s in slots]).reshape(len(mine), len(KINDS))
-        gathered = allgather(np.stack([rates, scores], axis=1))[:total]
+        worth = np.array([s.guided.prefix.score for s in slots]).reshape(len(mine), len(KINDS))
+        gathered = allgather(np.stack([rates, worth], axis=1))[:total]
         return gain_metrics(gathered[:, 0], gathered[:, 1])
 
     def _entries(self, step: int) -> list[Guided]:

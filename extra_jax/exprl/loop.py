@@ -121,13 +121,14 @@ def check_settings(config: Config) -> None:
     """Refuses settings of other sections that would have no effect here."""
     if config.explore.active:
         raise ExtraError(f"explore.preset={config.explore.preset} does not go with judge scores; set it to grpo")
-    for key, off in (("train.max_num_gen_batches", 1), ("reward.soft_punish_cache", 0)):
-        section, _, name = key.partition(".")
-        if (value := getattr(getattr(config, section), name)) != off:
-            remedy = (
-                "use exprl.overlong" if name == "soft_punish_cache" else "groups of judge scores are rarely all equal"
-            )
-            raise ExtraError(f"{key}={value} has no effect on judge scores; remove it ({remedy})")
+    if (value := config.train.max_num_gen_batches) != 1:
+        raise ExtraError(
+            f"train.max_num_gen_batches={value} has no effect on judge scores; remove it (groups of judge scores are "
+            "rarely all equal)"
+        )
+    for entry in config.reward.functions:
+        if entry.function == "overlong":
+            raise ExtraError("reward.functions: overlong has no effect on judge scores; use exprl.overlong instead")
 
 
 def batch_metrics(batch: Batch, group_size: int) -> dict[str, float]:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from explore.test_explorer import GROUP, SMALL, TOKENIZER, Run
+from extra_jax.config import DataConfig, RewardConfig
 from extra_jax.explore.gain import GainProbe, gain_metrics
-from extra_jax.reward.countdown import CountdownGrader
+from extra_jax.reward.rewards import make_rewards
 from extra_jax.rollout.types import Rollouts, StopReason
 
 
@@ -46,7 +47,7 @@ def waiting_run(**probe: int) -> Run:
 def test_every_prompt_is_continued_from_four_kinds_of_prefix():
     run = waiting_run(gain_every=2, gain_prompts=3, gain_samples=4)
     sampler = Scripted(run)
-    found = GainProbe(run.explorer, sampler, CountdownGrader())(None, 4)
+    found = GainProbe(run.explorer, sampler, make_rewards(RewardConfig(), DataConfig(source="countdown"), 99))(None, 4)
     assert found["exploration/gain_prompts"] == 3
     assert found["exploration/gain_empty_rate"] == 1.0
     assert found["exploration/gain_chosen"] == found["exploration/gain_raw"] == -1.0
@@ -62,7 +63,7 @@ def test_every_prompt_is_continued_from_four_kinds_of_prefix():
 def test_the_probe_is_silent_where_it_is_not_due_and_changes_nothing():
     run = waiting_run(gain_every=2, gain_samples=2)
     before = run.explorer.dumps().tobytes()
-    probe = GainProbe(run.explorer, Scripted(run), CountdownGrader())
+    probe = GainProbe(run.explorer, Scripted(run), make_rewards(RewardConfig(), DataConfig(source="countdown"), 99))
     assert probe(None, 3) == {}
     assert probe(None, 4) != {}
     assert run.explorer.dumps().tobytes() == before
