@@ -8,12 +8,15 @@ from extra_jax.checkpoint import restore_params
 from extra_jax.config import Config
 from extra_jax.data.problem import Problem, Prompt
 from extra_jax.errors import ExtraError
+from extra_jax.evaluate import load_problems_of
 from extra_jax.policy import load_policy
 from extra_jax.reward.rewards import make_rewards
 from extra_jax.reward.verdict import Grade
 from extra_jax.rollout.types import Request, Rollouts
 from extra_jax.run_dir import open_run
 from extra_jax.train import sampling_params
+
+_SHOWN = 4  # problems of data that are sampled where no prompt is given
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,15 @@ def sample(
 
     Args:
         config: Of the run, or of none.
-        prompts: Texts, chats, or problems.
+        prompts: Texts, chats, or problems; with ``grade`` by default the first four of ``data``.
         num_samples: Completions a prompt.
         grade: Reward the completions, too; a prompt that is no problem has an empty answer.
 
     Raises:
         ExtraError: no prompts, or one that is longer than ``rollout.max_prompt_length``.
     """
+    if grade and not prompts:
+        prompts = load_problems_of(config.data, config.run.seed)[:_SHOWN]
     if not prompts:
         raise ExtraError("no prompts: give --prompt TEXT (repeatable) or --file FILE with one prompt a line")
     policy, params = load_policy(config)

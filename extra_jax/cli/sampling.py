@@ -44,17 +44,13 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[Any]:
 def graded_prompts(config: "Config", texts: Sequence[str], file: str | None) -> list[Any]:
     """The prompts of ``sample --grade``: as without it, but the rows of a ``.jsonl`` are problems with answers.
 
-    Where neither texts nor a file are given, they are the first four problems of ``data``.
+    Where neither texts nor a file are given there are none, and ``sample`` takes problems of ``data``.
     """
     from extra_jax.data.sources import load_problems
 
     if file is not None and Path(file).suffix == ".jsonl":
         return [*texts, *load_problems(file, columns=config.data.columns or None)]
-    if texts or file is not None:
-        return read_prompts(texts, file)
-    from extra_jax.evaluate import load_problems_of
-
-    return load_problems_of(config.data, config.run.seed)[:4]
+    return read_prompts(texts, file) if texts or file is not None else []
 
 
 def _prompt_row(path: Path, number: int, line: str) -> Any:
