@@ -31,14 +31,14 @@ TEXTS = [r"\boxed{2}", r"\boxed{5}", "six"]
 IDS = [[1, 2], [3], [4, 5, 6]]
 
 
-def rewards_of(*functions, source="x.jsonl", longest=8, **section):
+def rewards_with(*functions, source="x.jsonl", longest=8, **section):
     tree = {"model": {"preset": "tiny"}, "rollout": {"max_completion_length": longest}}
     config = config_from_dict(tree | {"reward": {"functions": list(functions), **section}})
     return make_rewards(config.reward, DataConfig(source=source), longest)
 
 
-def scores_of(*functions, problems=PROBLEMS, texts=TEXTS, ids=IDS, **section):
-    with closing(rewards_of(*functions, **section)) as rewards:
+def score(*functions, problems=PROBLEMS, texts=TEXTS, ids=IDS, **section):
+    with closing(rewards_with(*functions, **section)) as rewards:
         return rewards(problems, texts, ids)
 
 
@@ -53,7 +53,7 @@ PLAIN = {"problems": [PROBLEMS[0], PROBLEMS[2]], "texts": [TEXTS[0], TEXTS[2]], 
 
 
 def test_a_function_with_kwargs_gets_every_column_of_trl_and_chats_where_the_problem_is_one():
-    detail = scores_of("math", own("seen")).grades[0].detail
+    detail = score("math", own("seen")).grades[0].detail
     assert detail.startswith(
         "seen: RuntimeError: ['1+1?', [{'role': 'user', 'content': '2+2?'}], '3+3?'] "
         r"['\\boxed{2}', [{'role': 'assistant', 'content': '\\boxed{5}'}], 'six'] "
@@ -69,7 +69,7 @@ def test_a_function_with_kwargs_gets_every_column_of_trl_and_chats_where_the_pro
 
 
 def test_a_function_gets_what_it_declares_and_none_says_nothing():
-    scores = scores_of("math", own("declared"), **PLAIN)
+    scores = score("math", own("declared"), **PLAIN)
     np.testing.assert_array_equal(scores.parts["declared"], [1.0, np.nan])
     assert scores.rewards.tolist() == [2.0, 0.0]
     assert scores.valid.tolist() == [True, True], "the grader says something about both"
@@ -77,13 +77,13 @@ def test_a_function_gets_what_it_declares_and_none_says_nothing():
 
 def test_a_completion_about_which_nothing_is_said_is_invalid():
     correct = {"function": f"{FILE}:declared", "threshold": 1}
-    scores = scores_of(own("declared"), correct=correct, **PLAIN)
+    scores = score(own("declared"), correct=correct, **PLAIN)
     assert scores.valid.tolist() == scores.correct.tolist() == [True, False]
     assert scores.grades[1].detail == "declared says nothing"
 
 
 def test_rewards_are_the_weighted_sum():
-    scores = scores_of({"function": "math", "weight": 2.0}, own("lengths", weight=-0.5), **PLAIN)
+    scores = score({"function": "math", "weight": 2.0}, own("lengths", weight=-0.5), **PLAIN)
     assert scores.rewards.tolist() == [2 - 0.5 * 9, -0.5 * 3]
     assert scores.parts["lengths"].tolist() == [9, 3], "parts are what the functions said"
     assert scores.correct.tolist() == [True, False]
@@ -98,7 +98,7 @@ def test_functions_are_called_once_with_all_completions_in_order_while_graders_o
         return [float(len(completions))] * len(completions)
 
     problems = [Problem(name, "", "1") for name in "abc"]
-    with closing(rewards_of("math", "counted")) as rewards:
+    with closing(rewards_with("math", "counted")) as rewards:
         grading = OverlappedGrading(rewards, lambda ids: "".join(map(chr, ids)), problems)
         for row, text in ((2, "z"), (0, "x"), (1, "y")):
             grading.finished(row, np.array([ord(text)]))
@@ -114,9 +114,9 @@ def test_functions_are_called_once_with_all_completions_in_order_while_graders_o
 
 def test_functions_run_in_a_worker_unless_they_or_the_configuration_say_so():
     here = float(os.getpid())
-    assert scores_of("math", own("process"), **PLAIN).parts["process"][0] != here
-    assert scores_of("math", own("process", in_process=True), **PLAIN).parts["process"][0] == here
-    assert scores_of("math", own("process_here"), **PLAIN).parts["at_home"][0] == here
+    assert score("math", own("process"), **PLAIN).parts["process"][0] != here
+    assert score("math", own("process", in_process=True), **PLAIN).parts["process"][0] == here
+    assert score("math", own("process_here"), **PLAIN).parts["at_home"][0] == here
 
 
 def test_a_closure_runs_here_and_a_function_of_a_module_in_a_worker():
@@ -127,21 +127,21 @@ def test_a_closure_runs_here_and_a_function_of_a_module_in_a_worker():
     from reward import user_rewards
 
     assert register(user_rewards.process) == "process"
-    parts = scores_of("math", "closure", "process", **PLAIN).parts
+    parts = score("math", "closure", "process", **PLAIN).parts
     assert parts["closure"][0] == os.getpid() != parts["process"][0]
-    assert scores_of("math", "reward.user_rewards:lengths", **PLAIN).parts["lengths"].tolist() == [9, 3]
+    assert score("math", "reward.user_rewards:lengths", **PLAIN).parts["lengths"].tolist() == [9, 3]
 
 
 def test_async_functions_run_side_by_side_also_where_a_loop_is_running():
     async def notebook():
-        return scores_of("math", own("patient", args={"seconds": 0.5}), "slow_too", **PLAIN)
+        return score("math", own("patient", args={"seconds": 0.5}), "slow_too", **PLAIN)
 
     @reward
     async def slow_too(completions):
         await asyncio.sleep(0.5)
         return [1.0 for _ in completions]
 
-    with closing(rewards_of("math", own("patient", args={"seconds": 0.5}), "slow_too")) as rewards:
+    with closing(rewards_with("math", own("patient", args={"seconds": 0.5}), "slow_too")) as rewards:
         rewards(PROBLEMS[:1], TEXTS[:1], IDS[:1])  # starts the workers
         start = time.monotonic()
         rewards(PROBLEMS[:1], TEXTS[:1], IDS[:1])
@@ -168,7 +168,7 @@ def test_async_functions_run_side_by_side_also_where_a_loop_is_running():
     ],
 )
 def test_a_failure_is_a_verdict_with_the_name_of_the_function_and_never_a_zero(name, settings, verdict, detail, caplog):
-    scores = scores_of("math", own(name, **settings), **PLAIN)
+    scores = score("math", own(name, **settings), **PLAIN)
     assert not scores.valid.any()
     assert [grade.verdict for grade in scores.grades] == [verdict] * 2
     assert detail in scores.grades[0].detail
@@ -179,14 +179,14 @@ def test_a_failure_is_a_verdict_with_the_name_of_the_function_and_never_a_zero(n
 
 def test_what_a_grader_cannot_grade_stays_invalid_whatever_others_say():
     problems = [Problem("a", "", "np.arcsin(1)"), Problem("b", "", "1")]
-    scores = scores_of("math", own("lengths"), problems=problems, texts=[r"\boxed{x}", "1"], ids=[[1], [1]])
+    scores = score("math", own("lengths"), problems=problems, texts=[r"\boxed{x}", "1"], ids=[[1], [1]])
     assert [grade.verdict for grade in scores.grades] == [Verdict.GOLD_UNPARSEABLE, Verdict.NO_ANSWER]
     assert scores.valid.tolist() == [False, True]
 
 
 def test_verdicts_are_worth_what_args_say():
     values = {"wrong": -1, "no_answer": None}
-    scores = scores_of({"function": "math", "args": {"values": values}}, problems=PROBLEMS[::2] + PROBLEMS[:1],
+    scores = score({"function": "math", "args": {"values": values}}, problems=PROBLEMS[::2] + PROBLEMS[:1],
                        texts=[r"\boxed{2}", "six", r"\boxed{3}"])  # fmt: skip
     assert scores.rewards.tolist() == [1.0, 0.0, -1.0]
     assert scores.valid.tolist() == [True, False, True]
@@ -216,15 +216,15 @@ def test_verdicts_are_worth_what_args_say():
 )  # fmt: skip
 def test_what_cannot_work_is_refused_with_the_remedy(functions, section, message):
     with pytest.raises(ExtraError, match=message):
-        rewards_of(*functions, **section)
+        rewards_with(*functions, **section)
 
 
 def test_a_column_that_no_problem_has_is_refused_before_the_run():
     with pytest.raises(ExtraError, match=r"wants takes 'anwser'.*Did you mean 'answer'"):
-        rewards_of("math", own("wants")).check(PROBLEMS)
-    rewards_of("math", own("declared"), {"function": "overlong", "args": {"cache": 2}}).check(PROBLEMS)
+        rewards_with("math", own("wants")).check(PROBLEMS)
+    rewards_with("math", own("declared"), {"function": "overlong", "args": {"cache": 2}}).check(PROBLEMS)
     with pytest.raises(ExtraError, match="length takes 'longest'"):
-        rewards_of("math", "length").check(PROBLEMS)
+        rewards_with("math", "length").check(PROBLEMS)
 
 
 def test_the_name_of_ours_is_not_taken():
@@ -235,15 +235,15 @@ def test_the_name_of_ours_is_not_taken():
 
 
 def test_a_grader_of_ones_own_says_correct():
-    scores = scores_of(own("Shouts"), texts=["A", "b", "C"])
+    scores = score(own("Shouts"), texts=["A", "b", "C"])
     assert scores.correct.tolist() == [True, False, True]
     assert (scores.grades[0].grader, list(scores.parts)) == ("shouts/1", ["Shouts"])
 
 
 def test_auto_is_the_grader_of_the_task():
-    assert rewards_of("auto", source="chain").describe() == "chain, correct by chain"
-    assert rewards_of("auto", source="a.jsonl").name == "math/1"
-    assert rewards_of("auto", own("lengths", weight=0.5)).describe() == "math + 0.5 x lengths, correct by math"
+    assert rewards_with("auto", source="chain").describe() == "chain, correct by chain"
+    assert rewards_with("auto", source="a.jsonl").name == "math/1"
+    assert rewards_with("auto", own("lengths", weight=0.5)).describe() == "math + 0.5 x lengths, correct by math"
 
 
 # -- those of the package
@@ -261,7 +261,7 @@ def of_dapo(length: int, longest: int, cache: int) -> float:
 @pytest.mark.parametrize(("longest", "cache"), [(100, 20), (7, 7), (10, 1)])
 def test_overlong_is_that_of_dapo_at_every_length(longest, cache):
     lengths = range(1, longest + 1)
-    scores = scores_of(
+    scores = score(
         "countdown", {"function": "overlong", "args": {"cache": cache}}, longest=longest, source="countdown",
         problems=[Problem("p", "", "")] * longest, texts=[""] * longest, ids=[[0] * n for n in lengths],
     )  # fmt: skip
@@ -271,14 +271,14 @@ def test_overlong_is_that_of_dapo_at_every_length(longest, cache):
 def test_length_and_format():
     args = {"longest": 2, "shortest": 2, "span": 2}
     texts = ["<think>a</think> \\boxed{2}\n", "<think><think>a</think> \\boxed{2}", "\\boxed{2}"]
-    scores = scores_of("math", "format", {"function": "length", "args": args}, texts=texts)
+    scores = score("math", "format", {"function": "length", "args": args}, texts=texts)
     assert scores.parts["format"].tolist() == [1.0, 0.0, 0.0]
     assert scores.parts["length"].tolist() == [0.0, -0.5, -0.5]
 
 
 def test_a_prompt_that_opens_thinking_can_be_said_so():
     strict = {"strict_thinking": True, "prompt_opens_thinking": True}
-    assert scores_of({"function": "math", "args": strict}).grades[0].detail == "thinking was not closed"
+    assert score({"function": "math", "args": strict}).grades[0].detail == "thinking was not closed"
 
 
 def test_metrics_are_trls_and_leave_out_what_was_not_said():
@@ -296,7 +296,7 @@ def test_metrics_are_trls_and_leave_out_what_was_not_said():
 def test_the_examples_of_the_documentation_run():
     problems, texts = [Problem("p", "", "2")] * 3, [r"please \boxed{2}", r"\boxed{2}", r"\boxed{2}"]
     two = str(EXAMPLES / "two_rewards.py")
-    scores = scores_of(
+    scores = score(
         "math", f"{EXAMPLES}/own_reward.py:brevity", {"function": f"{two}:rarity", "weight": 0.1},
         {"function": f"{two}:politeness", "weight": 0.05, "args": {"word": "please"}},
         problems=problems, texts=texts, ids=IDS,

@@ -42,7 +42,7 @@ def grades_of(correct):
     return [Grade(Verdict.CORRECT if c else Verdict.WRONG, "4" if c else None, "sums/1") for c in correct]
 
 
-def scores_of(correct):
+def scores_for(correct):
     parts = {"sums": correct * 1.0}
     return Scores(correct * 1.0, np.ones(len(correct), bool), correct, grades_of(correct), parts)
 
@@ -76,7 +76,7 @@ def eval_lines(step, correct, uids=None, verdicts=None):
     flat = correct.ravel()
     rollouts = rollouts_of(*correct.shape)
     rows = evaluation_rows(
-        step, problems_of(len(correct)), rollouts, texts_of(flat), scores_of(flat)
+        step, problems_of(len(correct)), rollouts, texts_of(flat), scores_for(flat)
     )  # fmt: skip
     for index, row in enumerate(rows):
         row |= {"length": 10 + step, "stop_reason": "stop_token" if flat[index] else "length"}
