@@ -24,7 +24,7 @@ _STEPS = 6
 # Two steps are an epoch, so that problems come back; groups of 8, so that some are mixed and some solved twice.
 _SMALL = (
     "data.limit=32", f"train.max_steps={_STEPS}", "train.prompts_per_step=16", "optim.warmup_steps=0",
-    "optim.learning_rate=1e-3", "eval.data=null", f"checkpoint.every={_STEPS}",
+    "optim.learning_rate=1e-4", "eval.data=null", f"checkpoint.every={_STEPS}",
 )  # fmt: skip
 
 
