@@ -23,7 +23,7 @@ def format_reward(completions: list, pattern: str = THINK_THEN_BOX) -> list[floa
 def length(completion_ids: Sequence[Sequence[int]], longest: int, shortest: int = 0, span: int = 100) -> list[float]:
     """0 for ``shortest`` to ``longest`` tokens; outside it falls linearly over ``span`` tokens to -1."""
     excess = (max(shortest - len(ids), len(ids) - longest, 0) for ids in completion_ids)
-    return [-min(tokens / span, 1.0) for tokens in excess]
+    return [max(-1.0, -tokens / span) for tokens in excess]
 
 
 @reward(in_process=True)
@@ -33,4 +33,4 @@ def overlong(completion_ids: Sequence[Sequence[int]], max_completion_length: int
     Source: DAPO eq. 13 (arXiv 2503.14476); TRL ``get_soft_overlong_punishment``.
     """
     over = (len(ids) - (max_completion_length - cache) for ids in completion_ids)
-    return [-min(max(tokens / cache, 0.0), 1.0) for tokens in over]
+    return [max(-1.0, min(0.0, -tokens / cache)) for tokens in over]
