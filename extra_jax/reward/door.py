@@ -81,9 +81,6 @@ def find(spec: str) -> Reward:
     Raises:
         ExtraError: there is none; says what there is, and the nearest name.
     """
-    import extra_jax.reward.functions
-    import extra_jax.reward.graders  # noqa: F401  (both register what is ours)
-
     if spec in _registered:
         return _registered[spec]
     if ":" in spec:

@@ -13,6 +13,7 @@ from extra_jax.config.rollout import RewardFunction
 from extra_jax.data.problem import Problem
 from extra_jax.data.tasks import gym
 from extra_jax.errors import ExtraError
+from extra_jax.reward import functions as _  # noqa: F401  (they register themselves)
 from extra_jax.reward.door import KEY, TIMEOUT, Batch, FunctionReward, find, reward_name, worker_spec
 from extra_jax.reward.graders import DEFAULT_VALUES, GradedReward, is_grader
 from extra_jax.reward.scores import Scores

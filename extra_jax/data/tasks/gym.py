@@ -5,6 +5,7 @@ A problem is a function of the name, the settings and one seed, so that it can b
 repeat one all the same; ``--dry-run`` counts the held-out questions that are also training problems.
 """
 
+import difflib
 import hashlib
 import random
 from types import ModuleType
@@ -62,9 +63,9 @@ def make_entry(name: str, settings: dict[str, Any], item_seed: int) -> tuple[Any
     """
     factory = library()
     if name not in factory.DATASETS:
-        from extra_jax.data.sources import nearest
-
-        raise ExtraError(f"{PREFIX}{name}: Reasoning Gym has no such data set.{nearest(name, list(factory.DATASETS))}")
+        close = difflib.get_close_matches(name, factory.DATASETS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ExtraError(f"{PREFIX}{name}: Reasoning Gym has no such data set.{hint}")
     try:
         dataset = factory.create_dataset(name, seed=item_seed, size=1, **settings)
     except (TypeError, AssertionError, ValueError) as error:
