@@ -14,6 +14,7 @@ from extra_jax.data.load import load_data
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.model.config import Qwen3Config, model_folder, preset
+from extra_jax.reward.rewards import Rewards, make_rewards
 
 VERBS = ("train", "sft", "eval", "sample", "rollout", "exprl", "import-hf", "export-hf", "plan")
 _USES_PROBLEMS = ("train", "sft", "rollout", "exprl")
@@ -115,7 +116,7 @@ def _train_facts(config: Config, problems: list[Problem] | None) -> Facts:
         "lengths": f"prompt at most {r.max_prompt_length:,}, completion at most {r.max_completion_length:,} tokens; "
         f"at most {t.completions_per_step * r.max_completion_length:,} completion tokens a step",
         "sampling": _sampling(config),
-        "grader": _grader(config, config.data),
+        "reward": _rewards(config, config.data, r.max_completion_length, problems).describe(),
         "loss": _loss(config),
         "exploration": _exploration(config),
         **_length_facts(config, t.max_steps, updates),
@@ -164,6 +165,7 @@ def _eval_facts(config: Config, verb: str, held_out: HeldOut) -> Facts:
     if not benchmarks:
         return {"evaluation": "none (eval.data is not set)"}
     facts, completions = {}, 0
+    length = e.max_completion_length or config.rollout.max_completion_length
     for name, data in benchmarks.items():
         problems = held_out[name]
         amount = f", {_count(e.num_generations, 'sample')} each"
@@ -171,8 +173,8 @@ def _eval_facts(config: Config, verb: str, held_out: HeldOut) -> Facts:
             completions += len(problems) * e.num_generations
             amount = f" x {e.num_generations} samples = {_count(len(problems) * e.num_generations, 'completion')}"
         title = "evaluation" if len(benchmarks) == 1 else f"evaluation {name}"
-        facts[title] = f"{_problems(data, problems)}{amount}, graded by {_grader(config, data)}"
-    length = e.max_completion_length or config.rollout.max_completion_length
+        facts[title] = f"{_problems(data, problems)}{amount}, "
+        facts[title] += f"rewarded by {_rewards(config, data, length, problems).describe()}"
     facts["eval sampling"] = f"at most {length:,} tokens, temperature {e.temperature:g}, top_p {e.top_p:g}"
     if verb == "eval":
         return facts
@@ -205,8 +207,8 @@ def _train_warnings(config: Config) -> Iterator[str]:
         yield f"train.epsilon_high={t.epsilon_high:g} is below train.epsilon={t.epsilon:g}: good tokens clip first"
     if t.updates_per_step == 1 and t.delta is not None:
         yield "train.delta has no effect with one update a step: the ratio is 1"
-    if len(set(config.reward.values.values())) == 1:
-        yield "reward.values gives every verdict the same reward: every advantage is 0"
+    if make_rewards(config.reward, config.data, config.rollout.max_completion_length).constant:
+        yield "reward.functions gives every verdict the same reward: every advantage is 0"
     updates = t.max_steps * t.updates_per_step
     if o.warmup_steps >= updates:
         yield f"optim.warmup_steps={o.warmup_steps:,} is not shorter than the run of {updates:,} optimizer updates"
@@ -261,10 +263,12 @@ def _sampling(config: Config) -> str:
     return f"temperature {r.temperature:g}, top_p {r.top_p:g}, top_k {r.top_k}, min_p {r.min_p:g}"
 
 
-def _grader(config: Config, data: DataConfig) -> str:
-    if config.reward.grader != "auto":
-        return config.reward.grader
-    return f"{data.source if data.source in ('countdown', 'chain') else 'math'} (auto)"
+def _rewards(config: Config, data: DataConfig, length: int, problems: list[Problem] | None) -> Rewards:
+    """Refuses what the run would refuse; no worker starts."""
+    rewards = make_rewards(config.reward, data, length)
+    if problems is not None:
+        rewards.check(problems)
+    return rewards
 
 
 def _loss(config: Config) -> str:
@@ -282,14 +286,7 @@ def _exploration(config: Config) -> str:
     e = config.explore
     if not e.active:
         return "none (explore.preset=grpo)"
-    parts = [f"preset {e.preset}" if e.arm is None else f"arm {e.arm} of preset {e.preset}"]
-    if e.novelty.enabled:
-        parts.append(f"novelty bonus, alpha {e.novelty.alpha:g}, by {e.encoder.name}")
-    if yoked := read_recorded(config):
-        parts.append(f"its size that of {_count(len(yoked), 'recorded step')} in {e.novelty.yoked_to}")
-    if e.prefix.enabled:
-        parts.append(f"up to {_count(config.guided_slots, 'prompt')} a step brought back with a prefix")
-    return ", ".join(parts)
+    return ", ".join([f"preset {e.preset}", *e.bonus, *e.prompts])
 
 
 def _epochs(used: int, problems: list[Problem] | None) -> str:

@@ -24,10 +24,10 @@ from extra_jax.errors import ExtraError
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.parallel.processes import agree, gather_objects, is_main, share
 from extra_jax.policy import Policy, load_policy
-from extra_jax.reward.graders import grader_name, make_grader, rewards_of
 from extra_jax.reward.majority import majority_scores
 from extra_jax.reward.overlap import OverlappedGrading
-from extra_jax.reward.verdict import ComparesAnswers, Grader
+from extra_jax.reward.rewards import Rewards, make_rewards, rewards_identity
+from extra_jax.reward.verdict import ComparesAnswers
 from extra_jax.rollout.session import Progress as OnProgress
 from extra_jax.rollout.types import Request, SamplingParams
 from extra_jax.run_dir import open_run
@@ -43,13 +43,13 @@ _WAVES = 4
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Problems to measure on, their prompts as tokens, and who grades them."""
+    """Problems to measure on, their prompts as tokens, and what rewards them."""
 
     name: str
     source: str
     problems: list[Problem]
     prompts: dict[str, list[int]]
-    grader: Grader
+    rewards: Rewards
 
 
 class Evaluator:
@@ -65,17 +65,18 @@ class Evaluator:
         config = policy.config
         self.policy, self.run_dir, self.own, self.settings = policy, run_dir, own, config.eval
         self.params = eval_sampling(config)
-        self.graders: dict[str, Grader] = {}
+        self.rewards: dict[str, Rewards] = {}
         self.benchmarks = [self._benchmark(name, data) for name, data in config.benchmarks.items()]
         self.sampler = policy.sampler(self.params, stream="eval", seed=config.eval.seed)
 
     def _benchmark(self, name: str, data: DataConfig) -> Benchmark:
         config = self.policy.config
         problems = load_data(data, config.eval.seed, config.eval.dir)
-        grader = grader_name(config.reward, data)
-        if grader not in self.graders:
-            self.graders[grader] = make_grader(config.reward, data)
-        return Benchmark(name, data.source, problems, self.policy.encode_prompts(problems), self.graders[grader])
+        identity = rewards_identity(config.reward, data)
+        if identity not in self.rewards:
+            self.rewards[identity] = make_rewards(config.reward, data, self.params.max_completion_length)
+        self.rewards[identity].check(problems)
+        return Benchmark(name, data.source, problems, self.policy.encode_prompts(problems), self.rewards[identity])
 
     def __call__(self, params: nnx.State, step: int, progress: OnProgress | None = None) -> dict[str, float]:
         """Evaluates parameters in the training layout; writes the completions and the numbers.
@@ -133,18 +134,16 @@ class Evaluator:
             problems = [benchmark.problems[i] for i in rows]
             requests = [Request(benchmark.prompts[benchmark.problems[i].uid], n, i * n) for i in rows]
             graded = [problem for problem in problems for _ in range(n)]
-            grading = OverlappedGrading(benchmark.grader, self.policy.tokenizer.decode, graded)
+            grading = OverlappedGrading(benchmark.rewards, self.policy.tokenizer.decode, graded)
             rollouts = self.sampler.generate(weights, requests, 0, progress, grading.finished)
-            texts, grades = grading.result()
-            rewards, _ = rewards_of(grades, self.policy.config.reward)
-            records = evaluation_rows(step, problems, rollouts, texts, grades, rewards)
+            records = evaluation_rows(step, problems, rollouts, *grading.result())
             lines = gather_objects([to_json(record) for record in records])
             if log:
                 log.append(lines[: count * n])  # without what fills the slices
 
     def close(self) -> None:
-        for grader in self.graders.values():
-            grader.close()
+        for rewards in self.rewards.values():
+            rewards.close()
 
 
 def benchmark_identity(benchmark: Benchmark) -> dict[str, Any]:
@@ -153,7 +152,7 @@ def benchmark_identity(benchmark: Benchmark) -> dict[str, Any]:
     return {
         "benchmark": benchmark.name,
         "source": benchmark.source,
-        "grader": benchmark.grader.name,
+        "grader": benchmark.rewards.name,
         "num_problems": len(benchmark.problems),
         "problems": hashlib.sha256(wording.encode()).hexdigest()[:16],
     }
@@ -196,14 +195,15 @@ def evaluate(config: Config, base: bool = False) -> list[dict[str, Record]]:
 
 
 def _majority(benchmark: Benchmark, rows: Sequence[dict[str, Any]]) -> list[float] | None:
-    if not isinstance(benchmark.grader, ComparesAnswers):
+    grader = benchmark.rewards.grader
+    if not isinstance(grader, ComparesAnswers):
         return None
     n = len(rows) // len(benchmark.problems)
 
     def matrix(key: str) -> Iterator[list[Any]]:
         return ([row[key] for row in rows[start : start + n]] for start in range(0, len(rows), n))
 
-    return majority_scores(list(matrix("verdict")), list(matrix("answer")), benchmark.grader)
+    return majority_scores(list(matrix("verdict")), list(matrix("answer")), grader)
 
 
 def _shifted(progress: OnProgress, done: int, total: int) -> OnProgress:

@@ -12,8 +12,8 @@ from extra_jax.data.problem import Problem
 from extra_jax.exploration import Explored, PromptRequest
 from extra_jax.learn.update import TrainState
 from extra_jax.policy import Policy
+from extra_jax.reward.rewards import Rewards
 from extra_jax.reward.scores import Scores
-from extra_jax.reward.verdict import Grader
 from extra_jax.rollout.types import Rollouts
 
 
@@ -67,7 +67,7 @@ class BeforeUpdate(NamedTuple):
         policy: of the run.
         params: training layout.
         weights: the same parameters in the rollout layout.
-        grader: of the run.
+        rewards: of the run.
         sampled: what the step learns from.
         explored: its advantages.
     """
@@ -76,7 +76,7 @@ class BeforeUpdate(NamedTuple):
     policy: Policy
     params: nnx.State
     weights: nnx.State
-    grader: Grader
+    rewards: Rewards
     sampled: Sampled
     explored: Explored
 

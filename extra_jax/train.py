@@ -26,12 +26,9 @@ from extra_jax.learn.update import TrainState
 from extra_jax.parallel.processes import share
 from extra_jax.policy import load_policy, sampling_params
 from extra_jax.replay import with_dumps
-from extra_jax.reward.graders import make_grader, rewards_of
+from extra_jax.reward.metrics import reward_metrics
 from extra_jax.reward.overlap import OverlappedGrading
-from extra_jax.reward.scores import Scores
-from extra_jax.reward.shaping import soft_overlong_punishment
-from extra_jax.reward.verdict import Grade, Grader, Verdict
-from extra_jax.rollout.types import Rollouts
+from extra_jax.reward.rewards import Rewards, make_rewards
 from extra_jax.run import Run, TrainResult, check_batches
 from extra_jax.stages import BeforeUpdate, Callback, OldLogprobs, Sampled, Updates
 from extra_jax.telemetry.journal import Record
@@ -42,7 +39,7 @@ def train(
     config: Config,
     *,
     explore: MakeExploration | None = None,
-    rewards: Grader | None = None,
+    rewards: Rewards | None = None,
     advantage: Advantage | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
@@ -71,22 +68,24 @@ def train(
         sampler = policy.sampler(sampling_params(config), stream="rollout")
         learner = Learner(policy.graphdef, config, policy.mesh)
         reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
-        grader = run.closing(rewards or make_grader(config.reward, config.data))
+        cap = config.rollout.max_completion_length
+        rewards = run.closing(rewards or make_rewards(config.reward, config.data, cap))
+        rewards.check(problems)
         run.start(learner.init(params), exploration, loader=loader)
 
         def draw(weights: nnx.State, step: int, first: int, count: int) -> Sampled:
-            mine = share(count)
+            own = share(count)
             requests = exploration.prompts(loader.next, step, count)  # of all processes
-            prompts = requests[mine.start : mine.stop]  # P
-            wanted = make_requests(prompts, prompt_ids, group, first + mine.start)  # P
+            prompts = requests[own[0] : own[-1] + 1]  # P
+            wanted = make_requests(prompts, prompt_ids, group, first + own[0])  # P
             answers = [prompt for prompt in prompts for _ in range(group)]  # R
             asked, given = [a.problem for a in answers], [a.prefix_ids for a in answers]
-            grading = OverlappedGrading(grader, policy.tokenizer.decode, asked, given)  # while others still decode
+            grading = OverlappedGrading(rewards, policy.tokenizer.decode, asked, given)  # while others still decode
             with run.phase("generate"):
                 rollouts = sampler.generate(weights, wanted, step, run.journal.rollouts, grading.finished)
             with run.phase("grade"):
-                texts, grades = grading.result()
-            return Sampled(requests, prompts, rollouts, texts, scores_from(grades, rollouts, config))
+                texts, scores = grading.result()
+            return Sampled(requests, prompts, rollouts, texts, scores)
 
         def update(state: TrainState, step: int, sampled: Sampled, advantages: np.ndarray, old: OldLogprobs) -> Updates:
             return learner.step(state, reference, sampled.rollouts, advantages, old)
@@ -103,27 +102,18 @@ def train(
                 explored = exploration.advantages(sampled.requests, rollouts, scores, advantages, scored.hidden, step)
                 advantages = explored.advantages  # [R]; of plain GRPO: unchanged
             with run.phase("probe"):
-                now = BeforeUpdate(step, policy, run.state.params, weights, grader, sampled, explored)
+                now = BeforeUpdate(step, policy, run.state.params, weights, rewards, sampled, explored)
                 seen = {name: value for callback in callbacks for name, value in callback(now).items()}
                 del weights, now  # the update needs the room
             with run.phase("update"):
                 run.state, updates = learn(run.state, step, sampled, advantages, scored.logprobs)
 
-            usual = rollout_metrics(rollouts, scores.grades, scores.rewards, advantages, group)
-            learned = learner.summary(run.state, updates)
-            metrics = {**usual, **sampled.metrics, **learned, **explored.metrics, **seen, "epoch": loader.epoch}
+            usual = rollout_metrics(rollouts, scores.grades, scores.rewards, advantages, group) | reward_metrics(scores)
+            learned = learner.summary(run.state, updates) | {"epoch": loader.epoch}
+            metrics = {**usual, **sampled.metrics, **learned, **explored.metrics, **seen}
             record = Record(sampled.problems, rollouts, sampled.texts, scores, advantages, explored.columns)
             run.finish_step(step, metrics, record)
         return run.result()
-
-
-def scores_from(grades: Sequence[Grade], rollouts: Rollouts, config: Config) -> Scores:
-    """What graded completions are worth: the value of the verdict, and a punishment for running out of room."""
-    rewards, valid = rewards_of(grades, config.reward)
-    cap, cache = config.rollout.max_completion_length, config.reward.soft_punish_cache
-    rewards = rewards + soft_overlong_punishment(rollouts.answer_lengths, cap, cache)
-    correct = np.array([grade.verdict is Verdict.CORRECT for grade in grades], bool)
-    return Scores(rewards, valid, correct, list(grades))
 
 
 def check_explores(config: Config, explore: MakeExploration | None) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 import types
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,6 +15,7 @@ from extra_jax.cli import sampling
 from extra_jax.config import config_from_dict
 from extra_jax.dry_run import describe, find_warnings
 from extra_jax.errors import ExtraError
+from extra_jax.reward.verdict import Grade, Verdict
 
 TREE = {
     "run": {"dir": "runs/x"},
@@ -44,7 +46,9 @@ RESULTS = {
         }
     ],
     "sample": [
-        types.SimpleNamespace(prompt=prompt, text=f"{prompt} {i}", tokens=7, mean_entropy=0.5, stop_reason="length")
+        types.SimpleNamespace(
+            prompt=prompt, text=f"{prompt} {i}", tokens=7, mean_entropy=0.5, stop_reason="length", grade=None
+        )
         for prompt in "ab"
         for i in range(3)
     ],
@@ -160,7 +164,7 @@ def test_verbs_call_their_function_with_the_resolved_configuration(file, called)
     assert [name for name, _ in called] == ["train", "sft", "evaluate", "sample", "import_hf", "export_hf"]
     assert called[0][1][0].train.max_steps == 3
     assert called[1][1][0].sft.max_steps == 4
-    assert called[3][1][1:] == (["a", "b"], 3)
+    assert called[3][1][1:] == (["a", "b"], 3, False)
     assert called[5][1][1] == "out"
 
 
@@ -201,6 +205,21 @@ def test_sample_prints_prompts_and_completions(file, called, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[:4] == ["=== prompt 1", "a", "--- sample 1: 7 tokens, length, mean entropy 0.500 nats", "a 0"]
     assert lines[8:10] == ["=== prompt 2", "b"]
+
+
+def test_sample_prints_rewards_by_function_when_asked_to(file, called, capsys, monkeypatch, tmp_path):
+    grade = Grade(Verdict.WRONG, "3", "math/1", "not worked out")
+    completion = types.SimpleNamespace(
+        **vars(RESULTS["sample"][0]) | {"rewards": {"math": -1.0, "brief": np.nan}, "reward": -1.0, "grade": grade}
+    )
+    monkeypatch.setitem(RESULTS, "sample", [completion])
+    (tmp_path / "p.jsonl").write_text('{"id": "p", "problem": "2+2?", "answer": "4"}\n')
+    cli.main(["sample", file, "--grade", "--file", str(tmp_path / "p.jsonl")])
+    assert capsys.readouterr().out.splitlines()[-1] == "... wrong (not worked out); reward -1: math -1, brief none"
+    ((_, (_, prompts, _, graded)),) = called
+    assert (prompts[0].answer, graded) == ("4", True), "rows are problems, with what they are graded against"
+    cli.main(["sample", file, "--grade"])
+    assert called[-1][1][1:] == ([], 1, True), "the verb takes problems of data"
 
 
 def test_overrides_may_stand_on_both_sides_of_an_option(file, called):
@@ -306,7 +325,7 @@ def test_the_batch_arithmetic_is_in_prompts_and_completions():
         "at most 32,768 completion tokens a step",
         "16 problems of countdown (test) x 8 samples = 128 completions",
         "every 4 steps and at the end, 4 times: 512 completions in all",
-        "countdown (auto)",
+        "countdown, correct by countdown",
         "data 1 x fsdp (all remaining devices) x tensor 1",
         "random weights of preset tiny",
     ):
@@ -369,7 +388,7 @@ def test_a_model_folder_needs_weights_and_shows_its_size(tmp_path):
         ({"rollout": {"max_completion_length": 40_960}, "train": {}}, "exceeds Qwen3's 40,960 positions"),
         ({"train": {"epsilon": 0.2, "epsilon_high": 0.1}}, "train.epsilon_high=0.1 is below"),
         ({"train": {"delta": 2.0}}, "train.delta has no effect"),
-        ({"reward": {"values": {"correct": 0.0}}}, "same reward"),
+        ({"reward": {"functions": [{"function": "auto", "args": {"values": {"correct": 0.0}}}]}}, "same reward"),
         ({"optim": {"warmup_steps": 100}}, "not shorter than the run"),
         ({"checkpoint": {"every": 101}, "train": {"max_steps": 100}}, "the only checkpoint"),
         ({"eval": {"data": TREE["data"]}}, "16 of 16 held-out"),

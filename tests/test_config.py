@@ -107,14 +107,14 @@ def test_the_tree_is_frozen(file):
 
 @given(
     st.integers(1, 10_000), st.sampled_from([1, 2, 4]), st.sampled_from(["grpo", "dr_grpo", "dapo", "bnpo"]),
-    st.dictionaries(st.sampled_from(list(Verdict)), st.floats(-2, 2), max_size=3),
+    st.dictionaries(st.sampled_from([str(v) for v in Verdict]), st.floats(-2, 2), max_size=3),
     st.one_of(st.none(), st.sampled_from(["chain", "a.jsonl"])),
 )  # fmt: skip
 @settings(deadline=None, max_examples=40)
 def test_what_is_saved_is_read_back_equal(tmp_path_factory, steps, minibatches, loss, values, source):
     tree = MINIMAL | {
         "train": {"max_steps": steps, "num_minibatches": minibatches, "loss_type": loss},
-        "reward": {"values": {verdict.value: value for verdict, value in values.items()}},
+        "reward": {"functions": [{"function": "math", "args": {"values": dict(values)}}, "overlong.py:f"]},
         "eval": {"data": None if source is None else {"source": source}},
         "logging": {"trackers": ["tensorboard"]},
     }
@@ -148,11 +148,17 @@ def test_an_ignored_prefix_is_a_whole_key():
     assert config_differences(old, new, ignore=["ru", "run.di"]) == ['run.dir: "runs/default" -> "x"']
 
 
-def test_reward_values_keep_their_defaults():
-    config = config_from_dict(MINIMAL | {"reward": {"values": {"no_answer": -1.0}}})
-    assert config.reward.values[Verdict.NO_ANSWER] == -1.0
-    assert config.reward.values[Verdict.CORRECT] == 1.0
-    assert config.reward.values.keys() == set(Verdict)
+def test_reward_functions_have_short_forms():
+    config = config_from_dict(MINIMAL | {"reward": {"functions": ["math", {"function": "f.py:g"}], "correct": "math"}})
+    assert [entry.function for entry in config.reward.functions] == ["math", "f.py:g"]
+    assert config.reward.correct.function == "math"
+    assert config_from_dict(MINIMAL | {"reward": {"functions": "math"}}).reward.functions[0].weight == 1.0
+
+
+@pytest.mark.parametrize("key", ["grader", "values", "exclude", "soft_punish_cache"])
+def test_an_old_reward_key_is_answered_with_the_new_form(key):
+    with pytest.raises(ExtraError, match=rf"{key}: .* is now functions: \["):
+        config_from_dict(MINIMAL | {"reward": {key: 1}})
 
 
 def test_batch_arithmetic():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extra_jax import dynamic_sampling
-from extra_jax.config import GRPOConfig, RewardConfig
+from extra_jax.config import GRPOConfig
 from extra_jax.data.problem import Problem
 from extra_jax.dynamic_sampling import GroupPool, with_dynamic_sampling
 from extra_jax.exploration import PromptRequest
@@ -17,7 +17,6 @@ from extra_jax.rollout.types import Rollouts, StopReason
 from extra_jax.stages import Sampled
 
 GROUP = 3
-EXCLUDE = RewardConfig().exclude
 C, W, E = Verdict.CORRECT, Verdict.WRONG, Verdict.ERROR
 MIXED = ((C, W, W), (C, C, W), (W, C, Verdict.NO_ANSWER), (C, E, W))
 ONE_SIDED = ((C, C, C), (W, W, W), (W, Verdict.NO_ANSWER, W), (C, C, E), (W, E, E), (E, E, E))
@@ -48,7 +47,7 @@ def graded(outcomes: list[tuple[Verdict, ...]], numbers: range, whole: range | N
         [str(uid) for uid in ids],
         Scores(
             ids.astype(float),
-            np.array([verdict not in EXCLUDE for verdict in verdicts], bool),
+            np.array([verdict in (C, W, Verdict.NO_ANSWER) for verdict in verdicts], bool),
             np.array([verdict is C for verdict in verdicts], bool),
             [Grade(verdict, None, "test") for verdict in verdicts],
             {"half": ids / 2},

@@ -71,7 +71,7 @@ def test_a_step_whose_completions_are_all_masked_changes_nothing(
 ) -> None:
     """``mask_truncated_completions`` and no room for a whole completion: there is nothing to learn from."""
     config = grpo(base, tmp_path, mask_truncated_completions=True, max_steps=2) | {"eval": {}}
-    launcher.run("train", config, "rollout.max_completion_length=1", "reward.soft_punish_cache=0")
+    launcher.run("train", config, "rollout.max_completion_length=1", "reward.functions=[auto]")
     for row in metric_rows(tmp_path):
         assert (row["completions/clipped_ratio"], row["loss"], row["grad_norm"]) == (1.0, 0.0, 0.0)
     assert (tmp_path / "export" / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()

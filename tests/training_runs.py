@@ -40,7 +40,12 @@ SFT = {
 GRPO = {
     **_CHAIN,
     # A well-formed line is worth something: learnable within a few steps. 0.3 is no float32.
-    "reward": {"values": {"wrong": 0.3}, "soft_punish_cache": 2},
+    "reward": {
+        "functions": [
+            {"function": "auto", "args": {"values": {"wrong": 0.3}}},
+            {"function": "overlong", "args": {"cache": 2}},
+        ]
+    },
     # With the usual epsilon, rounding decides the direction of the smallest gradients and grows from step to step.
     "optim": {"learning_rate": 5e-4, "warmup_steps": 4, "adam_epsilon": 1e-5},
     "train": {

@@ -22,11 +22,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from extra_jax.answers import judge as judging
-from extra_jax.answers import symbolic
+from dapo_rule import grade_dapo
+
+from extra_jax.answers import symbolic, verify
 from extra_jax.answers.latex import clean
 from extra_jax.data.problem import Problem
-from extra_jax.reward.comparable import grade_dapo, grade_dapo_strict_box, math_verify_task
+from extra_jax.reward.comparable import grade_dapo_strict_box, math_verify_task
 from extra_jax.reward.math import NAME, begin, gold_problem, grade_math, plain_rational
 from extra_jax.reward.math import Options as MathOptions
 from extra_jax.reward.verdict import Verdict
@@ -74,8 +75,8 @@ def against_itself(
         for row in rows:
             gold = row["answer"]
             grade = grade_math(gold, rf"\boxed{{{gold}}}")
-            shapes = judging.readings(clean(gold))
-            valued, _ = judging.decide(shapes, [respelled(shape) for shape in shapes], False)
+            shapes = verify.readings(clean(gold))
+            valued, _ = verify.decide(shapes, [respelled(shape) for shape in shapes], False)
             problem = gold_problem(gold)
             correct += grade.verdict == Verdict.CORRECT
             by_value += valued == Verdict.CORRECT
@@ -92,7 +93,7 @@ def against_each_other(files: Files, notes: dict[str, str]) -> tuple[dict[str, A
     summary, equal = {}, []
     for name, rows in files.items():
         texts = {clean(row["answer"]): row["answer"] for row in rows}
-        golds = [(text, plain_rational(text), judging.readings(clean(text))) for text in texts.values()]
+        golds = [(text, plain_rational(text), verify.readings(clean(text))) for text in texts.values()]
         for gold, number, shapes in golds:
             for other, other_number, other_shapes in golds:
                 if gold is other:
@@ -100,7 +101,7 @@ def against_each_other(files: Files, notes: dict[str, str]) -> tuple[dict[str, A
                 if number is not None and other_number is not None:
                     same = number == other_number
                 else:
-                    same = judging.decide(shapes, other_shapes, False)[0] == Verdict.CORRECT
+                    same = verify.decide(shapes, other_shapes, False)[0] == Verdict.CORRECT
                 if same:
                     equal.append(
                         [name, gold, other, notes.get(f"{gold} <- {other}", notes.get(kind_of_pair(gold, other), ""))]

@@ -45,7 +45,7 @@ class GoldUnreadable(Exception):
     """Neither this package nor math-verify can read the gold."""
 
 
-class Judge:
+class Comparison:
     """Compares shapes and notes why an answer was refused.
 
     Args:

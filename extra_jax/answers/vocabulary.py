@@ -12,7 +12,7 @@ class Unreadable(Exception):
 
 
 class TooLarge(Exception):
-    """An answer beyond the limits of this grader (length, nesting); it was not judged."""
+    """An answer beyond the limits of this grader (length, nesting); it was not compared."""
 
 
 def names(text: str) -> list[str]:

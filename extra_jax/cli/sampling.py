@@ -40,6 +40,18 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[Any]:
     return prompts
 
 
+def graded_prompts(config: "Config", texts: Sequence[str], file: str | None) -> list[Any]:
+    """The prompts of ``sample --grade``: as without it, but the rows of a ``.jsonl`` are problems with answers.
+
+    Where neither texts nor a file are given there are none, and ``sample`` takes problems of ``data``.
+    """
+    from extra_jax.data.sources import load_problems
+
+    if file is not None and Path(file).suffix == ".jsonl":
+        return [*texts, *load_problems(file, columns=config.data.columns or None)]
+    return read_prompts(texts, file) if texts or file is not None else []
+
+
 def _prompt_row(path: Path, number: int, line: str) -> Any:
     try:
         prompt = json.loads(line)["prompt"]
@@ -54,8 +66,8 @@ def _prompt_row(path: Path, number: int, line: str) -> Any:
 
 
 def _sample(config: "Config", args: argparse.Namespace) -> None:
-    prompts = read_prompts(args.prompt, args.file)
-    completions = call("sample", "sample", config, prompts, args.num_samples)
+    prompts = graded_prompts(config, args.prompt, args.file) if args.grade else read_prompts(args.prompt, args.file)
+    completions = call("sample", "sample", config, prompts, args.num_samples, args.grade)
 
     from extra_jax.data.problem import prompt_text
     from extra_jax.parallel.processes import is_main
@@ -68,12 +80,23 @@ def _sample(config: "Config", args: argparse.Namespace) -> None:
         print(
             f"--- sample {number}: {completion.tokens} tokens, {completion.stop_reason}, {entropy}\n{completion.text}"
         )
+        if completion.grade:
+            parts = ", ".join(f"{name} {_value(value)}" for name, value in completion.rewards.items())
+            detail = f" ({completion.grade.detail})" if completion.grade.detail else ""
+            print(f"... {completion.grade.verdict}{detail}; reward {_value(completion.reward)}: {parts}")
+
+
+def _value(value: float | None) -> str:
+    return "none" if value is None or value != value else f"{value:g}"
 
 
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", action="append", default=[], help="a prompt; may be repeated")
     parser.add_argument("--file", metavar="FILE", help="a prompt per line, or .jsonl rows with `prompt`")
     parser.add_argument("--num-samples", metavar="N", type=positive, default=1, help="completions per prompt (1)")
+    parser.add_argument(
+        "--grade", action="store_true", help="print rewards by function; .jsonl rows are problems; default: of `data`"
+    )
 
 
 VERBS = (

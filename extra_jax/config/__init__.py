@@ -16,7 +16,7 @@ from extra_jax.config.loading import (
     save_config,
     section_from_overrides,
 )
-from extra_jax.config.rollout import RewardConfig, RolloutConfig
+from extra_jax.config.rollout import CorrectConfig, RewardConfig, RewardFunction, RolloutConfig
 from extra_jax.config.run import (
     CheckpointConfig,
     DistributedConfig,
@@ -35,6 +35,7 @@ __all__ = [
     "AdvantageConfig",
     "CheckpointConfig",
     "Config",
+    "CorrectConfig",
     "DType",
     "DataConfig",
     "DistributedConfig",
@@ -49,6 +50,7 @@ __all__ = [
     "OptimConfig",
     "RematPolicy",
     "RewardConfig",
+    "RewardFunction",
     "RolloutConfig",
     "RunConfig",
     "SFTConfig",

@@ -10,7 +10,10 @@ from extra_jax.config.section import Section
 
 
 class DataConfig(Section):
-    source: str = Field("countdown", description="`countdown`, `chain`, FILE.jsonl, FILE.parquet or `hub:ORG/NAME`.")
+    source: str = Field(
+        "countdown",
+        description="`countdown`, `chain`, `reasoning_gym:NAME`, FILE.jsonl, FILE.parquet or `hub:ORG/NAME`.",
+    )
     split: str = Field("train", description="Split of a generated task or of a hub data set.")
     limit: int | None = Field(None, ge=1, description="Use this many problems; generated tasks make this many.")
     prompt_template: str | None = Field(None, description="Wraps a text problem; must contain {problem}.")
@@ -22,7 +25,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _task_is_difficulty(self) -> Self:
-        if clash := sorted({"count", "seed", "split", "limit"} & self.task.keys()):
+        if clash := sorted({"count", "seed", "split", "limit", "size"} & self.task.keys()):
             raise ValueError(f"task.{clash[0]} is no difficulty; it is set elsewhere (run.seed, split, limit)")
         return self
 

@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from extra_jax.answers.verdict import Verdict
 from extra_jax.config.section import DType, Section
 
 
@@ -25,39 +24,62 @@ class RolloutConfig(Section):
     )
 
 
+class RewardFunction(Section):
+    """One entry of ``reward.functions``."""
+
+    function: str = Field(description="A name, `path/file.py:name` or `module:name`.")
+    weight: float = Field(1.0, allow_inf_nan=False, description="Factor in the reward; 0: only recorded.")
+    args: dict[str, Any] = Field(default_factory=dict, description="Further keywords; graders take `values`, too.")
+    in_process: bool = Field(False, description="Call it in the trainer's process, without limits.")
+    timeout: float | None = Field(None, gt=0, description="Seconds of one call with all completions; default 60.")
+
+
+class CorrectConfig(Section):
+    """What ``reward.correct`` says."""
+
+    function: str
+    threshold: float | None = Field(None, description="Correct from this value on; for functions that are no graders.")
+
+
+_GONE = {
+    "grader": "grader: X is now functions: [X] (dapo is dapo_strict_box)",
+    "values": "values: {wrong: -1} is now functions: [{function: auto, args: {values: {wrong: -1}}}]",
+    "exclude": "exclude: [X] is now functions: [{function: auto, args: {values: {X: null}}}]",
+    "soft_punish_cache": "soft_punish_cache: N is now functions: [auto, {function: overlong, args: {cache: N}}]",
+}
+
+
 class RewardConfig(Section):
-    grader: Literal["auto", "countdown", "chain", "math", "math_strict_thinking", "dapo", "math_verify"] = Field(
-        "auto",
-        description="`auto` is the grader of a generated task, and `math` for everything else. "
-        "`math_strict_thinking` counts an unclosed <think> as no answer; `dapo` and `math_verify` are for comparison.",
+    functions: tuple[RewardFunction, ...] = Field(
+        (RewardFunction(function="auto"),),
+        min_length=1,
+        description="Names, `path/file.py:name`, or {function, weight, args, in_process, timeout}; their weighted sum "
+        "is the reward. `auto` is the grader of a generated task, and `math` for everything else (docs/rewards.md).",
+    )
+    correct: CorrectConfig | None = Field(
+        None,
+        description="Which of them says what is correct for pass@k, exploration and dynamic sampling: a grader's name, "
+        "or {function, threshold}. Default: the first grader.",
     )
     source: Literal["verifier", "judge"] = Field(
         "verifier",
         description="`judge`: train on the scores stored in exprl.store. `reward: judge` alone says the same.",
     )
-    values: dict[Verdict, float] = Field(
-        default_factory=lambda: {v: float(v is Verdict.CORRECT) for v in Verdict},
-        description="Reward of each verdict; verdicts not named keep their default.",
-    )
-    exclude: tuple[Verdict, ...] = Field(
-        (Verdict.GOLD_UNPARSEABLE, Verdict.TIMEOUT, Verdict.ERROR),
-        description="Verdicts that say nothing about the policy: out of the group baseline, advantage 0.",
-    )
-
-    soft_punish_cache: int = Field(
-        0,
-        ge=0,
-        description="Overlong shaping (DAPO): the reward falls linearly, by at most 1, over so many last tokens before "
-        "rollout.max_completion_length. 0 is off.",
-    )
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_values(cls, raw: Any) -> Any:
+    def _short_forms(cls, raw: Any) -> Any:
         if raw == "judge":
             return {"source": "judge"}
-        if isinstance(raw, dict) and isinstance(raw.get("values"), dict):
-            default = {v.value: float(v is Verdict.CORRECT) for v in Verdict}
-            given = {str(getattr(k, "value", k)): value for k, value in raw["values"].items()}
-            raw = {**raw, "values": default | given}
-        return raw
+        if not isinstance(raw, dict):
+            return raw
+        for key, now in _GONE.items():
+            if key in raw:
+                raise ValueError(now)
+        short = dict(raw)
+        if "functions" in raw:
+            listed = raw["functions"] if isinstance(raw["functions"], list | tuple) else [raw["functions"]]
+            short["functions"] = [{"function": entry} if isinstance(entry, str) else entry for entry in listed]
+        if isinstance(raw.get("correct"), str):
+            short["correct"] = {"function": raw["correct"]}
+        return short

@@ -79,11 +79,14 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _punishment_starts_within_a_completion(self) -> Self:
-        if self.reward.soft_punish_cache > self.rollout.max_completion_length:
-            raise ValueError(
-                f"reward.soft_punish_cache={self.reward.soft_punish_cache} exceeds "
-                f"rollout.max_completion_length={self.rollout.max_completion_length}"
-            )
+        longest = self.rollout.max_completion_length
+        for entry in self.reward.functions:
+            cache = entry.args.get("cache")
+            if entry.function == "overlong" and not (type(cache) is int and 1 <= cache <= longest):
+                raise ValueError(
+                    f"reward.functions: overlong has args.cache={cache}; give a number of tokens from 1 to "
+                    f"rollout.max_completion_length={longest}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from etils import epath
 
 from extra_jax.data.problem import Problem
 from extra_jax.data.rows import COLUMNS, Row, check_template, dress, to_problem
-from extra_jax.data.tasks import chain, countdown
+from extra_jax.data.tasks import chain, countdown, gym
 from extra_jax.errors import ExtraError
 
 TASKS = {"countdown": countdown.generate, "chain": chain.generate}
@@ -35,8 +35,8 @@ def load_problems(
     """The problems of one source, with unique uids, in a fixed order.
 
     Args:
-        source: ``"countdown"`` or ``"chain"``; a path (local, ``gs://``, ``s3://``) that ends in ``.jsonl`` or
-            ``.parquet``; or ``"hub:org/name"``, ``"hub:org/name:config"``.
+        source: ``"countdown"``, ``"chain"`` or ``"reasoning_gym:NAME"``; a path (local, ``gs://``, ``s3://``) that
+            ends in ``.jsonl`` or ``.parquet``; or ``"hub:org/name"``, ``"hub:org/name:config"``.
         split: Split of a task or a hub data set. A file is one split, so anything but the default is refused there.
         seed: Decides which problems a task generates, and which rows ``limit`` keeps.
         limit: Number of problems. A task needs it. Of a longer file or hub set it keeps a random sample, in the
@@ -58,7 +58,7 @@ def load_problems(
         raise ExtraError("the system prompt is blank. Leave it out, or write one.")
     if limit is not None and (type(limit) is not int or limit < 1):
         raise ExtraError(f"{source}: limit is {limit!r}. Give a whole number of at least 1, or leave it out for all.")
-    if source in TASKS:
+    if source in TASKS or source.startswith(gym.PREFIX):
         problems = _generate(source, split, seed, limit, columns, difficulty)
     else:
         if difficulty:
@@ -136,6 +136,8 @@ def _generate(
         raise ExtraError(f"{task} is generated: say how many problems with `limit`.")
     if columns:
         raise ExtraError(f"{task} is generated and has no columns to rename. Remove `columns`.")
+    if task.startswith(gym.PREFIX):
+        return gym.generate(task.removeprefix(gym.PREFIX), limit, seed=seed, split=split, **difficulty)
     fixed = ("count", "seed", "split")
     known = [name for name in inspect.signature(TASKS[task]).parameters if name not in fixed]
     for name in difficulty:
@@ -154,8 +156,8 @@ def _load(source: str, split: str, columns: Mapping[str, str] | None) -> list[Pr
     reader = readers.get(PurePosixPath(source).suffix)
     if reader is None:
         raise ExtraError(
-            f"source {source!r} is not known.{nearest(source, list(TASKS))} Give {' or '.join(TASKS)}, a path that "
-            "ends in .jsonl or .parquet, or hub:org/name."
+            f"source {source!r} is not known.{nearest(source, list(TASKS))} Give {', '.join(TASKS)}, "
+            "reasoning_gym:NAME, a path that ends in .jsonl or .parquet, or hub:org/name."
         )
     if split != "train":
         raise ExtraError(f"{source}: a file has no split {split!r}. Remove `split`, or give the file of that split.")

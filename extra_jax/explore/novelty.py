@@ -18,7 +18,7 @@ from extra_jax.explore.door import BONUSES, Report, RunInfo, Transform, bonus, m
 from extra_jax.explore.history import History, Written
 from extra_jax.explore.moments import Centring, Moments, centred, strength
 from extra_jax.explore.step import Step
-from extra_jax.telemetry.statistics import rank_correlation
+from extra_jax.telemetry.statistics import spearman
 
 _CLOSE = 0.95  # cosine from which two completions count as the same
 
@@ -205,8 +205,8 @@ def _distance_report(step: Step, far: np.ndarray) -> dict[str, Any]:
         "novelty_max": float(d.max(initial=0.0)),
         "novelty_mean_wrong": mean(far[np.isfinite(far) & ~step.correct]),
         "novelty_near_share": mean(d < 1.0 - _CLOSE),
-        "novelty_length_spearman": rank_correlation(d, step.lengths[right]),
-        "novelty_logprob_spearman": rank_correlation(d, (step.logprobs / step.lengths)[right]),
+        "novelty_length_spearman": spearman(d, step.lengths[right], decimals=6),
+        "novelty_logprob_spearman": spearman(d, (step.logprobs / step.lengths)[right], decimals=6),
         "truncated_text_share": step.truncated_texts,
     }
 

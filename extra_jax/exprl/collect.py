@@ -23,7 +23,7 @@ from extra_jax.judge.segment import Segmenter, TokenBytes
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.parallel.processes import agree, is_main, on_main, share
 from extra_jax.policy import Policy, load_policy, sampling_params
-from extra_jax.reward.graders import make_grader
+from extra_jax.reward.rewards import make_rewards
 from extra_jax.rollout.engine import Progress as OnProgress
 from extra_jax.rollout.types import Request, Rollouts
 from extra_jax.run_dir import open_run
@@ -49,7 +49,8 @@ class Collector:
         self.policy, self.folder = policy, store_folder(config)
         self.prompts = policy.encode_prompts(problems)
         self.sampler = policy.sampler(sampling_params(config), stream="exprl")
-        self.grader = make_grader(config.reward, config.data)
+        self.rewards = make_rewards(config.reward, config.data, config.rollout.max_completion_length)
+        self.rewards.check(problems)
         self.segmenter = Segmenter(config.exprl.segments, TokenBytes(policy.tokenizer.token_bytes()))
         on_main(lambda: store.settle(self.folder, store.SAMPLING_FILE, sampling_facts(config)))
 
@@ -87,7 +88,7 @@ class Collector:
         return name
 
     def close(self) -> None:
-        self.grader.close()
+        self.rewards.close()
 
     def _is_done(self, round_: int, name: str, part: int) -> bool:
         """Whether every process has written its share; process 0 looks, so that all agree."""
@@ -99,7 +100,8 @@ class Collector:
         self, problems: Sequence[Problem], groups: Sequence[str], rollouts: Rollouts, round_: int, name: str
     ) -> list[dict[str, Any]]:
         texts = self.policy.decode(rollouts)
-        grades = self.grader.grade([problems[i] for i in rollouts.prompt_index], texts)
+        answered = [problems[i] for i in rollouts.prompt_index]
+        grades = self.rewards(answered, texts, [rollouts.completion_ids(row) for row in range(len(rollouts))]).grades
         n, rows = self.policy.config.train.num_generations, []
         for row, (text, grade) in enumerate(zip(texts, grades, strict=True)):
             problem, length = problems[rollouts.prompt_index[row]], rollouts.lengths[row]

@@ -73,19 +73,22 @@ def check_settings(config: Config) -> None:
     """Refuses settings of other sections that would have no effect here."""
     if config.explore.active:
         raise ExtraError(f"explore.preset={config.explore.preset} does not go with judge scores; set it to grpo")
-    for key, off in (("train.max_num_gen_batches", 1), ("reward.soft_punish_cache", 0)):
-        section, _, name = key.partition(".")
-        if (value := getattr(getattr(config, section), name)) != off:
-            remedy = (
-                "use exprl.overlong" if name == "soft_punish_cache" else "groups of judge scores are rarely all equal"
-            )
-            raise ExtraError(f"{key}={value} has no effect on judge scores; remove it ({remedy})")
+    if (value := config.train.max_num_gen_batches) != 1:
+        raise ExtraError(
+            f"train.max_num_gen_batches={value} has no effect on judge scores; remove it (groups of judge scores are "
+            "rarely all equal)"
+        )
+    for entry in config.reward.functions:
+        if entry.function == "overlong":
+            raise ExtraError("reward.functions: overlong has no effect on judge scores; use exprl.overlong instead")
 
 
 def batch_metrics(batch: Batch, group_size: int) -> dict[str, float]:
     """The usual numbers of a step's rollouts, and those of the judge; the same on every process."""
     rollouts = to_rollouts(batch.rows, batch.groups, group_size)
-    size = np.array([np.abs(a).mean() if kept else 0.0 for a, kept in zip(batch.advantages, batch.learned, strict=True)])
+    size = np.array(
+        [np.abs(a).mean() if kept else 0.0 for a, kept in zip(batch.advantages, batch.learned, strict=True)]
+    )
     usual = rollout_metrics(rollouts, stored_grades(batch), np.nan_to_num(batch.reward), size, group_size)
     return usual | batch.scored.metrics() | batch.metrics
 

@@ -2,9 +2,9 @@
 
 1. Take the text after the last ``</think>``; its last complete ``\\boxed{...}`` is the answer (``answers.extract``).
 2. Integers, decimals and simple fractions on both sides are compared as exact rationals, here.
-3. Everything else is read by kind and compared by ``answers.judge``: exact or arbitrary-precision values, sets as sets,
-   pairs as pairs, and math-verify for notation of other kinds. A gold that is a number wants an answer that is worked
-   out.
+3. Everything else is read by kind and compared by ``answers.verify``: exact or arbitrary-precision values, sets as
+   sets, pairs as pairs, and math-verify for notation of other kinds. A gold that is a number wants an answer that is
+   worked out.
 
 Model text is parsed, never evaluated as code. ``grade_math`` is a pure function; hostile input can make step 3 slow, so
 a trainer calls it through ``workers.MathGrader``, which runs step 3 in killable processes.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from extra_jax.answers.extract import after_thinking, last_answer
-from extra_jax.answers.judge import gold_problem, judge
+from extra_jax.answers.verify import gold_problem, verify
 from extra_jax.reward.verdict import Grade, Verdict
 
 __all__ = ["NAME", "Options", "begin", "compare_task", "gold_problem", "grade_math", "warm_up"]
@@ -33,38 +33,29 @@ class Options:
     Attributes:
         strict_thinking: Unclosed ``<think>`` means that there is no answer.
         prompt_opens_thinking: The prompt already ended in ``<think>`` (Qwen3-Thinking-2507 templates).
-        allow_unevaluated: Accept arithmetic that is left undone where the gold is a number (never in training).
     """
 
     strict_thinking: bool = False
     prompt_opens_thinking: bool = False
-    allow_unevaluated: bool = False
 
 
-def grade_math(
-    gold: str,
-    completion: str,
-    *,
-    strict_thinking: bool = False,
-    prompt_opens_thinking: bool = False,
-    allow_unevaluated: bool = False,
-) -> Grade:
-    """Grade one completion in this process; the options are those of ``Options``.
+def grade_math(gold: str, completion: str, options: Options = Options()) -> Grade:
+    """Grades one completion in this process.
 
     An exception on the way becomes the verdict ``error`` with its text: it is never a silent zero.
     """
-    started = begin(gold, completion, Options(strict_thinking, prompt_opens_thinking, allow_unevaluated))
+    started = begin(gold, completion, options)
     if isinstance(started, Grade):
         return started
     try:
-        verdict, detail = judge(gold, started, allow_unevaluated=allow_unevaluated)
+        verdict, detail = verify(gold, started)
     except Exception as error:  # the boundary of the grader
         verdict, detail = Verdict.ERROR, f"{type(error).__name__}: {str(error)[:200]}"
     return Grade(verdict, started, NAME, detail)
 
 
 def begin(gold: str, completion: str, options: Options) -> Grade | str:
-    """The grade where no algebra is needed, else the answer that ``compare_task`` has to judge.
+    """The grade where no algebra is needed, else the answer that ``compare_task`` has to compare.
 
     Takes time linear in the length of the completion, whatever it holds.
     """
@@ -100,7 +91,7 @@ def plain_rational(text: str) -> Fraction | None:
 
 def compare_task(gold: str, answer: str, allow_unevaluated: bool = False) -> tuple[str, str, str]:
     """Verdict, answer and detail for an extracted answer, in JSON values: the task of a worker."""
-    verdict, detail = judge(gold, answer, allow_unevaluated=allow_unevaluated)
+    verdict, detail = verify(gold, answer, allow_unevaluated=allow_unevaluated)
     return verdict.value, answer, detail
 
 

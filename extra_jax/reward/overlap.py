@@ -5,14 +5,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from extra_jax.data.problem import Problem
-from extra_jax.reward.verdict import Grade, Grader, Pending
+from extra_jax.reward.rewards import Rewards, Submitted
+from extra_jax.reward.scores import Scores
 
 
 class OverlappedGrading:
-    """Takes completions as they finish and hands each to the grader at once; ``finished`` is what the sampler calls.
+    """Takes completions as they finish and hands each to the graders at once; ``finished`` is what the sampler calls.
+
+    The other reward functions are called once, by ``result``, with all completions of this process in order.
 
     Args:
-        grader: whose ``submit`` returns before the work is done.
+        rewards: of the run.
         decode: token ids to text.
         problems: ``[R]``, the problem of each completion.
         prefixes: ``[R]``, the given beginning of each answer, which is graded with it; default: none.
@@ -20,14 +23,14 @@ class OverlappedGrading:
 
     def __init__(
         self,
-        grader: Grader,
+        rewards: Rewards,
         decode: Callable[[Sequence[int]], str],
         problems: Sequence[Problem],
         prefixes: Sequence[Sequence[int]] | None = None,
     ):
-        self._grader, self._decode, self._problems = grader, decode, problems
+        self._rewards, self._decode, self._problems = rewards, decode, problems
         self._prefixes = prefixes
-        self._started: dict[int, tuple[str, Pending]] = {}
+        self._started: dict[int, Submitted] = {}
 
     def finished(self, row: int, token_ids: np.ndarray) -> None:
         """Starts grading the completion of ``row``; returns at once.
@@ -42,11 +45,11 @@ class OverlappedGrading:
         if not 0 <= row < len(self._problems) or row in self._started:
             raise ValueError(f"row {row} of {len(self._problems)} was finished before, or there is none")
         prefix = [] if self._prefixes is None else list(self._prefixes[row])
-        text = self._decode([*prefix, *np.asarray(token_ids).tolist()])
-        self._started[row] = text, self._grader.submit([self._problems[row]], [text])
+        ids = [*prefix, *np.asarray(token_ids).tolist()]
+        self._started[row] = self._rewards.submit([self._problems[row]], [self._decode(ids)], [ids])
 
-    def result(self) -> tuple[list[str], list[Grade]]:
-        """``[R]`` texts and ``[R]`` grades in the order of the rows; waits for the grades that are not there yet.
+    def result(self) -> tuple[list[str], Scores]:
+        """``[R]`` texts and their scores in the order of the rows; waits for what is not there yet.
 
         Raises:
             ValueError: completions that never finished.
@@ -54,4 +57,4 @@ class OverlappedGrading:
         if missing := len(self._problems) - len(self._started):
             raise ValueError(f"{missing} of {len(self._problems)} completions never finished")
         rows = [self._started[row] for row in range(len(self._problems))]
-        return [text for text, _ in rows], [pending.result()[0] for _, pending in rows]
+        return [text for part in rows for text in part.completions], self._rewards.score(rows)

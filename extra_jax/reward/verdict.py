@@ -19,12 +19,14 @@ class Grade:
         answer: The text that the grader took as the final answer; ``None`` when it found none.
         grader: Name and version of the grader, e.g. ``"math/1"``; stamped into every record.
         detail: One short sentence on why, for timeouts, errors and refused answers.
+        score: What the answer is worth to a grader that gives partial credit; default: what its verdict is worth.
     """
 
     verdict: Verdict
     answer: str | None
     grader: str
     detail: str = ""
+    score: float | None = None
 
 
 class Pending(Protocol):

@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ class Settings:
     Attributes:
         control: File descriptor of the socket to the pool.
         function: ``"module:name"`` of the function to run; arguments and result are JSON values.
-        warm_up: ``"module:name"`` called once before the first fork, or ``None``.
+        warm_up: ``"module:name"`` and its arguments, called once before the first fork; empty: nothing is.
         workers: Number of workers.
         deadline_seconds: Wall time that one task may take.
         cpu_seconds: Processor time that one task may take.
@@ -46,7 +46,7 @@ class Settings:
 
     control: int
     function: str
-    warm_up: str | None
+    warm_up: Sequence[str]
     workers: int
     deadline_seconds: float
     cpu_seconds: int
@@ -279,8 +279,9 @@ def main() -> None:
     settings = Settings(**json.loads(sys.argv[1]))
     control = Channel(socket.socket(fileno=settings.control))
     function = load(settings.function)
-    if settings.warm_up is not None:
-        load(settings.warm_up)()
+    if settings.warm_up:
+        name, *arguments = settings.warm_up
+        load(name)(*arguments)
     gc.collect()
     gc.freeze()
     template = _Template(settings, function, control)

@@ -75,11 +75,11 @@ class WorkerPool:
         function: ``"module:name"``; positional JSON arguments, JSON result.
         workers: Number of worker processes.
         limits: Bounds per task and per worker.
-        warm_up: ``"module:name"`` called once before workers are forked.
+        warm_up: ``"module:name"`` and its arguments, called once before workers are forked.
     """
 
     def __init__(
-        self, function: str, *, workers: int = 2, limits: Limits | None = None, warm_up: str | None = None
+        self, function: str, *, workers: int = 2, limits: Limits | None = None, warm_up: Sequence[str] = ()
     ) -> None:
         if workers < 1:
             raise ExtraError(f"a worker pool needs at least 1 worker, got {workers}")
@@ -133,7 +133,7 @@ class WorkerPool:
         settings = Settings(
             control=theirs.fileno(),
             function=self._function,
-            warm_up=self._warm_up,
+            warm_up=tuple(self._warm_up),
             workers=self._workers,
             **dataclasses.asdict(self._limits),
         )
@@ -221,7 +221,7 @@ class PendingGrades:
     Args:
         name: Name of the grader.
         grades: Finished grades, or the answer (``None`` if not known yet) with the future of
-            ``(verdict, answer, detail)``.
+            ``(verdict, answer, detail)``, or with a score behind.
     """
 
     def __init__(self, name: str, grades: "Sequence[Grade | tuple[str | None, Future[Outcome]]]") -> None:
@@ -240,8 +240,8 @@ class PendingGrades:
     def _settle(self, answer: str | None, future: "Future[Outcome]", end: float | None) -> Grade:
         outcome = future.result(None if end is None else max(0.0, end - time.monotonic()))
         if outcome.status == "done":
-            verdict, answer, detail = outcome.value
-            return Grade(Verdict(verdict), answer, self._name, detail)
+            verdict, answer, detail, *score = outcome.value
+            return Grade(Verdict(verdict), answer, self._name, detail, *score)
         return Grade(Verdict(outcome.status), answer, self._name, outcome.detail)
 
 
@@ -260,7 +260,7 @@ class MathGrader:
         self, *, workers: int = 2, options: math_grader.Options | None = None, limits: Limits | None = None
     ) -> None:
         self._options = options or math_grader.Options()
-        task, warm_up = "extra_jax.reward.math:compare_task", "extra_jax.reward.math:warm_up"
+        task, warm_up = "extra_jax.reward.math:compare_task", ("extra_jax.reward.math:warm_up",)
         self._pool = WorkerPool(task, workers=workers, limits=limits, warm_up=warm_up)
 
     def submit(self, problems: Sequence[Problem], completions: Sequence[str]) -> PendingGrades:
@@ -303,4 +303,4 @@ class MathGrader:
         started = math_grader.begin(gold, completion, self._options)
         if isinstance(started, Grade):
             return started
-        return started, self._pool.submit(gold, started, self._options.allow_unevaluated)
+        return started, self._pool.submit(gold, started)

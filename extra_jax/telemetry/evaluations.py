@@ -22,7 +22,6 @@ import numpy as np
 
 from extra_jax.errors import ExtraError
 from extra_jax.files import whole_file, write_file
-from extra_jax.reward.verdict import Verdict
 from extra_jax.telemetry.files import EVALS_FOLDER, local_run_dir, parse_row, read_jsonl, to_json
 from extra_jax.telemetry.statistics import (
     evaluation_metrics,
@@ -38,7 +37,7 @@ Record = dict[str, Any]
 PART = ".part.jsonl"
 ROWS = ".jsonl"
 NUMBERS = ".json"
-_NUMBERED = ("uid", "verdict", "answer", "length", "stop_reason")
+_NUMBERED = ("uid", "correct", "verdict", "answer", "length", "stop_reason")
 
 
 class EvaluationLog:
@@ -192,7 +191,7 @@ def evaluation_record(
     """An evaluation in numbers: ``identity``, ``summary``, mean length, truncation, and ``[P][N]`` matrices.
 
     Args:
-        rows: ``P * N`` rows, problem by problem, with ``uid``, ``verdict``, ``length`` and ``stop_reason``.
+        rows: ``P * N`` rows, problem by problem, with ``uid``, ``correct``, ``verdict``, ``length``, ``stop_reason``.
         majority: ``[P]`` scores of majority voting.
     """
     n = identity["num_generations"]
@@ -200,7 +199,7 @@ def evaluation_record(
     def matrix(values: Sequence[Any]) -> list[list[Any]]:
         return [list(values[start : start + n]) for start in range(0, len(values), n)]
 
-    correct = matrix([int(row["verdict"] == Verdict.CORRECT) for row in rows])
+    correct = matrix([int(row["correct"]) for row in rows])
     truncated = matrix([int(row["stop_reason"] == "length") for row in rows])
     lengths = matrix([row["length"] for row in rows])
     votes = None if majority is None else np.asarray(majority)

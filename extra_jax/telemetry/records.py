@@ -13,6 +13,7 @@ import numpy as np
 
 from extra_jax.data.problem import Problem, prompt_text
 from extra_jax.errors import ExtraError
+from extra_jax.reward.scores import Scores
 from extra_jax.reward.verdict import Grade
 from extra_jax.rollout.types import Rollouts
 from extra_jax.telemetry.files import (
@@ -51,7 +52,8 @@ def write_rollouts(
         grades: ``[R]`` grades.
         rewards: ``[R]`` rewards before normalisation.
         advantages: ``[R]``.
-        reward_parts: Name -> ``[R]``; the parts that add up to the reward. Default: ``{grader name: reward}``.
+        reward_parts: Name -> ``[R]``; what each reward function returned, before weights. Default:
+            ``{grader name: reward}``.
         columns: Further columns, name -> ``[R]`` JSON values (lineage, novelty, ...).
 
     Returns:
@@ -75,12 +77,13 @@ def evaluation_rows(
     problems: Sequence[Problem],
     rollouts: Rollouts,
     texts: Sequence[str],
-    grades: Sequence[Grade],
-    rewards: np.ndarray,
+    scores: Scores,
 ) -> list[dict[str, Any]]:
-    """``R`` rows of an evaluation: those of ``write_rollouts`` with ``length`` (tokens) and without the advantage, the
-    prompt's tokens, logprobs and entropies, which would be most of a file of long solutions."""
-    record = _sources(step, problems, rollouts) | _outcomes(rollouts, texts, grades, rewards, {})
+    """``R`` rows of an evaluation: those of ``write_rollouts`` with ``correct`` and ``length`` (tokens), without the
+    advantage, the prompt's tokens, logprobs and entropies, which would be most of a file of long solutions."""
+    record = _sources(step, problems, rollouts)
+    record |= _outcomes(rollouts, texts, scores.grades, scores.rewards, scores.parts)
+    record["correct"] = scores.correct.tolist()
     record["length"] = rollouts.lengths.tolist()
     record["completion_ids"] = [rollouts.completion_ids(row).tolist() for row in range(len(rollouts))]
     return list(_rows(record, len(rollouts)))

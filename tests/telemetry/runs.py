@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from extra_jax.data.problem import Problem
+from extra_jax.reward.scores import Scores
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.rollout.types import Rollouts, StopReason
 from extra_jax.telemetry.evaluations import EvaluationLog, flat_metrics
@@ -41,6 +42,11 @@ def grades_of(correct):
     return [Grade(Verdict.CORRECT if c else Verdict.WRONG, "4" if c else None, "sums/1") for c in correct]
 
 
+def scores_for(correct):
+    parts = {"sums": correct * 1.0}
+    return Scores(correct * 1.0, np.ones(len(correct), bool), correct, grades_of(correct), parts)
+
+
 def texts_of(correct):
     return [f"I say {'right' if c else 'wrong'} <i>{i}</i>" for i, c in enumerate(correct)]
 
@@ -70,7 +76,7 @@ def eval_lines(step, correct, uids=None, verdicts=None):
     flat = correct.ravel()
     rollouts = rollouts_of(*correct.shape)
     rows = evaluation_rows(
-        step, problems_of(len(correct)), rollouts, texts_of(flat), grades_of(flat), flat * 1.0
+        step, problems_of(len(correct)), rollouts, texts_of(flat), scores_for(flat)
     )  # fmt: skip
     for index, row in enumerate(rows):
         row |= {"length": 10 + step, "stop_reason": "stop_token" if flat[index] else "length"}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from extra_jax.data.problem import Problem, prompt_text
 from extra_jax.errors import ExtraError
+from extra_jax.reward.scores import Scores
 from extra_jax.telemetry.records import (
     evaluation_rows,
     read_rollouts,
@@ -61,10 +62,13 @@ def test_a_chat_prompt_is_readable():
 def test_rows_of_an_evaluation_are_those_of_training_without_the_numbers_of_each_token(tmp_path):
     rollouts, correct = rollouts_of(2, 2), [True, False, False, True]
     rewards = np.array([1.0, 0.0, 0.0, 1.5])
-    rows = evaluation_rows(12, problems_of(2), rollouts, ["a", "b", "ü\n", "d"], grades_of(correct), rewards)
-    write_two_by_two(tmp_path, rollouts)
+    parts = {"correct": np.ones(4), "bonus": np.full(4, 0.5)}
+    scores = Scores(rewards, np.ones(4, bool), np.array(correct), grades_of(correct), parts)
+    rows = evaluation_rows(12, problems_of(2), rollouts, ["a", "b", "ü\n", "d"], scores)
+    write_two_by_two(tmp_path, rollouts, reward_parts=parts)
     for row, trained in zip(rows, read_rollouts(tmp_path, 12), strict=True):
         assert row.pop("length") == len(trained["completion_ids"])
+        assert row.pop("correct") == (row["verdict"] == "correct")
         assert row == {key: trained[key] for key in row}
         assert trained.keys() - row.keys() == {"advantage", "prompt_ids", "logprobs", "entropies"}
 

@@ -1,7 +1,7 @@
 """From two texts to a verdict: clean, read, compare, and say what went wrong."""
 
 from extra_jax.answers import symbolic
-from extra_jax.answers.compare import GoldUnreadable, Judge
+from extra_jax.answers.compare import Comparison, GoldUnreadable
 from extra_jax.answers.latex import clean
 from extra_jax.answers.read import read
 from extra_jax.answers.shape import Combined, Group, Interval, Matrix, Opaque, Ratio, Relation, Shape
@@ -10,7 +10,7 @@ from extra_jax.answers.verdict import Verdict
 from extra_jax.answers.vocabulary import TooLarge, Unreadable
 
 
-def judge(gold: str, answer: str, *, allow_unevaluated: bool = False) -> tuple[Verdict, str]:
+def verify(gold: str, answer: str, *, allow_unevaluated: bool = False) -> tuple[Verdict, str]:
     """Verdict on the text of an answer, with one sentence of explanation where it is not plain.
 
     Args:
@@ -62,15 +62,15 @@ def decide(golds: list[Shape], answers: list[Shape], allow_unevaluated: bool) ->
     unread = ""
     for gold in golds:
         for answer in answers:
-            judge_ = Judge(allow_unevaluated=allow_unevaluated)
+            comparison = Comparison(allow_unevaluated=allow_unevaluated)
             try:
-                if judge_.same(gold, answer):
+                if comparison.same(gold, answer):
                     return Verdict.CORRECT, ""
             except GoldUnreadable as error:
                 unread = str(error)
             except Unreadable as error:
-                judge_.notes.append(f"not read: {error}")
-            notes += judge_.notes
+                comparison.notes.append(f"not read: {error}")
+            notes += comparison.notes
     unread = unread or next((problem for gold in golds if (problem := _unread(gold))), "")
     if unread:
         return Verdict.GOLD_UNPARSEABLE, f"gold not read: {unread}"

@@ -6,50 +6,12 @@ import pytest
 
 from extra_jax.data.problem import Problem
 from extra_jax.reward.comparable import (
-    DapoGrader,
     MathVerifyGrader,
-    grade_dapo,
+    StrictBoxGrader,
     grade_dapo_strict_box,
     math_verify_task,
-    minerva_normal,
 )
 from extra_jax.reward.verdict import Verdict
-
-
-@pytest.mark.parametrize(
-    ("text", "normal"),
-    [
-        ("x = 5", "5"),
-        (r"\frac12", r"\frac{1}{2}"),
-        (r"\sqrt2", r"\sqrt{2}"),
-        ("12 inches", "12"),
-        ("1,234", "1234"),
-        ("1,2x", "1,2x"),
-        (r"90^\circ", "90"),
-        (r"\text{Evelyn}", "Evelyn"),
-        (r"the answer is $\frac{1}{2}$ of it", r"\frac{1}{2}"),
-        (r"10,\!080", "10080"),
-        ("a b", "b"),
-    ],
-)
-def test_minerva_normal_form(text, normal):
-    assert minerva_normal(text) == normal
-
-
-@pytest.mark.parametrize(
-    ("gold", "response", "verdict"),
-    [
-        ("34", "Reasoning.\nAnswer: 34", Verdict.CORRECT),
-        ("34", "Answer: 33\nAnswer: 34", Verdict.CORRECT),
-        ("34", "answer : $34$.", Verdict.CORRECT),
-        ("34", "Answer: 33", Verdict.WRONG),
-        ("25", "Answer: 25.0", Verdict.WRONG),
-        ("34", r"\boxed{34}", Verdict.NO_ANSWER),
-        ("34", "Answer: 34" + " " * 300, Verdict.NO_ANSWER),
-    ],
-)
-def test_dapo_takes_the_answer_line_of_the_last_300_characters(gold, response, verdict):
-    assert grade_dapo(gold, response).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -67,15 +29,11 @@ def test_dapo_strict_box_compares_characters(gold, response, verdict):
     assert grade_dapo_strict_box(gold, response).verdict == verdict
 
 
-def test_dapo_graders_are_graders():
+def test_the_strict_box_is_a_grader():
     problems = [Problem("a", "", "34"), Problem("b", "", "35")]
-    responses = ["Answer: 34", r"\boxed{35}"]
-    for strict_box, verdicts in [(False, ["correct", "no_answer"]), (True, ["no_answer", "correct"])]:
-        grader = DapoGrader(strict_box=strict_box)
-        grades = grader.grade(problems, responses)
-        assert [grade.verdict for grade in grades] == verdicts
-        assert {grade.grader for grade in grades} == {grader.name}
-        grader.close()
+    grades = StrictBoxGrader().grade(problems, ["Answer: 34", r"\boxed{35}"])
+    assert [grade.verdict for grade in grades] == ["no_answer", "correct"]
+    assert {grade.grader for grade in grades} == {StrictBoxGrader.name}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def options_of(case):
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{place}-{case['class']}" for place, case in enumerate(CASES)])
 def test_case(case):
-    grade = grade_math(case["gold"], case["response"], **options_of(case))
+    grade = grade_math(case["gold"], case["response"], Options(**options_of(case)))
     assert grade.verdict == case["verdict"], f"{case['why']}: {grade}"
     assert grade.grader == NAME
 
