@@ -30,6 +30,7 @@ PRESETS: dict[str, dict[str, dict[str, Arguments]]] = {
         "prompts": {
             "prefixes": {
                 "as_released": True,
+                "cut": "as_released",
                 "max_truncated": None,
                 "warmup_steps": 30,
                 "source": "lowest_entropy",
@@ -70,6 +71,11 @@ class ExploreConfig(Section):
     def active(self) -> bool:
         """Whether exploration does anything at all."""
         return bool(self.bonus or self.prompts)
+
+    @property
+    def reads_hidden_states(self) -> bool:
+        """Whether a step needs hidden states of the policy, whatever the update needs."""
+        return bool(self.bonus) and self.encoder.get("name") == "policy_hidden"
 
     @model_validator(mode="before")
     @classmethod

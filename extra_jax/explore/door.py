@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from extra_jax.explore.step import Step
 
 Report = Mapping[str, Any]
-"""What a transform says about a step: a number is the metric ``exploration/NAME``; an array or list of ``P x G`` entries
-is a column of the rollout records. What is not finite is left out."""
+"""What a transform says about a step: a number is the metric ``exploration/NAME``; an array or list of ``P x G``
+entries is a column of the rollout records. What is not finite is left out."""
 
 Draw = Callable[[int], list[PromptRequest]]
 """``draw(n)``: the next ``n`` prompts of whatever comes before: the loader, or the policy inside of this one."""

@@ -97,7 +97,10 @@ def rollouts_with(
         lengths=np.array([len(row) for row in rows], np.int32),
         logprobs=np.full(tokens.shape, -1.0, np.float32),
         entropies=numbers,
-        stop_reasons=[StopReason.LENGTH if cut else StopReason.STOP_TOKEN for cut in truncated or [False] * count],
+        stop_reasons=[
+            StopReason.LENGTH if cut else StopReason.STOP_TOKEN
+            for cut in ([False] * count if truncated is None else truncated)
+        ],
         prefix_ids=[np.array(ids, int) for ids in prefixes or [()] * count],
         full_logprobs=np.full(tokens.shape, -1.0, np.float32),
         log_kept=np.zeros(tokens.shape, np.float32),

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from extra_jax.data.tokenizer import load_tokenizer
 from extra_jax.explore.attempts import (
     Choosing,
-    CutRules,
     Prefix,
     by_length,
     leaks,
@@ -21,6 +20,7 @@ from extra_jax.explore.attempts import (
     smoothed_scores,
     source_rollout,
 )
+from extra_jax.explore.prefix_settings import CutRules
 
 
 class Merged:
@@ -91,13 +91,13 @@ def test_without_newlines_there_is_a_cut_every_so_many_tokens_but_not_as_release
     tokens = np.zeros(100, np.int32)
     assert CutRules(every=20, max_fraction=0.7).lengths(tokens, NEWLINES) == [40]
     assert CutRules(every=20, min_gap=20, min_tokens=0).lengths(tokens, NEWLINES) == [20, 40, 60]
-    assert CutRules("as_released", every=20).lengths(tokens, newline_table(Merged(), "as_released")) == []
+    assert CutRules(cut="as_released", every=20).lengths(tokens, newline_table(Merged(), "as_released")) == []
 
 
 def test_the_rule_every_does_not_look_at_newlines():
     tokens = np.zeros(100, np.int32)
     tokens[40] = 3
-    assert CutRules("every", every=30).lengths(tokens, newline_table(Merged(), "every")) == [60]
+    assert CutRules(cut="every", every=30).lengths(tokens, newline_table(Merged(), "every")) == [60]
 
 
 def test_a_token_beyond_the_tokenizer_is_no_newline():
@@ -182,7 +182,7 @@ def test_a_leak_is_the_answer_as_a_whole_word(text, answer, expected):
 
 def test_the_release_cuts_fewer_places():
     """Of the tokens that hold a newline, the ids that are exactly one or two are a part."""
-    released = CutRules("as_released", min_tokens=0, max_fraction=None, stop_at=())
+    released = CutRules(cut="as_released", min_tokens=0, max_fraction=None, stop_at=())
     tokens = np.tile([0] * 39 + [6], 10)
     assert released.lengths(tokens, newline_table(Merged(), "as_released")) == []
     assert len(CutRules().lengths(tokens, NEWLINES)) == 7
