@@ -63,8 +63,11 @@ def make_exploration(
 
 def configured(config: Config) -> list[Transform | PromptPolicy]:
     """The transforms and policies that ``explore.bonus`` and ``explore.prompts`` name, in that order."""
-    bonuses = [_made(BONUSES, Transform, name, args) for name, args in config.explore.bonus.items()]
-    return bonuses + [_made(PROMPTS, PromptPolicy, name, args) for name, args in config.explore.prompts.items()]
+    bonuses, prompts = config.explore.bonus.items(), config.explore.prompts.items()
+    return [
+        *(_made(BONUSES, Transform, name, arguments) for name, arguments in bonuses if arguments is not None),
+        *(_made(PROMPTS, PromptPolicy, name, arguments) for name, arguments in prompts if arguments is not None),
+    ]
 
 
 def _made(registry: Registry[Callable[..., Made]], kind: type[Made], name: str, arguments: Mapping[str, Any]) -> Made:

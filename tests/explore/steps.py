@@ -89,6 +89,7 @@ def rollouts_with(
         tokens[index, : len(row)] = row
         if entropies is not None:
             numbers[index, : len(row)] = entropies[index]
+    truncated = [False] * count if truncated is None else truncated
     return Rollouts(
         rollout_ids=np.arange(count),
         prompt_index=np.arange(count, dtype=np.int32) // group,
@@ -140,8 +141,8 @@ def step_with(
 ) -> Step:
     """A step of ``P`` prompts with ``G`` completions each.
 
-    ``vectors [P x G, E]`` are hidden states, ``texts [P x G]`` default to ten times the same letter, and the deviation of
-    the estimator has ``epsilon`` added. The others are those of ``Step``, ``[P, G]`` or flat.
+    ``vectors [P x G, E]`` are hidden states, ``texts [P x G]`` default to ten times the same letter, and ``epsilon`` is
+    added to the deviation of the estimator. The others are those of ``Step``, ``[P, G]`` or flat.
     """
     correct = np.asarray(correct, bool)
     count, group = correct.shape

@@ -194,11 +194,13 @@ def test_without_a_depth_limit_a_guided_prompt_has_a_memory_of_its_own_that_is_f
 def kind(correct: int, *, unknown: int = 0, long: int = 0, entry: Guided | None = None, **changes: Any) -> str | None:
     """What becomes of a prompt with so many completions that are correct, not graded, and cut at the cap, of 8."""
     row = np.arange(8)
-    text = "ab\n" * 8
     step = step_with(
-        [row < correct], valid=(row < correct) | (row >= correct + unknown), truncated=row >= 8 - long, texts=[text] * 8,
+        [row < correct],
+        valid=(row < correct) | (row >= correct + unknown),
+        truncated=row >= 8 - long,
+        texts=["ab\n" * 8] * 8,
         requests=[guided(entry)] if entry else None,
-    )  # fmt: skip
+    )
     _, report = observe(step, PrefixState(), PrefixSettings(**SHORT | changes))
     hard, easy = report["hard_prompt_count"], report["easy_prompt_count"]
     assert hard + easy <= 1
@@ -295,12 +297,13 @@ def test_a_prefix_of_a_prefix_begins_with_it():
 
 def test_the_encoder_sees_what_was_written_behind_the_prefix():
     run, state = run_info(group_size=4, encoder=EncoderSettings(name="hashed_ngram", size=16)), PrefixState()
-    observe(step_with(np.zeros((1, 4)), texts=[BAD] * 4, run=run), state, PrefixSettings(**SHORT | {"smoothing": "embedding"}))  # fmt: skip
+    rules = PrefixSettings(**SHORT | {"smoothing": "embedding"})
+    observe(step_with(np.zeros((1, 4)), texts=[BAD] * 4, run=run), state, rules)
     remembered = state.records["p0"].prefixes
     assert all(np.linalg.norm(p.vector) == pytest.approx(1.0, abs=1e-6) for p in remembered)
     assert state.queue[0].prefix.vector is None, "a queue needs none"
     with pytest.raises(ExtraError, match="smoothing=prefix_overlap"):
-        observe(step_with(np.zeros((1, 4)), texts=[BAD] * 4), PrefixState(), PrefixSettings(**SHORT | {"smoothing": "embedding"}))  # fmt: skip
+        observe(step_with(np.zeros((1, 4)), texts=[BAD] * 4), PrefixState(), rules)
 
 
 def test_success_prefixes_are_of_a_correct_attempt_of_this_visit_or_of_an_earlier_one():
@@ -349,7 +352,7 @@ def lines(right: bool, number: int) -> str:
 
 def simulated(
     target: float, chance: Callable[[float], float], easy: bool, steps: int = 150
-) -> tuple[list, PrefixState]:
+) -> tuple[list[tuple[int, float]], PrefixState]:
     """Pass rates of guided groups, where a guided attempt passes with ``chance(fraction)``.
 
     Every plain prompt has one attempt that came out the other way, so that there always is something to cut.
@@ -401,7 +404,7 @@ def test_where_no_length_helps_the_controller_stays_in_its_range(chance, level):
 
 
 def test_less_than_one_prompt_is_refused_before_the_first_step():
-    with pytest.raises(ExtraError, match="less than one prompt; raise it to 0.125 or more"):
+    with pytest.raises(ExtraError, match=r"less than one prompt; raise it to 0\.125 or more"):
         prefixes(guided_fraction=0.1).init(RUN)
     assert prefixes(guided_fraction=0.125).init(RUN).queue == []
 
