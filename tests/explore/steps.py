@@ -88,7 +88,7 @@ def rollouts_with(
     for index, row in enumerate(rows):
         tokens[index, : len(row)] = row
         if entropies is not None:
-            numbers[index, : len(row)] = entropies[index]
+            numbers[index, : len(row)] = entropies[index][: len(row)]
     truncated = [False] * count if truncated is None else truncated
     return Rollouts(
         rollout_ids=np.arange(count),
