@@ -41,7 +41,7 @@ class Registry(Generic[T]):
 
         def add(entry: T) -> T:
             if name in self._entries:
-                raise ExtraError(f"there is an {self.kind} {name!r} already; choose another name")
+                raise ExtraError(f"the {self.kind} {name!r} exists already; choose another name")
             self._entries[name] = entry
             return entry
 
