@@ -342,14 +342,8 @@ def _exploration(config: Config) -> str:
     e = config.explore
     if not e.active:
         return "none (explore.preset=grpo)"
-    parts = [f"preset {e.preset}" if e.arm is None else f"arm {e.arm} of preset {e.preset}"]
-    if e.novelty.enabled:
-        parts.append(f"novelty bonus, alpha {e.novelty.alpha:g}, by {e.encoder.name}")
-    if yoked := read_recorded(config):
-        parts.append(f"its size that of {_count(len(yoked), 'recorded step')} in {e.novelty.yoked_to}")
-    if e.prefix.enabled:
-        parts.append(f"up to {_count(config.guided_slots, 'prompt')} a step brought back with a prefix")
-    return ", ".join(parts)
+    used = [name for name, settings in (*e.bonus.items(), *e.prompts.items()) if settings is not None]
+    return f"preset {e.preset}: {', '.join(used)}; texts as {e.encoder.get('name', 'minilm')}"
 
 
 def _schedule(config: Config, updates: int) -> str:

@@ -10,9 +10,9 @@ from extra_jax.errors import ExtraError
 from extra_jax.parallel.processes import allgather
 
 
-def gather_lists(mine: list[Any]) -> list[Any]:
+def gather_lists(items: list[Any]) -> list[Any]:
     """The lists of all processes, joined in process order. For plain host values; all processes call it together."""
-    payload = np.frombuffer(pickle.dumps(mine), np.uint8)
+    payload = np.frombuffer(pickle.dumps(items), np.uint8)
     sizes = allgather(np.array([len(payload)], np.int64))
     padded = np.zeros((1, sizes.max()), np.uint8)
     padded[0, : len(payload)] = payload

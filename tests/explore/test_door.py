@@ -126,7 +126,10 @@ def test_inside_of_a_bonus_nothing_is_a_value_yet_and_nan_adds_nothing():
 
 def test_bonuses_add_up():
     half = stateless(lambda step, values, state: (np.full(values.shape, 0.5), state, {}))
-    np.testing.assert_array_equal(Lived(chain(bonus(half), bonus(half)))(STEP, ONES), ONES + 1.0)
+    both = Lived(chain(bonus(half), bonus(half, name="mine")))
+    np.testing.assert_array_equal(both(STEP, ONES), ONES + 1.0)
+    assert both.report["bonus"] == both.report["mine"] == [0.5] * 4
+    assert both.report["mine_abs_mean"] == 0.5
 
 
 def test_the_example_of_the_module_does_what_it_says():
