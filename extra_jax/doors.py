@@ -41,7 +41,7 @@ class Registry(Generic[T]):
 
         def add(entry: T) -> T:
             if name in self._entries:
-                raise ExtraError(f"there is an {self.kind} {name!r} already; choose another name")
+                raise ExtraError(f"the {self.kind} {name!r} exists already; choose another name")
             self._entries[name] = entry
             return entry
 
@@ -60,8 +60,8 @@ class Registry(Generic[T]):
         near = difflib.get_close_matches(spec, self._entries, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ExtraError(
-            f"{self.key}: no {self.kind} is called {spec!r}{hint} There are {', '.join(self.names)}, and your own as "
-            "path/file.py:name"
+            f"{self.key}: no {self.kind} is called {spec!r}{hint or '.'} There are {', '.join(self.names)}, and your "
+            "own as path/file.py:name"
         )
 
 

@@ -286,7 +286,8 @@ def _exploration(config: Config) -> str:
     e = config.explore
     if not e.active:
         return "none (explore.preset=grpo)"
-    return ", ".join([f"preset {e.preset}", *e.bonus, *e.prompts])
+    used = [name for name, settings in (*e.bonus.items(), *e.prompts.items()) if settings is not None]
+    return f"preset {e.preset}: {', '.join(used)}; texts as {e.encoder.get('name', 'minilm')}"
 
 
 def _epochs(used: int, problems: list[Problem] | None) -> str:

@@ -30,6 +30,7 @@ PRESETS: dict[str, dict[str, dict[str, Arguments]]] = {
         "prompts": {
             "prefixes": {
                 "as_released": True,
+                "cut": "as_released",
                 "max_truncated": None,
                 "warmup_steps": 30,
                 "source": "lowest_entropy",
@@ -58,18 +59,24 @@ class ExploreConfig(Section):
         default_factory=dict,
         description="What turns completions into vectors: {name: minilm}, see docs/exploration.md.",
     )
-    bonus: dict[str, Arguments] = Field(
+    bonus: dict[str, Arguments | None] = Field(
         default_factory=dict,
         description="Transforms of advantages in order: name or path/file.py:name, with settings; null takes one out.",
     )
-    prompts: dict[str, Arguments] = Field(
+    prompts: dict[str, Arguments | None] = Field(
         default_factory=dict, description="Policies of prompts, likewise; the first draws from the data."
     )
 
     @property
     def active(self) -> bool:
         """Whether exploration does anything at all."""
-        return bool(self.bonus or self.prompts)
+        return any(arguments is not None for arguments in (*self.bonus.values(), *self.prompts.values()))
+
+    @property
+    def reads_hidden_states(self) -> bool:
+        """Whether a step needs hidden states of the policy, whatever the update needs."""
+        transforms = any(arguments is not None for arguments in self.bonus.values())
+        return transforms and self.encoder.get("name") == "policy_hidden"
 
     @model_validator(mode="before")
     @classmethod
@@ -80,9 +87,6 @@ class ExploreConfig(Section):
         preset = PRESETS.get(merged.get("preset") or "grpo", {})
         for key, below in preset.items():
             merged[key] = _merged(below, merged.get(key) or {})
-        for key in ("bonus", "prompts"):
-            if isinstance(merged.get(key), Mapping):
-                merged[key] = {name: args or {} for name, args in merged[key].items() if args is not None}
         return merged
 
 

@@ -34,12 +34,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ExtraError(f"{path}: the top level must be a mapping of sections, not {type(tree).__name__}")
     for override in overrides:
         _apply_override(tree, override)
-    return _validate(Config, tree, str(path))
+    return validated(Config, tree, str(path))
 
 
 def config_from_dict(tree: Mapping[str, Any], origin: str = "config") -> Config:
     """Validates a nested mapping; ``origin`` names it in errors."""
-    return _validate(Config, dict(tree), origin)
+    return validated(Config, dict(tree), origin)
 
 
 def section_from_overrides(section: type[Model], overrides: Sequence[str], origin: str) -> Model:
@@ -51,7 +51,7 @@ def section_from_overrides(section: type[Model], overrides: Sequence[str], origi
     tree: dict[str, Any] = {}
     for override in overrides:
         _apply_override(tree, override)
-    return _validate(section, tree, origin)
+    return validated(section, tree, origin)
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -98,7 +98,12 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise ExtraError(f"override {override!r}: {text!r} is not valid YAML: {error}") from error
 
 
-def _validate(model: type[Model], tree: dict[str, Any], origin: str) -> Model:
+def validated(model: type[Model], tree: Mapping[str, Any], origin: str) -> Model:
+    """``tree`` as a section.
+
+    Raises:
+        ExtraError: as ``load_config``; ``origin`` stands where the file's name would.
+    """
     try:
         return model.model_validate(tree)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Prefixes of the model's own attempts: where a completion may be cut, what a prefix is worth, and which is taken.
+"""Prefixes of the model's own attempts: which attempt is cut, what a prefix is worth, and which is taken.
 
 Source: ``docs/extra.md``, "Prefix regeneration".
 """
@@ -13,13 +13,12 @@ import numpy as np
 
 from extra_jax.data.tokenizer import Tokenizer
 from extra_jax.doors import Registry
+from extra_jax.explore.prefix_settings import Cut, Smoothing
 
 _TIE = 1e-9  # nats; scores this close are equal up to rounding
 _EXACT_BELOW = 1000  # the release looks for further newline tokens among these ids only
 
-Cut = Literal["contains_newline", "double_newline", "every", "as_released"]
 Source = Literal["prefer_correct", "correct", "wrong", "lowest_entropy"]
-Smoothing = Literal["embedding", "prefix_overlap", "none"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,53 +69,6 @@ def newline_table(tokenizer: Tokenizer, rule: Cut) -> np.ndarray:
     return table
 
 
-@dataclass(frozen=True)
-class CutRules:
-    """Where a completion is cut.
-
-    Attributes:
-        rule: see ``newline_table``; ``every`` cuts every so many tokens.
-        every: tokens between the cuts of ``every``, which also acts where the rule finds nothing (not as released).
-        min_gap: tokens between two cuts.
-        max_cuts: of one completion. Evenly spaced with the last; as released, early ones first and without the last.
-        min_tokens: of the shortest prefix.
-        max_fraction: longest prefix, of its completion; ``None``: no limit.
-        stop_at: no cut behind any of these texts: behind the answer there is nothing to regenerate.
-    """
-
-    rule: Cut = "contains_newline"
-    every: int = 64
-    min_gap: int = 32
-    max_cuts: int = 15
-    min_tokens: int = 32
-    max_fraction: float | None = 0.7
-    stop_at: tuple[str, ...] = ("\\boxed",)
-
-    def lengths(self, tokens: np.ndarray, table: np.ndarray) -> list[int]:
-        """Lengths of the prefixes that a completion ``tokens [L]`` offers, ascending; ``table`` of ``newline_table``."""
-        length = len(tokens)
-        known = np.minimum(tokens, len(table) - 1)  # a model may have more rows than the tokenizer has tokens
-        chosen = self._thinned(np.flatnonzero(table[known] & (tokens < len(table))) + 1, length)
-        if not chosen and self.rule != "as_released":
-            chosen = self._thinned(np.arange(self.every, length, self.every), length)
-        return [cut for cut in chosen if cut < length]  # a whole completion leaves nothing to continue
-
-    def _thinned(self, lengths: np.ndarray, completion: int) -> list[int]:
-        longest = completion if self.max_fraction is None else int(self.max_fraction * completion)
-        kept: list[int] = []
-        for length in lengths[(lengths >= self.min_tokens) & (lengths <= longest)].tolist():
-            if not kept or length - kept[-1] >= self.min_gap:
-                kept.append(length)
-        released = self.rule == "as_released"
-        if released and len(kept) > 1:
-            kept.pop()
-        if len(kept) <= self.max_cuts:
-            return kept
-        if released:
-            return [kept[i * len(kept) // self.max_cuts] for i in range(self.max_cuts)]
-        return [kept[i] for i in np.linspace(0, len(kept) - 1, self.max_cuts).round().astype(int)]
-
-
 def source_rollout(entropies: np.ndarray, correct: np.ndarray, how: Source) -> int | None:
     """Which attempt of a group is cut: the one of lowest mean token entropy among those that qualify.
 
@@ -138,7 +90,7 @@ def source_rollout(entropies: np.ndarray, correct: np.ndarray, how: Source) -> i
 
 
 def prefix_scores(entropies: np.ndarray, cuts: Sequence[int]) -> np.ndarray:
-    """``[len(cuts)]`` f64 nats: mean of the first ``cuts[i]`` token entropies ``[L]``, each before its token was drawn."""
+    """``[len(cuts)]`` f64 nats: mean of the first ``cuts[i]`` token entropies ``[L]``, before it was drawn."""
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(entropies, np.float64))])
     ends = np.asarray(cuts, np.int64)
     return sums[ends] / ends

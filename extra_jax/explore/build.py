@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from extra_jax.config import Config
+from extra_jax.config.loading import validated
 from extra_jax.data.problem import Problem
 from extra_jax.data.tokenizer import Tokenizer
 from extra_jax.doors import Registry, call_with
@@ -57,15 +56,18 @@ def make_exploration(
         group_size=config.train.num_generations,
         max_prompt_length=config.rollout.max_prompt_length,
         max_completion_length=config.rollout.max_completion_length,
-        encoder=_encoder(config.explore.encoder),
+        encoder=validated(EncoderSettings, config.explore.encoder, "explore.encoder"),
     )
     return Explorer(run, chain(*transforms), policies)
 
 
 def configured(config: Config) -> list[Transform | PromptPolicy]:
     """The transforms and policies that ``explore.bonus`` and ``explore.prompts`` name, in that order."""
-    bonuses = [_made(BONUSES, Transform, name, args) for name, args in config.explore.bonus.items()]
-    return bonuses + [_made(PROMPTS, PromptPolicy, name, args) for name, args in config.explore.prompts.items()]
+    bonuses, prompts = config.explore.bonus.items(), config.explore.prompts.items()
+    return [
+        *(_made(BONUSES, Transform, name, arguments) for name, arguments in bonuses if arguments is not None),
+        *(_made(PROMPTS, PromptPolicy, name, arguments) for name, arguments in prompts if arguments is not None),
+    ]
 
 
 def _made(registry: Registry[Callable[..., Made]], kind: type[Made], name: str, arguments: Mapping[str, Any]) -> Made:
@@ -74,14 +76,3 @@ def _made(registry: Registry[Callable[..., Made]], kind: type[Made], name: str, 
     if not isinstance(result, kind):
         raise ExtraError(f"{where}: it gave {result!r:.80}, which is no {kind.__name__}; see docs/exploration.md")
     return result
-
-
-def _encoder(settings: Mapping[str, Any]) -> EncoderSettings:
-    try:
-        return EncoderSettings(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        keys = ", ".join(EncoderSettings.model_fields)
-        raise ExtraError(
-            f"explore.encoder.{'.'.join(map(str, first['loc']))}: {first['msg']}; its keys are {keys}"
-        ) from error

@@ -16,7 +16,7 @@ See ``docs/exploration.md``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,13 +25,14 @@ from extra_jax.data.problem import Problem
 from extra_jax.data.tokenizer import Tokenizer
 from extra_jax.doors import Registry
 from extra_jax.exploration import PromptRequest
+from extra_jax.explore.encoders import EncoderSettings
 
 if TYPE_CHECKING:
     from extra_jax.explore.step import Step
 
 Report = Mapping[str, Any]
-"""What a transform says about a step: a number is the metric ``exploration/NAME``; an array or list of ``P x G`` entries
-is a column of the rollout records. What is not finite is left out."""
+"""What a transform says about a step: a number is the metric ``exploration/NAME``; an array or list of ``P x G``
+entries is a column of the rollout records. What is not finite is left out."""
 
 Draw = Callable[[int], list[PromptRequest]]
 """``draw(n)``: the next ``n`` prompts of whatever comes before: the loader, or the policy inside of this one."""
@@ -50,7 +51,7 @@ class RunInfo:
         prompts_per_step: ``P``.
         group_size: ``G``, completions of a prompt.
         max_prompt_length, max_completion_length: in tokens.
-        encoder: settings of the encoder of texts, see ``encoders.make_encoder``.
+        encoder: of texts, see ``encoders.make_encoder``.
     """
 
     problems: Mapping[str, Problem]
@@ -62,7 +63,7 @@ class RunInfo:
     group_size: int
     max_prompt_length: int
     max_completion_length: int
-    encoder: Any = "minilm"
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
 
 
 def _unchanged(state: Any, run: RunInfo | None = None) -> Any:
@@ -138,19 +139,19 @@ def chain(*transforms: Transform) -> Transform:
     return Transform(init, update, save, load, tuple({name for transform in transforms for name in transform.reads}))
 
 
-def bonus(*transforms: Transform) -> Transform:
+def bonus(*transforms: Transform, name: str = "bonus") -> Transform:
     """What the transforms make out of nothing is added to the advantages; where it is NaN or 0 they stay as they are.
 
-    Reports ``bonus_*`` and the column ``bonus``.
+    Reports numbers ``NAME_*`` and the column ``NAME``, so that a second bonus of a run takes another name.
     """
     inner = chain(*transforms)
 
     def update(step: "Step", values: np.ndarray, state: Any) -> tuple[np.ndarray, Any, Report]:
         added, state, report = inner.update(step, np.full(values.shape, np.nan), state)
         paid = np.isfinite(added) & (added != 0.0)
-        numbers = _bonus_numbers(step, added)
+        numbers = {f"{name}_{key}": value for key, value in _bonus_numbers(step, added).items()}
         column = [None if not ok else round(x, 6) for x, ok in zip(added.flat, np.isfinite(added).flat, strict=True)]
-        return np.where(paid, values + np.nan_to_num(added), values), state, {**report, **numbers, "bonus": column}
+        return np.where(paid, values + np.nan_to_num(added), values), state, {**report, **numbers, name: column}
 
     return inner._replace(update=update)
 
@@ -163,10 +164,10 @@ def _bonus_numbers(step: "Step", added: np.ndarray) -> Report:
     all_correct = known & step.correct.all(axis=1, keepdims=True)
     of_task = mean(np.abs(step.advantages[mixed]))
     return {
-        "bonus_abs_mean": mean(size),
-        "bonus_to_advantage": mean(np.abs(added[mixed])) / max(of_task, 1e-12),
-        "bonus_share_all_correct": np.abs(added[all_correct]).sum() / size.sum() if size.sum() else np.nan,
-        "bonus_negative_share": mean(added[known] < 0.0),
+        "abs_mean": mean(size),
+        "to_advantage": mean(np.abs(added[mixed])) / max(of_task, 1e-12),
+        "share_all_correct": np.abs(added[all_correct]).sum() / size.sum() if size.sum() else np.nan,
+        "negative_share": mean(added[known] < 0.0),
     }
 
 

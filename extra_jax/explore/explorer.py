@@ -85,8 +85,8 @@ class Explorer:
             )
         reports = [report]
         for place, policy in enumerate(self._policies):
-            self._prompt_states[place], told_by_policy = policy.observe(seen, self._prompt_states[place])
-            reports.append(told_by_policy)
+            self._prompt_states[place], report = policy.observe(seen, self._prompt_states[place])
+            reports.append(report)
         check_lockstep(f"{zlib.crc32(values.tobytes())}", step)
         metrics, columns = _sorted_out(reports, seen)
         return Explored(values.ravel()[seen.local], metrics, columns)
@@ -114,17 +114,18 @@ def _sorted_out(reports: Sequence[Mapping[str, Any]], step: Step) -> tuple[dict[
     columns: dict[str, list[Any]] = {"advantage_task": [round(float(x), 6) for x in step.advantages.ravel()]}
     for name, value in (item for report in reports for item in report.items()):
         if isinstance(value, np.ndarray) and value.ndim:
-            value = [None if not np.isfinite(x) else float(x) for x in value.ravel().tolist()]
-        if not isinstance(value, list):
+            value = [float(x) if np.isfinite(x) else None for x in value.ravel().tolist()]
+        if isinstance(value, list) and len(value) == step.rewards.size:
+            columns[name] = value
+        elif isinstance(value, float | int | np.number | np.bool_ | np.ndarray):
             if np.isfinite(value):
                 metrics[PREFIX + name] = float(value)
-        elif len(value) != step.rewards.size:
-            raise ExtraError(
-                f"exploration reports {name!r} with {len(value)} entries; a column has one for each of the "
-                f"{step.rewards.size} completions of the step, and a metric is a number"
-            )
         else:
-            columns[name] = value
+            shown = f"with {len(value)} entries" if isinstance(value, list) else f"as {value!r:.80}"
+            raise ExtraError(
+                f"exploration reports {name!r} {shown}; a column has one for each of the {step.rewards.size} "
+                "completions of the step, and a metric is a number"
+            )
     return metrics, {name: values[step.local] for name, values in columns.items()}
 
 

@@ -186,9 +186,9 @@ def load_bert(folder: Path, shape: BertShape) -> Bert:
 
     def fill(variable: nnx.Variable, name: str, *, transpose: bool = False) -> None:
         expected = variable.shape[::-1] if transpose else variable.shape
-        found = tensors[name].shape if name in tensors else None
-        if found != expected:
-            raise ExtraError(f"{file}: tensor {name}: shape {found}, expected {expected}; fetch the model again")
+        actual = tensors[name].shape if name in tensors else None
+        if actual != expected:
+            raise ExtraError(f"{file}: tensor {name}: shape {actual}, expected {expected}; fetch the model again")
         value = np.asarray(tensors[name], np.float32)
         variable[...] = jnp.asarray(value.T if transpose else value)
 

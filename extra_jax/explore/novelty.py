@@ -2,8 +2,8 @@
 
     distance -> gate -> centre and scale -> cap          (all of it on ``[P, G]``, NaN where there is nothing)
 
-Each is a transform of its own, and ``novelty`` is the chain that we recommend. A metric, a control or a cap of one's own
-is another element in such a chain: ``bonus(distance(...), my_control(seed=0), standardise(...), cap(...))``.
+Each is a transform of its own, and ``novelty`` is the chain that we recommend. A metric, a control or a cap of one's
+own is another element in such a chain: ``bonus(distance(...), my_control(seed=0), standardise(...), cap(...))``.
 
 Source: ``docs/extra.md``.
 """
@@ -81,7 +81,11 @@ def distance(
     Args:
         aggregate: over the pool: the nearest, the mean of the ``k`` nearest, or the mean of all.
         k: of ``knn``.
-        pool, pool_filter, capacity, min_history, remember_guided: see ``novelty``.
+        pool: see ``novelty``, as for the others.
+        pool_filter: whether wrong completions are in the pool.
+        capacity: completions remembered of a problem.
+        min_history: remembered completions below which there is no distance.
+        remember_guided: whether completions behind a prefix are remembered.
     """
 
     def update(step: Step, values: np.ndarray, state: History) -> tuple[np.ndarray, History, Report]:
@@ -212,7 +216,7 @@ def _distance_report(step: Step, far: np.ndarray) -> dict[str, Any]:
 
 
 def _nearest(step: Step, similar: np.ndarray, allowed: np.ndarray, history: History) -> list[str | None]:
-    """``[N]`` the nearest neighbour of each completion as ``step:rollout_id`` of its record, whose steps count from 1."""
+    """``[N]`` the nearest neighbour of each completion as ``step:rollout_id`` of its record; its steps count from 1."""
     where, ids = step.plain, step.rollout_ids.ravel()
     index, width = nearest(similar, allowed), similar.shape[1]
     memory = similar.shape[2] - width

@@ -6,7 +6,8 @@ Memory per problem: ``memory_capacity`` vectors and the tokens of the attempts t
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -63,6 +64,7 @@ class PromptRecord:
 
 
 _NUMBERS = ("visits", "hard", "waiting", "injected")
+_OF_PREFIX = ("score", "step", "rollout_id", "depth", "fraction", "correct", "leak")
 
 
 @dataclass(eq=False)
@@ -93,23 +95,24 @@ class PrefixState:
     def save(self) -> dict[str, Any]:
         """As a few arrays, however many prefixes there are; the tokens of an attempt once."""
         records = list(self.records.values())
-        prefixes = [prefix for record in records for prefix in record.prefixes]
+        remembered = [prefix for record in records for prefix in record.prefixes]
+        prefixes = [*remembered, *(entry.prefix for entry in self.queue)]
         attempts, tokens = _attempts(prefixes)
-        vectors = [prefix.vector for prefix in prefixes if prefix.vector is not None]
+        vectors = [prefix.vector for prefix in remembered if prefix.vector is not None]
         head = {
             "uids": list(self.records),
-            "numbers": [{name: getattr(record, name) for name in _NUMBERS} for record in records],
+            "records": [{name: getattr(record, name) for name in _NUMBERS} for record in records],
             "prefixes": [len(record.prefixes) for record in records],
-            "queue": [_guided_to_json(entry) for entry in self.queue],
+            "queue": [{name: value for name, value in vars(e).items() if name != "prefix"} for e in self.queue],
             "pending": self.pending,
             "levels": self.levels,
         }
         return {
             "head": pack_texts([json.dumps(head)]),
-            "positions": self.positions,
-            "attempt": attempts,
-            "cut": np.array([len(p.tokens) for p in prefixes], np.int64),
-            "numbers": np.array([_numbers(p) for p in prefixes], np.float64).reshape(-1, 7),
+            "positions": self.positions.copy(),
+            "attempts": attempts,
+            "cuts": np.array([len(p.tokens) for p in prefixes], np.int64),
+            "numbers": np.array([[getattr(p, name) for name in _OF_PREFIX] for p in prefixes]).reshape(-1, 7),
             "vectors": np.stack(vectors) if vectors else np.zeros((0, 0), np.float32),
             "sizes": np.array([len(t) for t in tokens], np.int64),
             "tokens": np.concatenate(tokens) if tokens else np.zeros(0, np.int32),
@@ -120,16 +123,17 @@ class PrefixState:
         """What ``save`` gave."""
         head = json.loads(unpack_texts(tree["head"])[0])
         attempts = split(np.asarray(tree["tokens"], np.int32), tree["sizes"])
-        vectors = np.asarray(tree["vectors"])
-        columns = zip(tree["attempt"], tree["cut"], tree["numbers"], strict=True)
+        vectors: list[np.ndarray | None] = list(np.asarray(tree["vectors"]))
+        columns = zip(tree["attempts"], tree["cuts"], np.asarray(tree["numbers"]).tolist(), strict=True)
         prefixes = [
-            _prefix(attempts[attempt][:cut], numbers, vectors[row] if vectors.size else None)
-            for row, (attempt, cut, numbers) in enumerate(columns)
+            _prefix(attempts[attempt][:cut], vector, *numbers)
+            for (attempt, cut, numbers), vector in zip_longest(columns, vectors)
         ]
-        rows = zip(head["uids"], head["numbers"], split(prefixes, head["prefixes"]), strict=True)
+        *remembered, queue = split(prefixes, [*head["prefixes"], len(head["queue"])])
+        rows = zip(head["uids"], head["records"], remembered, strict=True)
         return cls(
-            records={uid: PromptRecord(prefixes=list(own), **numbers) for uid, numbers, own in rows},
-            queue=[_guided_from_json(entry) for entry in head["queue"]],
+            records={uid: PromptRecord(prefixes=own, **numbers) for uid, numbers, own in rows},
+            queue=[Guided(prefix=prefix, **entry) for entry, prefix in zip(head["queue"], queue, strict=True)],
             pending=head["pending"],
             positions=np.array(tree["positions"], np.float64),
             levels=head["levels"],
@@ -151,25 +155,8 @@ def _attempts(prefixes: Iterable[Prefix]) -> tuple[np.ndarray, list[np.ndarray]]
     return np.array(places, np.int64), tokens
 
 
-def _numbers(p: Prefix) -> tuple[float, ...]:
-    return (p.score, p.step, p.rollout_id, p.depth, p.fraction, p.correct, p.leak)
-
-
-def _prefix(tokens: np.ndarray, numbers: np.ndarray, vector: np.ndarray | None) -> Prefix:
-    score, step, rollout_id, depth, fraction, correct, leak = np.asarray(numbers).tolist()
+def _prefix(
+    tokens: np.ndarray, vector: np.ndarray | None, score: float, step: float, rollout_id: float, depth: float,
+    fraction: float, correct: float, leak: float,
+) -> Prefix:  # fmt: skip
     return Prefix(tokens, score, vector, int(step), int(rollout_id), int(depth), fraction, bool(correct), bool(leak))
-
-
-def _guided_to_json(entry: Guided) -> dict[str, Any]:
-    fields = {name: value for name, value in vars(entry).items() if name != "prefix"}
-    return fields | {"tokens": entry.prefix.tokens.tolist(), "numbers": _numbers(entry.prefix)}
-
-
-def _guided_from_json(entry: dict[str, Any]) -> Guided:
-    prefix = _prefix(np.array(entry.pop("tokens"), np.int32), np.array(entry.pop("numbers"), np.float64), None)
-    return Guided(prefix=prefix, **entry)
-
-
-def without_vector(prefix: Prefix) -> Prefix:
-    """What a queue keeps of a prefix."""
-    return replace(prefix, vector=None)

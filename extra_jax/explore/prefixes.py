@@ -9,12 +9,13 @@ completions, and all choose from what all of them offered.
 Source: ``docs/extra.md``, "Prefix regeneration", "Success and failure prefixes".
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from extra_jax.config.loading import validated
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.exploration import PromptRequest
@@ -22,10 +23,7 @@ from extra_jax.explore import prefix_report
 from extra_jax.explore.attempts import (
     CHOOSERS,
     Choosing,
-    Cut,
-    CutRules,
     Prefix,
-    Smoothing,
     Source,
     leaks,
     lowest,
@@ -37,14 +35,13 @@ from extra_jax.explore.attempts import (
 from extra_jax.explore.door import PROMPTS, Draw, PromptPolicy, PromptStep, Report, RunInfo
 from extra_jax.explore.encoders import make_encoder
 from extra_jax.explore.keyed import keyed_rng, keyed_uniform
+from extra_jax.explore.prefix_settings import PrefixSettings
 from extra_jax.explore.prefix_state import (
     GUIDED_MARK,
     POSITION_BINS,
     Guided,
     Kind,
     PrefixState,
-    PromptRecord,
-    without_vector,
 )
 from extra_jax.explore.step import Step
 from extra_jax.parallel.processes import gather_objects
@@ -53,107 +50,30 @@ _LEVEL_RATE = 0.2  # of the length controller: change of the fraction for a pass
 _LEVELS = (0.05, 0.95)
 
 
-@dataclass(frozen=True)
-class PrefixSettings:
-    """Attributes are the arguments of ``prefixes``."""
-
-    guided_fraction: float
-    hard_max_correct: int
-    max_truncated: float | None
-    warmup_steps: int | None
-    source: Source
-    failures: bool
-    cuts: CutRules
-    smoothing: Smoothing
-    tau: float
-    choose: str | Callable[..., Any]
-    target_pass_rate: float
-    memory_capacity: int
-    memory_max_age: int | None
-    queue_capacity: int
-    queue_max_age: int | None
-    budget: Literal["same_total", "full"]
-    max_depth: int | None
-    as_released: bool
-
-
 @PROMPTS.register("prefixes")
-def prefixes(
-    guided_fraction: float = 1 / 32,
-    *,
-    hard_max_correct: int = 1,
-    max_truncated: float | None = 0.5,
-    warmup_steps: int | None = None,
-    source: Source = "prefer_correct",
-    failures: bool = False,
-    cut: Cut = "contains_newline",
-    every: int = 64,
-    min_gap: int = 32,
-    max_cuts: int = 15,
-    min_tokens: int = 32,
-    max_fraction: float | None = 0.7,
-    stop_at: Sequence[str] = ("\\boxed",),
-    smoothing: Smoothing = "embedding",
-    tau: float = 0.1,
-    choose: str | Callable[..., Any] | None = None,
-    target_pass_rate: float = 0.5,
-    memory_capacity: int = 128,
-    memory_max_age: int | None = 50,
-    queue_capacity: int = 512,
-    queue_max_age: int | None = 8,
-    budget: Literal["same_total", "full"] = "same_total",
-    max_depth: int | None = 1,
-    as_released: bool = False,
-) -> PromptPolicy:
+def prefixes(**settings: Any) -> PromptPolicy:
     """Prompts with prefixes of the model's own attempts.
 
     Args:
-        guided_fraction: share of a step's prompts that may be given to guided ones.
-        hard_max_correct: a prompt is hard with at most so many correct completions, and easy with at most so many
-            wrong ones.
-        max_truncated: a group with this share cut at the length cap is not hard, only long; ``None``: no limit.
-        warmup_steps: no prefix before; default: a tenth of the run.
-        source: which attempt of a hard prompt is cut, always the one of lowest mean token entropy among the correct
-            ones where there are any, among all (as released), or with ``correct`` only a correct one, of this visit
-            or of an earlier one: **success prefixes**.
-        failures: prompts that mostly pass come back with the beginning of a wrong attempt: **failure prefixes**.
-        cut, every, min_gap, max_cuts, min_tokens, max_fraction, stop_at: where attempts are cut (``CutRules``).
-        smoothing, tau: how scores are averaged over similar prefixes (``smoothed_scores``).
-        choose: ``lowest_entropy``, ``length``, or a function of one's own (``attempts.Choosing``). Default: ``length``
-            for success and failure prefixes, else the lowest entropy.
-        target_pass_rate: where ``length`` steers the pass rate of guided groups. At one half they say most.
-        memory_capacity, memory_max_age: prefixes that are remembered of a prompt, and steps.
-        queue_capacity, queue_max_age: prompts that wait, and steps after which one is dropped; the oldest leave.
-        budget: room for a continuation: what the prefix leaves of a completion, or a whole completion's.
-        max_depth: prefixes of prefixes; ``None``: without end, as released.
-        as_released: first in first out into the last rows, early cuts, the first of equal scores, no return of
-            displaced prompts, several waiting prefixes of a prompt.
+        settings: those of ``PrefixSettings``, by name.
+
+    Raises:
+        ExtraError: a setting that does not exist (the nearest is named) or has no meaning.
     """
-    by_success = source == "correct" or failures
-    if source == "wrong":
-        raise ExtraError("explore.prompts.prefixes.source=wrong: use failures=true, for prompts that mostly pass")
-    if not 0 < guided_fraction < 1:
-        raise ExtraError(f"explore.prompts.prefixes.guided_fraction={guided_fraction}: give a number between 0 and 1")
-    rules = CutRules("as_released" if as_released else cut, every, min_gap, max_cuts, min_tokens, max_fraction,
-                     tuple(stop_at))  # fmt: skip
-    settings = PrefixSettings(
-        guided_fraction, hard_max_correct, max_truncated, warmup_steps, source, failures, rules, smoothing, tau,
-        choose or ("length" if by_success else "lowest_entropy"), target_pass_rate, memory_capacity, memory_max_age,
-        queue_capacity, queue_max_age, budget, max_depth, as_released,
-    )  # fmt: skip
+    chosen = validated(PrefixSettings, settings, "explore.prompts.prefixes")
 
     def init(run: RunInfo) -> PrefixState:
-        if int(guided_fraction * run.prompts_per_step) < 1:
+        if int(chosen.guided_fraction * run.prompts_per_step) < 1:
             raise ExtraError(
-                f"explore.prompts.prefixes.guided_fraction={guided_fraction:g} of train.prompts_per_step="
+                f"explore.prompts.prefixes.guided_fraction={chosen.guided_fraction:g} of train.prompts_per_step="
                 f"{run.prompts_per_step} is less than one prompt; raise it to {1 / run.prompts_per_step:g} or more"
             )
         return PrefixState()
 
     return PromptPolicy(
         init=init,
-        prompts=lambda draw, state, step: _prompts(draw, state, step, settings),
-        observe=lambda step, state: _observe(step, state, settings),
+        prompts=lambda draw, state, step: next_prompts(draw, state, step, chosen),
+        observe=lambda step, state: observe(step, state, chosen),
         save=PrefixState.save,
         load=lambda tree, run: PrefixState.load(tree),
     )
@@ -162,7 +82,7 @@ def prefixes(
 # ---- before a step: out of the queue ---------------------------------------------------------------------------------
 
 
-def _prompts(
+def next_prompts(
     draw: Draw, state: PrefixState, step: PromptStep, settings: PrefixSettings
 ) -> tuple[list[PromptRequest], PrefixState]:
     """``step.count`` prompts. Problems that a guided prompt displaced come first, so that none of an epoch is lost."""
@@ -237,7 +157,7 @@ class Offer(NamedTuple):
     prefixes: list[Prefix]
 
 
-def _observe(step: Step, state: PrefixState, settings: PrefixSettings) -> tuple[PrefixState, Report]:
+def observe(step: Step, state: PrefixState, settings: PrefixSettings) -> tuple[PrefixState, Report]:
     report: dict[str, Any] = {**prefix_report.outcomes(step), **prefix_report.visits(step, state)}
     _steer(state, settings, step)
     kinds = {index: kind for index in range(len(step.requests)) if (kind := _visit(step, state, settings, index))}
@@ -245,7 +165,7 @@ def _observe(step: Step, state: PrefixState, settings: PrefixSettings) -> tuple[
     warmup = step.run.max_steps // 10 if settings.warmup_steps is None else settings.warmup_steps
     if step.index + 1 > warmup:
         offers = gather_objects(_offers(step, settings, kinds))
-        queued = _enqueue(step, state, settings, kinds, offers)
+        queued = enqueue(step, state, settings, kinds, offers)
         report |= prefix_report.offers(offers, queued)
     return state, report | prefix_report.waiting(step, state)
 
@@ -287,30 +207,34 @@ def _depth(request: PromptRequest) -> int:
     return request.lineage.prefix.depth if isinstance(request.lineage, Guided) else 0
 
 
-def _offers(step: Step, settings: PrefixSettings, kinds: dict[int, Kind]) -> list[Offer]:
-    """Cuts attempts of this process. With success or failure prefixes every plain prompt is cut, because the attempt
-    that is needed when it fails is one that it passed with."""
-    size = step.run.group_size
-    first = step.first_row // size
-    local = range(first, first + len(step.rollouts) // size)
-    table = newline_table(step.run.tokenizer, settings.cuts.rule)
-    chosen: list[tuple[int, Source]] = []
-    for index in local:
-        plain = step.requests[index].lineage is None
-        if settings.source == "correct":
-            chosen += [(index, "correct")] if plain or index in kinds else []
-        elif kinds.get(index) == "hard":
-            chosen.append((index, settings.source))
+def _attempts(step: Step, settings: PrefixSettings, kinds: dict[int, Kind]) -> list[tuple[int, int | None]]:
+    """Prompt and completion of each attempt of this process that is cut; no completion where none qualifies.
+
+    With success or failure prefixes every plain prompt is cut: what helps when it fails is how it was passed before.
+    """
+    first, count = step.first_row // step.run.group_size, len(step.rollouts) // step.run.group_size
+    attempts: list[tuple[int, int | None]] = []
+    for index in range(first, first + count):
+        plain, sources = step.requests[index].lineage is None, list[Source]()
+        if kinds.get(index) == "hard" or (settings.source == "correct" and plain):
+            sources.append(settings.source)
         if settings.failures and plain:
-            chosen.append((index, "wrong"))
+            sources.append("wrong")
+        rows = [source_rollout(step.entropies[index], step.correct[index], source) for source in sources]
+        attempts += [(index, row) for row in dict.fromkeys(rows)]
+    return attempts
+
+
+def _offers(step: Step, settings: PrefixSettings, kinds: dict[int, Kind]) -> list[Offer]:
+    """What this process offers."""
+    table = newline_table(step.run.tokenizer, settings.cut)
     offers, texts = [], []
-    for index, source in chosen:
-        row = source_rollout(step.entropies[index], step.correct[index], source)
+    for index, row in _attempts(step, settings, kinds):
         cut = [] if row is None else _cut(step, settings, index, row, table)
         offers.append(Offer(index, cut))
         before = len(step.requests[index].prefix_ids)
         texts += [step.run.tokenizer.decode(prefix.tokens[before:].tolist()) for prefix in cut]
-    if settings.smoothing != "embedding" or settings.choose == "length" or not texts:
+    if settings.averaging != "embedding" or not texts:
         return offers
     encoder = make_encoder(step.run.encoder)
     if encoder is None:
@@ -331,7 +255,7 @@ def _cut(step: Step, settings: PrefixSettings, index: int, row: int, table: np.n
     room = run.max_completion_length - 1  # a completion needs one token more
     if settings.budget == "full":
         room = run.max_prompt_length - len(run.prompt_ids[request.problem.uid])
-    cuts = [cut for cut in settings.cuts.lengths(ids, table) if before + cut <= room]
+    cuts = [cut for cut in settings.lengths(ids, table) if before + cut <= room]
     scores = prefix_scores(rollouts.entropies[local, : len(ids)], cuts)
     texts = [run.tokenizer.decode(whole[: before + cut].tolist()) for cut in cuts]
     return [
@@ -347,7 +271,7 @@ def _cut(step: Step, settings: PrefixSettings, index: int, row: int, table: np.n
             leak=leaks(text, request.problem.answer),
         )
         for cut, score, text in zip(cuts, scores, texts, strict=True)
-        if not any(stop in text for stop in settings.cuts.stop_at)
+        if not any(stop in text for stop in settings.stop_at)
     ]
 
 
@@ -358,62 +282,78 @@ def memory_key(request: PromptRequest, max_depth: int | None) -> str:
     return f"{request.problem.uid}{GUIDED_MARK}{','.join(map(str, request.prefix_ids))}"
 
 
-def _enqueue(
+def enqueue(
     step: Step, state: PrefixState, settings: PrefixSettings, kinds: dict[int, Kind], offers: Sequence[Offer]
 ) -> list[Guided]:
-    """Remembers what was offered, chooses one prefix of each prompt that shall come back, and queues it."""
-    chooser = CHOOSERS.get(settings.choose) if isinstance(settings.choose, str) else settings.choose
+    """Remembers what was offered, chooses one prefix of each prompt that shall come back, and queues it.
+
+    Args:
+        step: of all processes.
+        state: changed.
+        settings: of the policy.
+        kinds: of the prompts that shall come back, by index.
+        offers: of all processes.
+    """
     queued: list[Guided] = []
-    by_success = settings.source == "correct" or settings.failures
     turns = [offer.index for offer in offers if offer.prefixes]
-    if by_success:  # the attempt that is needed may be an old one, so the prompt need not have offered anything
+    if settings.by_success:  # the attempt that is needed may be an old one, whatever was offered in this step
+        turns = list(kinds)
         for offer in offers:
             _remember(step, state, settings, offer)
-        turns = list(kinds)
     offered = {offer.index: offer for offer in offers}
     for index in turns:
-        request, kind = step.requests[index], kinds[index]
-        key = memory_key(request, settings.max_depth)
-        pool = state.record(key).prefixes if by_success else _remember(step, state, settings, offered[index])
-        if by_success:
-            pool = [prefix for prefix in pool if prefix.correct == (kind == "hard")]
-        if not pool:
-            continue
-        others = [p for o in offers if step.requests[o.index].problem.uid != request.problem.uid for p in o.prefixes]
-        rng = keyed_rng("choose", step.run.seed, step.index, key)
-        smoothing = "none" if settings.choose == "length" else settings.smoothing
-        scores = smoothed_scores(pool, smoothing, settings.tau)
-        among = Choosing(
-            request.problem.uid, pool, others, scores, state.levels[kind], state.positions, settings.as_released, rng
-        )
-        best = pool[lowest(scores, settings.as_released, rng)]  # whatever the chooser does: others are held against it
-        state.positions[min(int(best.fraction * POSITION_BINS), POSITION_BINS - 1)] += 1
-        prefix, score = chooser(among)
-        if prefix is not None:
-            entry = Guided(request.problem.uid, request.problem.answer, without_vector(prefix), score, step.index, kind)
-            queued += _queue(entry, state, settings)
-    if settings.memory_max_age is not None:
-        for record in state.records.values():
-            record.prefixes = [p for p in record.prefixes if step.index - p.step < settings.memory_max_age]
+        if not settings.by_success:
+            _remember(step, state, settings, offered[index])
+        entry = _chosen(step, state, settings, index, kinds[index], offers)
+        if entry is not None and (settings.max_depth is None or entry.prefix.depth <= settings.max_depth):
+            _queue(entry, state, settings)
+            queued.append(entry)
+    for record in state.records.values():
+        record.prefixes = _fresh(record.prefixes, settings, step.index)
     return queued
 
 
-def _remember(step: Step, state: PrefixState, settings: PrefixSettings, offer: Offer) -> list[Prefix]:
-    """Adds prefixes to the memory of a prompt and returns what it holds now."""
-    record: PromptRecord = state.record(memory_key(step.requests[offer.index], settings.max_depth))
-    kept = record.prefixes
-    if settings.memory_max_age is not None:
-        kept = [prefix for prefix in kept if step.index - prefix.step < settings.memory_max_age]
+def _chosen(
+    step: Step, state: PrefixState, settings: PrefixSettings, index: int, kind: Kind, offers: Sequence[Offer]
+) -> Guided | None:
+    """The prefix with which prompt ``index`` comes back, if any."""
+    problem = step.requests[index].problem
+    key = memory_key(step.requests[index], settings.max_depth)
+    pool = state.record(key).prefixes
+    if kind == "easy" or settings.source == "correct":
+        pool = [prefix for prefix in pool if prefix.correct == (kind == "hard")]
+    if not pool:
+        return None
+    others = [p for o in offers if step.requests[o.index].problem.uid != problem.uid for p in o.prefixes]
+    rng = keyed_rng("choose", step.run.seed, step.index, key)
+    scores = smoothed_scores(pool, settings.averaging, settings.tau)
+    best = pool[lowest(scores, settings.as_released, rng)]  # whatever the chooser does: others are held against it
+    state.positions[min(int(best.fraction * POSITION_BINS), POSITION_BINS - 1)] += 1
+    chooser = CHOOSERS.get(settings.chooser) if isinstance(settings.chooser, str) else settings.chooser
+    prefix, score = chooser(
+        Choosing(problem.uid, pool, others, scores, state.levels[kind], state.positions, settings.as_released, rng)
+    )
+    if prefix is None:
+        return None
+    return Guided(problem.uid, problem.answer, replace(prefix, vector=None), score, step.index, kind)
+
+
+def _remember(step: Step, state: PrefixState, settings: PrefixSettings, offer: Offer) -> None:
+    """Adds prefixes to the memory of a prompt."""
+    record = state.record(memory_key(step.requests[offer.index], settings.max_depth))
+    kept = _fresh(record.prefixes, settings, step.index)
     record.prefixes = (kept + offer.prefixes)[-settings.memory_capacity :]
-    return record.prefixes
 
 
-def _queue(entry: Guided, state: PrefixState, settings: PrefixSettings) -> list[Guided]:
+def _fresh(prefixes: list[Prefix], settings: PrefixSettings, step: int) -> list[Prefix]:
+    """Those that are not forgotten yet."""
+    age = settings.memory_max_age
+    return prefixes if age is None else [prefix for prefix in prefixes if step - prefix.step < age]
+
+
+def _queue(entry: Guided, state: PrefixState, settings: PrefixSettings) -> None:
     """Appends an entry; a newer one replaces the waiting one of its prompt, and the oldest leave a full queue."""
-    if settings.max_depth is not None and entry.prefix.depth > settings.max_depth:
-        return []
     if not settings.as_released:
         state.queue = [other for other in state.queue if other.uid != entry.uid]
     state.queue = [*state.queue, entry][-settings.queue_capacity :]
     state.record(entry.uid).waiting = "eligible"
-    return [entry]

@@ -1,43 +1,32 @@
-"""Exploration as the training loop calls it, with written completions in place of a sampler."""
+"""Exploration as the training loop calls it: whole steps with written completions in place of a sampler."""
 
-import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
-from extra_jax.config.explore_presets import ARMS
-from extra_jax.explore.injection import Slot, responses
-from extra_jax.explore.state import ExplorationState
 
-from explore.steps import config_of
-from extra_jax.config import Config
+from explore.steps import (
+    CHARACTERS,
+    PROBLEMS,
+    config_with,
+    group_relative,
+    rollouts_with,
+    run_info,
+    scores_with,
+)
 from extra_jax.data.problem import Problem
-from extra_jax.data.tasks import countdown
-from extra_jax.data.tokenizer import load_tokenizer
+from extra_jax.errors import ExtraError
+from extra_jax.exploration import Explored, PromptRequest
+from extra_jax.explore import PromptPolicy, Transform, bonus, chain, novelty, prefixes, stateless
+from extra_jax.explore.build import configured
+from extra_jax.explore.encoders import EncoderSettings
 from extra_jax.explore.explorer import Explorer
-from extra_jax.learn.batch import pack_rows
-from extra_jax.learn.estimators import grpo
-from extra_jax.learn.grpo import grpo_examples
-from extra_jax.reward.countdown import CountdownGrader
-from extra_jax.reward.verdict import Grade, Verdict
-from extra_jax.rollout.types import Rollouts, StopReason
+from extra_jax.rollout.types import Rollouts
 
-TOKENIZER = load_tokenizer("tiny")
-PROBLEMS = countdown.generate(40, seed=0, split="train", numbers=(3, 4))
-PROMPTS = {p.uid: TOKENIZER.encode_prompt(p.prompt) for p in PROBLEMS}
 GROUP, SIZE = 4, 8
-SMALL = {
-    "encoder": {"name": "hashed_ngram"},
-    "prefix": {"budget": "full", "min_tokens": 2, "min_gap": 2, "every": 4, "warmup_steps": 0, "slots_fraction": 0.25},
-}
-
-
-def settings_of(explore: dict) -> Config:
-    merged = {
-        key: {**SMALL.get(key, {}), **value} if isinstance(value, dict) else value for key, value in explore.items()
-    }
-    config = config_of(SMALL | merged, prompts_per_step=SIZE, num_generations=GROUP, max_steps=20)
-    rollout = config.rollout.model_copy(update={"max_prompt_length": 64, "max_completion_length": 48})
-    return config.model_copy(update={"rollout": rollout})
+NGRAMS = EncoderSettings(name="hashed_ngram", size=64)
+SHORT: dict[str, Any] = {"min_tokens": 2, "min_gap": 2, "every": 4, "warmup_steps": 0, "guided_fraction": 0.25}
 
 
 class InOrder:
@@ -46,290 +35,268 @@ class InOrder:
     def __init__(self, position: int = 0):
         self.position = position
 
-    def __call__(self) -> list[Problem]:
-        self.position += SIZE
-        return [PROBLEMS[i % len(PROBLEMS)] for i in range(self.position - SIZE, self.position)]
+    def __call__(self, count: int) -> list[Problem]:
+        self.position += count
+        return [PROBLEMS[f"p{i % len(PROBLEMS)}"] for i in range(self.position - count, self.position)]
 
 
-def turned(solution: str, rng: np.random.Generator) -> str:
-    """The same solution with the operands of some sums and products the other way round."""
-    lines = [re.sub(r"(\d+)([+*])(\d+)=", r"\3\2\1=", x) if rng.random() < 0.5 else x for x in solution.splitlines()]
-    return "\n".join(lines) + "\n"
-
-
-def written(slots: list[Slot], step: int, solved: float = 0.3) -> Rollouts:
-    """Reference solutions with a chance, else wrong lines; entropies are random."""
+def written(requests: Sequence[PromptRequest], step: int, solved: float) -> tuple[Rollouts, np.ndarray]:
+    """Some lines for each completion, and which of them are correct."""
     rng = np.random.default_rng(step)
-    rows = []
-    for slot in slots:
-        for _ in range(GROUP):
-            lines = "".join(f"{a}+{b}={a + b}\n" for a, b in rng.integers(1, 12, (rng.integers(1, 4), 2)))
-            rows.append(TOKENIZER.encode_target(turned(slot.problem.solution, rng) if rng.random() < solved else lines))
-    lengths = np.array([len(row) for row in rows], np.int32)
-    tokens = np.zeros((len(rows), 48), np.int32)
-    for index, row in enumerate(rows):
-        tokens[index, : len(row)] = row
-    return Rollouts(
-        rollout_ids=np.arange(len(rows)),
-        prompt_index=np.repeat(np.arange(len(slots), dtype=np.int32), GROUP),
-        prompt_ids=[np.array(PROMPTS[slots[i // GROUP].problem.uid]) for i in range(len(rows))],
-        tokens=tokens,
-        lengths=lengths,
-        logprobs=-rng.exponential(0.3, tokens.shape).astype(np.float32),
-        entropies=rng.uniform(0, 1, tokens.shape).astype(np.float32),
-        stop_reasons=[StopReason.STOP_TOKEN] * len(rows),
-        prefix_ids=[np.array(slots[i // GROUP].prefix_ids, np.int32) for i in range(len(rows))],
-        full_logprobs=np.zeros(tokens.shape, np.float32),
-        filter_logprob_mass=np.zeros(tokens.shape, np.float32),
+    rows = ["".join(f"{a}+{b}={a + b}\n" for a, b in rng.integers(1, 12, (4, 2))) for _ in range(len(requests) * GROUP)]
+    correct = rng.random(len(rows)) < solved
+    rollouts = rollouts_with(
+        [CHARACTERS.encode(row) for row in rows],
+        group=GROUP,
+        prefixes=[request.prefix_ids for request in requests for _ in range(GROUP)],
+        entropies=rng.uniform(0, 1, (len(rows), 40)),
     )
+    return rollouts, correct
 
 
 class Run:
-    """Steps of an explorer; what each of them asked, was told and answered."""
+    """Steps of an explorer; what each of them asked and what came back."""
 
-    def __init__(self, explore: dict, state: bytes | None = None):
-        self.config = settings_of(explore)
-        self.explorer = Explorer(self.config, PROBLEMS, PROMPTS, TOKENIZER)
-        if state is not None:
-            self.explorer.state = ExplorationState.loads(state)
-        self.next_batch, self.step = InOrder(), 0
+    def __init__(self, *parts: Transform | PromptPolicy, encoder: EncoderSettings = NGRAMS, **run: Any):
+        transforms = [part for part in parts if isinstance(part, Transform)]
+        policies = [part for part in parts if isinstance(part, PromptPolicy)]
+        info = run_info(encoder=encoder, prompts_per_step=SIZE, group_size=GROUP, max_steps=20, **run)
+        self.explorer = Explorer(info, chain(*transforms), policies)
+        self.loader, self.step = InOrder(), 0
 
-    def task(self, rewards: np.ndarray) -> np.ndarray:
-        groups = rewards.reshape(-1, GROUP)
-        epsilon = self.config.explore.std_epsilon
-        return grpo(groups, np.ones(groups.shape, bool), "group", epsilon).ravel()
+    def observe(
+        self, rollouts: Rollouts, correct: np.ndarray, task: np.ndarray, hidden: Any = None, **scores: Any
+    ) -> Explored:
+        return self.explorer.advantages(
+            self.requests, rollouts, scores_with(correct, **scores), task, hidden, self.step
+        )
 
     def take(self, solved: float = 0.3) -> "Run":
-        explorer = self.explorer
-        self.slots = explorer.inject(self.next_batch, self.step)
-        self.rollouts = written(self.slots, self.step, solved)
-        self.texts = responses(TOKENIZER, self.rollouts, self.slots)
-        self.grades = CountdownGrader().grade([self.slots[i].graded for i in self.rollouts.prompt_index], self.texts)
-        self.rewards = np.array([float(grade.verdict is Verdict.CORRECT) for grade in self.grades])
-        valid = np.ones(len(self.rewards), bool)
-        self.plain = self.task(self.rewards)
-        self.advantages = explorer.observe(self.rollouts, None, self.grades, self.rewards, valid, self.task, self.step)
-        self.metrics = {name.removeprefix("exploration/"): value for name, value in explorer.metrics.items()}
+        self.requests = self.explorer.prompts(self.loader, self.step, SIZE)
+        self.rollouts, self.correct = written(self.requests, self.step, solved)
+        self.plain = group_relative(self.correct.reshape(-1, GROUP).astype(float)).ravel()
+        explored = self.observe(self.rollouts, self.correct, self.plain)
+        self.advantages, self.columns = explored.advantages, explored.columns
+        self.metrics = {name.removeprefix("exploration/"): value for name, value in explored.metrics.items()}
+        self.guided = np.array([request.lineage is not None for request in self.requests])
         self.step += 1
         return self
 
 
-def test_switched_off_everything_passes_through_untouched():
-    run = Run({"preset": "grpo"}).take()
-    assert [slot.problem for slot in run.slots] == PROBLEMS[:SIZE]
-    for index, request in enumerate(run.explorer.requests(run.slots, 0, SIZE)):
-        assert (request.prompt_ids, request.num_samples, request.rollout_id) == (
-            PROMPTS[PROBLEMS[index].uid], GROUP, index * GROUP,
-        )  # fmt: skip
-    assert run.texts == [TOKENIZER.decode(run.rollouts.completion_ids(row).tolist()) for row in range(SIZE * GROUP)]
+def of_preset(preset: str, **prompts: Any) -> list[Transform | PromptPolicy]:
+    return configured(config_with({"preset": preset, "prompts": {"prefixes": SHORT | prompts}}))
+
+
+def test_nothing_to_do_passes_everything_through_untouched():
+    run = Run().take()
+    assert [request.problem for request in run.requests] == [PROBLEMS[f"p{i}"] for i in range(SIZE)]
+    assert run.requests == [PromptRequest(PROBLEMS[f"p{i}"]) for i in range(SIZE)]
     assert run.advantages.tobytes() == run.plain.tobytes()
-    assert (run.explorer.metrics, run.explorer.columns, run.explorer.dumps()) == ({}, {}, None)
+    assert run.metrics == {}
+    assert run.columns == {"advantage_task": [round(x, 6) for x in run.plain]}
 
 
-@pytest.mark.parametrize(
-    "explore",
-    [
-        {"arm": "G0"},
-        {"arm": "G1"},
-        {"preset": "corrected", "novelty": {"alpha": 0.0}, "prefix": {"enabled": False}},
-        {"preset": "release_faithful", "novelty": {"alpha": 0.0}, "prefix": {"enabled": False}},
-    ],
-)
-def test_without_a_bonus_advantages_are_those_of_grpo_bit_for_bit(explore):
-    run, logged = Run(explore), {}
-    for _ in range(7):  # the release pays nobody before the second visit
+@pytest.mark.parametrize("settings", [{"alpha": 0.0}, {"alpha": 0.0, "scaling": "raw", "centring": "none"}])
+def test_without_a_bonus_advantages_are_those_of_grpo_bit_for_bit(settings):
+    run = Run(novelty(**settings))
+    for _ in range(7):
         run.take(solved=0.4)
-        logged |= run.metrics
-        assert [slot.problem for slot in run.slots] == [PROBLEMS[(8 * (run.step - 1) + i) % 40] for i in range(8)]
+        assert [request.problem.uid for request in run.requests] == [
+            f"p{(8 * (run.step - 1) + i) % 40}" for i in range(8)
+        ]
         assert run.advantages.tobytes() == run.plain.tobytes()
-        assert run.metrics["guided_queue_size"] == 0
-    assert logged["novelty_mean"] > 0, "what would have been is logged all the same"
+        assert run.metrics["novelty_mean"] > 0, "what would have been is logged all the same"
 
 
 def test_novelty_pays_correct_completions_that_differ():
-    run = Run({"arm": "N1"})
-    paid = 0
+    run, paid = Run(novelty(0.1)), 0
     for _ in range(6):
         run.take(solved=0.6)
         extra = run.advantages - run.plain
-        correct = run.rewards > 0
-        assert (extra[~correct] == 0).all()
-        sums = np.where(correct, extra, 0).reshape(-1, GROUP).sum(axis=1)
-        uncapped = np.abs(extra).max() < 0.3
-        assert not uncapped or sums == pytest.approx(0.0, abs=0.2)
-        solved = correct.reshape(-1, GROUP).sum(axis=1)
+        assert (extra[~run.correct] == 0).all()
+        solved = run.correct.reshape(-1, GROUP).sum(axis=1)
         assert (extra.reshape(-1, GROUP)[solved <= 1] == 0).all()
+        assert [value or 0.0 for value in run.columns["bonus"]] == pytest.approx(extra, abs=1e-6)
+        assert run.columns["advantage_task"] == pytest.approx(run.plain, abs=1e-6)
         paid += (extra != 0).sum()
-        columns = run.explorer.columns
-        recorded = [b or 0.0 for b in columns["bonus"]]
-        assert recorded == pytest.approx(extra, abs=1e-6)
-        assert columns["advantage_task"] == pytest.approx(run.plain, abs=1e-6)
     assert paid > 0
 
 
-@pytest.mark.parametrize("arm", ["F", "P1", "B0"])
-def test_guided_prompts_come_back_with_a_prefix_of_their_own_and_their_own_answer(arm):
-    run = Run({"arm": arm, "prefix": SMALL["prefix"]})
-    seen, texts = 0, {}
+@pytest.mark.parametrize("preset", ["corrected", "release_faithful"])
+def test_guided_prompts_come_back_with_the_beginning_of_an_attempt_of_their_own(preset):
+    run, seen, texts = Run(*of_preset(preset)), 0, {}
     for _ in range(8):
         run.take(solved=0.2)
-        assert run.metrics["gt_check"] == 1.0
-        for row, text in enumerate(run.texts):
-            texts[f"{run.step}:{row}"] = text  # steps of records count from 1
-        for index, slot in enumerate(run.slots):
-            if slot.guided is None:
-                continue
+        for row in range(SIZE * GROUP):
+            request = run.requests[row // GROUP]
+            text = CHARACTERS.decode([*request.prefix_ids, *run.rollouts.completion_ids(row)])
+            texts[f"{run.step}:{row}"] = request.problem.uid, text  # steps of records count from 1
+        for index in np.flatnonzero(run.guided):
             seen += 1
-            assert slot.guided.uid == slot.problem.uid == slot.graded.uid
-            parent = texts[run.explorer.columns["parent"][index * GROUP]]
-            prefix = TOKENIZER.decode(list(slot.prefix_ids))
+            request, row = run.requests[index], index * GROUP
+            prefix = CHARACTERS.decode(request.prefix_ids)
             assert prefix
+            assert request.prefix_in_prompt == (preset == "release_faithful")
+            uid, parent = texts[run.columns["parent"][row]]
+            assert uid == request.problem.uid
             assert parent.startswith(prefix)
-            assert all(run.texts[row].startswith(prefix) for row in range(index * GROUP, (index + 1) * GROUP))
+            assert run.columns["prefix_ids"][row] == list(request.prefix_ids)
+        assert [parent is not None for parent in run.columns["parent"]] == np.repeat(run.guided, GROUP).tolist()
     assert seen >= 8
     assert run.metrics["guided_injected"] == 2
 
 
-def test_there_is_no_loss_on_prefix_tokens():
-    """A prefix is looked at like a prompt: weights and advantages begin behind it."""
-    run, seen = Run({"arm": "P1", "prefix": SMALL["prefix"] | {"budget": "same_total"}}), 0
-    for _ in range(6):
-        run.take(solved=0.2)
-        rows = np.arange(SIZE * GROUP)
-        examples = grpo_examples(run.rollouts, np.ones(len(rows)), rows, run.config)
-        packed = pack_rows(examples, [[row] for row in rows], 128, len(rows))
-        for row in rows:
-            slot = run.slots[run.rollouts.prompt_index[row]]
-            before = len(PROMPTS[slot.problem.uid]) + len(slot.prefix_ids)
-            after = before + run.rollouts.lengths[row]
-            assert packed.tokens[row, before - len(slot.prefix_ids) : before].tolist() == list(slot.prefix_ids)
-            for values in (packed.weights, packed.advantages):
-                assert (values[row, before:after] > 0).all()
-                assert (values[row, :before] == 0).all()
-                assert (values[row, after:] == 0).all()
-            seen += len(slot.prefix_ids)
-    assert seen > 0
-
-
 def test_guided_completions_get_no_bonus_but_are_remembered():
-    run = Run({"arm": "F"})
+    run, seen = Run(novelty(), prefixes(**SHORT)), 0
     for _ in range(6):
         run.take(solved=0.3)
-        guided = np.repeat([slot.guided is not None for slot in run.slots], GROUP)
-        assert (run.advantages[guided] == run.plain[guided]).all()
-        for slot in run.slots:
-            if slot.guided is not None:
-                assert len(run.explorer.state.prompts[slot.problem.uid].correct) >= 2 * GROUP
+        rows = np.repeat(run.guided, GROUP)
+        assert (run.advantages[rows] == run.plain[rows]).all()
+        seen += rows.sum()
+    assert seen > 0
+    history = run.explorer._state[0][0]
+    assert sum(history.size(uid) for uid in PROBLEMS) == 6 * SIZE * GROUP
 
 
-def test_clamp_leaves_no_negative_advantage_behind_a_prefix():
-    run = Run({"arm": "P9", "prefix": {"control": "fresh"}})
-    clamped = 0
-    for _ in range(10):
-        run.take(solved=0.3)
-        guided = np.repeat([slot.guided is not None for slot in run.slots], GROUP)
-        np.testing.assert_array_equal(run.advantages[guided], np.maximum(run.plain[guided], 0))
-        np.testing.assert_array_equal(run.advantages[~guided], run.plain[~guided])
-        clamped += (run.plain[guided] < 0).sum()
-    assert clamped > 0
+def test_a_completion_that_was_not_graded_makes_nobody_hard_and_pays_nobody():
+    run = Run(novelty(), prefixes(**SHORT))
+    run.requests = run.explorer.prompts(run.loader, 0, SIZE)
+    rollouts, _ = written(run.requests, 0, solved=0.0)
+    nothing = np.zeros(len(rollouts))
+    explored = run.observe(rollouts, nothing > 0, nothing, valid=nothing > 0)
+    assert (explored.advantages == 0).all()
+    assert explored.metrics["exploration/hard_prompt_count"] == 0
 
 
-def test_the_replica_shows_the_defect_that_release_faithful_does_not_have():
-    """D1: graded against the displaced problem's answer, a correct guided completion counts as wrong."""
-    rates = {}
-    for arm in ("B0", "B1"):
-        run = Run({"arm": arm, "acknowledge_bugs": True, "prefix": SMALL["prefix"]})
-        found, checks = [], []
-        for _ in range(10):
-            run.take(solved=0.15)
-            truth = CountdownGrader().grade([run.slots[i].problem for i in run.rollouts.prompt_index], run.texts)
-            for row, slot in enumerate(run.slots[i] for i in run.rollouts.prompt_index):
-                if slot.guided is not None:
-                    found.append(run.grades[row].verdict == truth[row].verdict)
-            if any(slot.guided for slot in run.slots):
-                checks.append(run.metrics["gt_check"])
-        rates[arm] = (np.mean(checks), all(found))
-    assert rates["B0"] == (1.0, True)
-    assert rates["B1"][0] == 0.0
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"source": "correct", "failures": True}, {"as_released": True, "max_depth": None, "budget": "full"}],
+)
+def test_a_run_that_was_saved_and_read_takes_the_identical_next_steps(settings):
+    def run_anew() -> Run:
+        return Run(novelty(), prefixes(**SHORT | settings))
+
+    run = run_anew()
+    for _ in range(7):
+        run.take(solved=0.4)
+    again = run_anew()
+    again.explorer.restore(run.explorer.state())
+    again.loader, again.step = InOrder(run.loader.position), run.step
+    guided = 0
+    for _ in range(3):
+        run.take(solved=0.4)
+        again.take(solved=0.4)
+        assert [(r.problem, r.prefix_ids) for r in again.requests] == [(r.problem, r.prefix_ids) for r in run.requests]
+        np.testing.assert_array_equal(again.advantages, run.advantages)
+        assert (again.metrics, again.columns) == (run.metrics, run.columns)
+        guided += run.guided.sum()
+    assert guided > 0
 
 
-def test_a_grader_that_failed_makes_nobody_hard_and_pays_nobody():
-    run = Run({"arm": "F"})
-    run.explorer.inject(run.next_batch, 0)
-    rollouts = written(run.explorer.slots, 0, solved=0.0)
-    grades = [Grade(Verdict.TIMEOUT, None, "test")] * len(rollouts)
-    zeros = np.zeros(len(rollouts))
-    found = run.explorer.observe(rollouts, None, grades, zeros, zeros > 0, run.task, 0)
-    assert (found == 0).all()
-    assert run.explorer.metrics["exploration/hard_prompt_count"] == 0
-
-
-@pytest.mark.parametrize("explore", [{"arm": "F"}, {"arm": "L1"}, {"arm": "B0", "prefix": SMALL["prefix"]}])
-def test_a_run_that_was_saved_and_read_takes_the_identical_next_step(explore):
-    run = Run(explore)
-    for _ in range(4):
-        run.take()
-    again = Run(explore, run.explorer.dumps().tobytes())
-    again.next_batch, again.step = InOrder(run.next_batch.position), run.step
-    expected, found = run.take(), again.take()
-    np.testing.assert_array_equal(found.advantages, expected.advantages)
-    assert found.explorer.dumps().tobytes() == expected.explorer.dumps().tobytes()
+def test_a_run_starts_where_there_is_no_state():
+    run = Run(novelty())
+    run.explorer.restore(None)
+    assert run.take().step == 1
 
 
 def test_transfer_tells_drawn_prompts_from_those_that_only_waited():
-    run = Run({"arm": "P6"})
-    counts = np.zeros(2)
+    run, counts = Run(prefixes(**SHORT)), np.zeros(2)
     for _ in range(20):
         run.take(solved=0.1)
         counts += run.metrics["transfer_drawn_count"], run.metrics["transfer_not_drawn_count"]
-        assert all(slot.prefix_ids == () for slot in run.slots), "P6 draws the prompt afresh"
     assert (counts > 0).all()
-    assert run.metrics["guided_injected"] == 2
 
 
-def test_every_arm_runs_and_logs_the_real_signals():
-    for arm in ARMS:
-        explore = {"arm": arm, "acknowledge_bugs": True}
-        run = Run(explore | ({"prefix": SMALL["prefix"]} if arm in ("B0", "B1") else {}))
-        logged = set()
-        for _ in range(7):
-            logged |= run.take(solved=0.4).metrics.keys()
-            assert np.isfinite(run.advantages).all()
-        assert {"novelty_mean", "novelty_lexical_mean", "prefix_score", "match_sum"} <= logged, arm
-
-
-def test_prefixes_of_correct_attempts_only():
-    run = Run({"arm": "P1", "prefix": {"source": "correct", "hard_max_correct": 2}})
-    queued = 0
-    for _ in range(4):
-        run.take(solved=0.2)
-        solved = {
-            run.slots[i].problem.uid for i, grade in zip(run.rollouts.prompt_index, run.grades, strict=True)
-            if grade.verdict is Verdict.CORRECT
-        }  # fmt: skip
-        born = [entry for entry in run.explorer.state.queue if entry.born == run.step - 1]
-        assert {entry.uid for entry in born} <= solved
-        assert all(entry.prefix.correct for entry in born)
-        assert run.metrics["no_cut_share"] > 0.0, "all-wrong prompts are hard, and offer nothing"
-        queued += len(born)
-    assert queued > 0
-
-
-def test_guided_prompts_are_told_apart_by_the_attempt_that_was_cut():
-    run = Run({"arm": "P1", "prefix": {"hard_max_correct": 2}})
-    seen = set()
-    for _ in range(6):
-        run.take(solved=0.2)
-        correct = np.array([grade.verdict is Verdict.CORRECT for grade in run.grades]).reshape(-1, GROUP)
-        for name, wanted in (("source_correct", True), ("source_wrong", False)):
-            groups = [
-                c for c, s in zip(correct, run.slots, strict=True) if s.guided and s.guided.prefix.correct == wanted
+def test_pass_rates_of_guided_and_plain_prompts_are_told_apart():
+    run, seen = Run(prefixes(**SHORT, source="correct", failures=True)), set()
+    for _ in range(20):
+        run.take(solved=0.4)
+        rate = run.correct.reshape(-1, GROUP).mean(axis=1)
+        assert run.metrics["regular_pass_rate"] == pytest.approx(rate[~run.guided].mean())
+        for kind in ("hard", "easy"):
+            own = [
+                r
+                for r, request in zip(rate, run.requests, strict=True)
+                if request.lineage and request.lineage.kind == kind
             ]
-            if not groups:
-                assert f"guided_pass_rate_{name}" not in run.metrics
-                continue
-            seen.add(name)
-            assert run.metrics[f"guided_pass_rate_{name}"] == pytest.approx(np.mean(groups))
-            mixed = np.mean([c.any() and not c.all() for c in groups])
-            assert run.metrics[f"guided_frac_mixed_{name}"] == pytest.approx(mixed)
-    assert len(seen) == 2
+            assert (f"guided_pass_rate_{kind}" in run.metrics) == bool(own)
+            if own:
+                seen.add(kind)
+                assert run.metrics[f"guided_pass_rate_{kind}"] == pytest.approx(np.mean(own))
+    assert seen == {"hard", "easy"}
+
+
+def test_hidden_states_are_asked_for_where_somebody_reads_them():
+    rollouts = rollouts_with([CHARACTERS.encode("a</think>bc"), CHARACTERS.encode("abc")])
+    reader = stateless(lambda step, values, state: (values, state, {}))._replace(reads=("hidden",))
+    assert Run(novelty()).explorer.spans(rollouts) is None, "hashed words need none"
+    assert Run(prefixes(**SHORT), encoder=EncoderSettings(name="policy_hidden")).explorer.spans(rollouts) is None
+    assert Run(reader).explorer.spans(rollouts).tolist() == [[0, 11], [0, 3]]
+    after = EncoderSettings(name="policy_hidden", text_span="after_think")
+    assert Run(novelty(), encoder=after).explorer.spans(rollouts).tolist() == [[9, 11], [0, 3]]
+
+
+def test_novelty_of_hidden_states_is_that_of_the_states_given():
+    run = Run(novelty(), encoder=EncoderSettings(name="policy_hidden"))
+    run.requests = run.explorer.prompts(run.loader, 0, SIZE)
+    rollouts, correct = written(run.requests, 0, solved=1.1)
+    hidden = np.tile(np.eye(4, 6, dtype=np.float32), (SIZE, 1))
+    explored = run.observe(rollouts, correct, np.zeros(len(rollouts)), hidden)
+    assert explored.columns["novelty"] == pytest.approx(np.ones(SIZE * GROUP))
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full((SIZE, GROUP), np.nan), "32 that are not finite.*Wrap a bonus"),
+        (np.zeros((SIZE, 1)), r"of shape \(8, 1\)"),
+    ],
+)
+def test_advantages_that_nothing_can_be_learned_from_stop_the_run(values, message):
+    run = Run(stateless(lambda step, _, state: (values, state, {})))
+    with pytest.raises(ExtraError, match=message):
+        run.take()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1.0, 2.0], "'odd' with 2 entries; a column has one for each of the 32"),
+        ("text", "'odd' as 'text'"),
+        (None, "'odd' as None"),
+    ],
+)
+def test_a_report_that_is_neither_a_number_nor_a_column_stops_the_run(value, message):
+    with pytest.raises(ExtraError, match=message):
+        Run(stateless(lambda step, values, state: (values, state, {"odd": value}))).take()
+
+
+def test_numbers_become_metrics_and_arrays_columns_and_what_is_not_finite_is_left_out():
+    column = np.where(np.arange(32).reshape(8, 4) == 3, np.nan, 1.5)
+    report = {"one": np.float32(0.5), "none": np.nan, "two": 2, "column": column, "texts": ["a"] * 32}
+    run = Run(stateless(lambda step, values, state: (values, state, report))).take()
+    assert run.metrics == {"one": 0.5, "two": 2.0}
+    assert run.columns["column"] == [1.5, 1.5, 1.5, None] + [1.5] * 28
+    assert run.columns["texts"] == ["a"] * 32
+
+
+def test_a_policy_of_prompts_that_gives_too_few_stops_the_run():
+    few = PromptPolicy(lambda run: None, lambda draw, state, step: (draw(step.count - 1), state))
+    with pytest.raises(ExtraError, match="the prompt policy gave 7 prompts, 8 are wanted"):
+        Run(few).take()
+
+
+def test_a_bonus_inside_of_a_chain_sees_no_advantages_but_the_step_has_them():
+    seen = []
+
+    def look(step, values, state):
+        seen.append((np.isnan(values).all(), step.advantages.ravel()))
+        return np.zeros(values.shape), state, {}
+
+    run = Run(bonus(stateless(look))).take()
+    assert seen[0][0]
+    np.testing.assert_array_equal(seen[0][1], run.plain)
+    assert run.advantages.tobytes() == run.plain.tobytes()

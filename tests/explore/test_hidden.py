@@ -6,51 +6,25 @@ import jax
 import numpy as np
 import pytest
 import torch
-from extra_jax.explore.hidden import token_spans
 from flax import nnx
 from learn.steps import ROWS, config, frozen_advantages, frozen_rollouts
 from model.torch_qwen3 import load_ours, save_torch, torch_model
 from rollout.tiny import CONFIG, graphdef, mesh, params
 
-from explore.steps import config_of
-from extra_jax.config import NoveltyConfig
-from extra_jax.data.tokenizer import load_tokenizer
-from extra_jax.errors import ExtraError
-from extra_jax.explore.encoders import novelty_text
+from explore.steps import config_with, rollouts_with
 from extra_jax.learn.batch import pack_rows
 from extra_jax.learn.grpo import Learner, Scored, grpo_examples
 from extra_jax.learn.score import last_hidden
 from extra_jax.plan.programs import describe_run
-from extra_jax.rollout.types import Rollouts, StopReason
+from extra_jax.rollout.types import Rollouts
 
-TOKENIZER = load_tokenizer("tiny")
 SEVERAL = {"beta": 0.0, "num_iterations": 1, "num_minibatches": 2}
 
 
-def rollouts_of(rows: list[list[int]], prefixes: list[tuple[int, ...]] | None = None) -> Rollouts:
-    """Completions behind random prompts."""
-    rng, count, longest = np.random.default_rng(0), len(rows), max(map(len, rows))
-    tokens = np.zeros((count, longest), np.int32)
-    for index, row in enumerate(rows):
-        tokens[index, : len(row)] = row
-    numbers = np.zeros((count, longest), np.float32)
-    return Rollouts(
-        rollout_ids=np.arange(count),
-        prompt_index=np.arange(count, dtype=np.int32),
-        prompt_ids=[rng.integers(0, 96, n) for n in rng.integers(1, 8, count)],
-        tokens=tokens,
-        lengths=np.array([len(row) for row in rows], np.int32),
-        logprobs=numbers,
-        entropies=numbers,
-        stop_reasons=[StopReason.STOP_TOKEN] * count,
-        prefix_ids=[np.array(prefix, int) for prefix in prefixes or [()] * count],
-        full_logprobs=numbers,
-        filter_logprob_mass=numbers,
-    )
-
-
-def spans_of(rollouts: Rollouts, **novelty: object) -> np.ndarray:
-    return token_spans(rollouts, TOKENIZER, NoveltyConfig(**novelty))
+def last(rollouts: Rollouts, tokens: int | None = None) -> np.ndarray:
+    """``[R, 2]`` the last ``tokens`` of each completion, or all of them."""
+    ends = rollouts.lengths.astype(np.int64)
+    return np.stack([np.zeros_like(ends) if tokens is None else np.maximum(ends - tokens, 0), ends], axis=1)
 
 
 @functools.cache
@@ -78,10 +52,11 @@ def test_hidden_states_are_those_of_a_plain_forward_of_the_torch_model(tmp_path)
     ours = load_ours(save_torch(reference, tmp_path))
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 96, n).tolist() for n in (3, 9, 1, 5)]
-    rollouts = rollouts_of(rows, [(), (), (5, 6, 7), (5, 6, 7)])
+    prompts = [rng.integers(0, 96, n).tolist() for n in (4, 4, 7, 7)]
+    rollouts = rollouts_with(rows, prompts=prompts, prefixes=[(), (), (5, 6, 7), (5, 6, 7)])
     learner = Learner(ours.graphdef, config(prompts_per_step=2, num_generations=2, beta=0.0), mesh())
-    for novelty, seen in (({"text_span": "full"}, 99), ({"span_tokens": 4}, 4)):
-        found = learner.scored(ours.params, rollouts, spans_of(rollouts, **novelty)).hidden
+    for seen in (99, 4):
+        found = learner.scored(ours.params, rollouts, last(rollouts, seen)).hidden
         for row in range(4):
             ids = torch.tensor([[*rollouts.context_ids(row), *rows[row]]])
             with torch.no_grad():
@@ -114,14 +89,14 @@ def plain_means(rollouts: Rollouts, spans: np.ndarray) -> np.ndarray:
 )
 def test_packing_mini_batches_and_mesh_leave_them_the_same(mesh_name, train):
     rollouts = frozen_rollouts()
-    spans = spans_of(rollouts, span_tokens=5)
+    spans = last(rollouts, 5)
     found = Counted(mesh_name, **train).scored(params(mesh_name), rollouts, spans).hidden
     np.testing.assert_allclose(found, plain_means(rollouts, spans), rtol=1e-4, atol=1e-5)
 
 
 def test_rows_may_hold_more_sequences_than_there_are_places_at_first():
     rollouts = frozen_rollouts()
-    spans = spans_of(rollouts, text_span="full")
+    spans = last(rollouts)
     learner = Counted(row_length=512, num_minibatches=1, num_iterations=2)
     np.testing.assert_allclose(
         learner.scored(params(), rollouts, spans).hidden, plain_means(rollouts, spans), rtol=1e-4, atol=1e-5
@@ -130,7 +105,7 @@ def test_rows_may_hold_more_sequences_than_there_are_places_at_first():
 
 def test_completions_that_the_loss_leaves_out_have_a_state_too():
     rollouts = frozen_rollouts()
-    spans = spans_of(rollouts, text_span="full")
+    spans = last(rollouts)
     found = Counted(mask_truncated_completions=True).scored(params(), rollouts, spans).hidden
     assert rollouts.truncated.any()
     np.testing.assert_allclose(found, plain_means(rollouts, spans), rtol=1e-4, atol=1e-5)
@@ -141,12 +116,12 @@ def test_one_pass_gives_the_states_and_the_old_logprobs():
     rollouts, advantages = frozen_rollouts(), frozen_advantages()
     plain, hidden = Counted(), Counted()
     expected = plain.batches(params(), None, rollouts, advantages)
-    scored = hidden.scored(params(), rollouts, spans_of(rollouts))
+    scored = hidden.scored(params(), rollouts, last(rollouts))
     found = hidden.batches(params(), None, rollouts, advantages, scored.logprobs)
     assert (plain.passes, hidden.passes) == (2, 2), "one a mini-batch"
-    for mine, theirs in zip(found, expected, strict=True):
-        assert mine.rows.old_logprobs is not None
-        jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+    for batch, wanted in zip(found, expected, strict=True):
+        assert batch.rows.old_logprobs is not None
+        jax.tree.map(np.testing.assert_array_equal, batch, wanted)
 
 
 @pytest.mark.parametrize("train", [{"num_minibatches": 1}, {"old_logprobs": "sampler"}])
@@ -155,12 +130,12 @@ def test_a_step_without_a_scoring_pass_makes_one_and_its_update_stays_as_it_was(
     learner = Counted(**train)
     expected = learner.batches(params(), None, rollouts, advantages)
     assert learner.passes == 0
-    scored = learner.scored(params(), rollouts, spans_of(rollouts))
+    scored = learner.scored(params(), rollouts, last(rollouts))
     found = learner.batches(params(), None, rollouts, advantages, scored.logprobs)
     assert learner.passes == learner.config.train.num_minibatches
     assert scored.hidden.shape[0] == ROWS
-    for mine, theirs in zip(found, expected, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+    for batch, wanted in zip(found, expected, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, batch, wanted)
 
 
 def test_nobody_asks_nobody_computes():
@@ -169,19 +144,9 @@ def test_nobody_asks_nobody_computes():
     assert learner.passes == 0
 
 
-@pytest.mark.parametrize("novelty", [{"text_span": "full"}, {"span_tokens": 5}, {"text_span": "after_think"}])
-def test_the_tokens_are_those_of_the_text_that_other_encoders_see(novelty):
-    texts = ["12+3=15\n", "</think>7*8=56\n", "1+2=3\n</think>4\n</think>\n5+6=11\n", "9+1</think>"]
-    rows = [TOKENIZER.encode_target(text)[: None if "\n" in text else -1] for text in texts]
-    rollouts, settings = rollouts_of(rows), NoveltyConfig(**novelty)
-    for row, (first, end) in enumerate(token_spans(rollouts, TOKENIZER, settings)):
-        ids = rollouts.completion_ids(row)
-        assert TOKENIZER.decode(ids[first:end].tolist()) == novelty_text(ids, TOKENIZER, settings)
-
-
 def test_an_empty_span_has_no_state():
     rollouts = frozen_rollouts()
-    spans = spans_of(rollouts)
+    spans = last(rollouts)
     spans[3] = rollouts.lengths[3]
     found = Counted().scored(params(), rollouts, spans).hidden
     assert (found[3] == 0).all()
@@ -190,7 +155,9 @@ def test_an_empty_span_has_no_state():
 
 def test_a_plan_counts_the_pass_and_the_weights_that_are_still_there():
     for encoder, passes in (("policy_hidden", 1), ("hashed_ngram", 0)):
-        planned = config_of({"arm": "N1", "encoder": {"name": encoder}}, prompts_per_step=8, num_generations=2)
+        planned = config_with(
+            {"bonus": {"novelty": {}}, "encoder": {"name": encoder}}, prompts_per_step=8, num_generations=2
+        )
         sampling = planned.rollout.model_copy(
             update={"slots": 16, "chunk": 8, "max_prompt_length": 8, "max_completion_length": 24}
         )
@@ -200,11 +167,5 @@ def test_a_plan_counts_the_pass_and_the_weights_that_are_still_there():
         if passes:
             with jax.set_mesh(mesh("8x1")):
                 assert "sampler" in programs["score"].alive
-                told = programs["score"].lower().out_info
-            assert [len(leaf.shape) for leaf in jax.tree.leaves(told)] == [3, 4]
-
-
-def test_masking_the_answer_is_refused():
-    explore = {"arm": "N1", "encoder": {"name": "policy_hidden"}, "novelty": {"mask_answer": True}}
-    with pytest.raises(ExtraError, match="mask_answer=false or another encoder"):
-        config_of(explore)
+                output = programs["score"].lower().out_info
+            assert [len(leaf.shape) for leaf in jax.tree.leaves(output)] == [3, 4]

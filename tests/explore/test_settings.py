@@ -1,119 +1,147 @@
-"""The section ``explore``: presets, arms, and what they refuse."""
+"""The section ``explore``: presets, what wins over them, and what is refused."""
+
+from pathlib import Path
 
 import pytest
-from extra_jax.config.explore_presets import ARMS
 
-from explore.steps import config_of
-from extra_jax.config import Config, ExploreConfig, NoveltyConfig, PrefixConfig, config_from_dict
+from explore.steps import CHARACTERS, PROBLEMS, config_with
+from extra_jax.config import config_from_dict
 from extra_jax.errors import ExtraError
+from extra_jax.exploration import PlainGRPO
+from extra_jax.explore import PromptPolicy, Transform, novelty, prefixes
+from extra_jax.explore.build import configured, make_exploration
+from extra_jax.explore.encoders import EncoderSettings
+from extra_jax.explore.explorer import Explorer
 
-ACKNOWLEDGED = {"arm": "B1", "acknowledge_bugs": True}
+NGRAMS = {"name": "hashed_ngram", "size": 32}
+OWN = """
+import numpy as np
+from extra_jax.explore import Transform, stateless
+
+def shorter(weight: float = 0.1) -> Transform:
+    def update(step, values, state):
+        return values - weight * step.lengths, state, {}
+    return stateless(update)
+
+def number(weight):
+    return weight
+"""
+
+
+def explored(explore: dict, parts: list | None = None, **train: int) -> Explorer | PlainGRPO:
+    config = config_with(explore, **train)
+    prompts = {uid: CHARACTERS.encode(problem.prompt) for uid, problem in PROBLEMS.items()}
+    return make_exploration(config, list(PROBLEMS.values()), prompts, CHARACTERS, parts)
 
 
 def test_exploration_is_off_unless_asked_for():
     explore = config_from_dict({"model": {"preset": "tiny"}}).explore
-    assert explore.preset == "grpo"
-    assert not explore.active
-    assert not explore.novelty.enabled
-    assert not explore.prefix.enabled
+    assert (explore.preset, explore.bonus, explore.prompts, explore.active) == ("grpo", {}, {}, False)
+    assert explored({}) == PlainGRPO()
 
 
-def test_the_recommended_preset_is_the_defaults_of_the_fields():
-    explore = config_of({"preset": "corrected"}).explore
-    assert (explore.novelty, explore.prefix) == (NoveltyConfig(), PrefixConfig())
-    n, p = explore.novelty, explore.prefix
-    assert (n.pool, n.pool_filter, n.min_history, n.centring, n.scaling) == (
-        "both", "correct", 0, "loo_correct", "std_matched",
-    )  # fmt: skip
-    assert (n.alpha, n.cap, n.cap_ratio, n.schedule) == (0.5, 3.0, 1.5, "const")
-    assert (p.hard_max_correct, p.source, p.cut, p.max_fraction) == (1, "prefer_correct", "contains_newline", 0.7)
-    assert (p.queue_order, p.queue_max_age, p.one_per_prompt, p.requeue, p.budget, p.max_depth) == (
-        "random", 8, True, True, "same_total", 1,
-    )  # fmt: skip
+def test_the_recommended_preset_is_the_defaults_of_the_functions():
+    explore = config_with({"preset": "corrected"}).explore
+    assert (explore.bonus, explore.prompts) == ({"novelty": {}}, {"prefixes": {}})
+    assert explore.active
 
 
-def test_what_is_written_out_wins_over_arm_and_preset():
-    explore = config_of({"arm": "N2", "novelty": {"control": "gaussian", "alpha": 0.3}}).explore
-    assert (explore.preset, explore.novelty.control, explore.novelty.alpha) == ("corrected", "gaussian", 0.3)
-    assert not explore.prefix.enabled
-    release = config_of({"preset": "release_faithful", "prefix": {"cut": "contains_newline"}}).explore.prefix
-    assert (release.cut, release.budget) == ("contains_newline", "full")
+def test_what_is_written_out_wins_over_the_preset():
+    chosen = {"encoder": {"size": 8}, "bonus": {"novelty": {"alpha": 0.3}}, "prompts": {"prefixes": None}}
+    explore = config_with({"preset": "release_faithful", **chosen}).explore
+    assert explore.encoder == {"long_text": "truncate", "size": 8}
+    assert (explore.bonus["novelty"]["alpha"], explore.bonus["novelty"]["scaling"]) == (0.3, "raw")
+    assert explore.prompts == {"prefixes": None}, "null takes one out"
+    assert [type(part) for part in configured(config_with({"preset": "corrected", **chosen}))] == [Transform]
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_every_arm_is_valid_active_and_read_back_unchanged(arm):
-    config = config_of({"arm": arm} | (ACKNOWLEDGED if arm == "B1" else {}))
-    assert config.explore.active
-    assert config.explore.needs_novelty, "real signals are logged in every arm"
+def test_an_override_of_the_command_line_wins_too(tmp_path: Path):
+    from extra_jax.config import load_config
+
+    file = tmp_path / "run.yaml"
+    file.write_text("model: {preset: tiny}\nexplore: {preset: corrected}\n")
+    explore = load_config(file, ["explore.bonus.novelty.alpha=0.25", "explore.prompts.prefixes=null"]).explore
+    assert (explore.bonus, explore.prompts) == ({"novelty": {"alpha": 0.25}}, {"prefixes": None})
+
+
+@pytest.mark.parametrize("preset", ["grpo", "corrected", "release_faithful"])
+def test_every_preset_is_valid_and_read_back_unchanged(preset):
+    config = config_with({"preset": preset})
     assert config_from_dict(config.model_dump(mode="json")) == config
+    parts = configured(config)
+    assert [type(part) for part in parts] == ([] if preset == "grpo" else [Transform, PromptPolicy])
 
 
-def test_each_arm_changes_one_thing():
-    """Besides which of the two mechanisms is on, an arm swaps at most one function of each."""
+def test_a_preset_without_one_of_its_parts_is_read_back_without_it():
+    config = config_with({"preset": "corrected", "prompts": {"prefixes": None}})
+    assert config_from_dict(config.model_dump(mode="json")) == config
+    assert len(configured(config)) == 1
+    everything = {"bonus": {"novelty": None}, "prompts": {"prefixes": None}}
+    assert not config_with({"preset": "corrected", **everything}).explore.active
 
-    def changed(arm: str) -> set[str]:
-        base, other = (config_of({"arm": a}).explore.model_dump() for a in ("F", arm))
-        return {
-            f"{section}.{key}"
-            for section in ("novelty", "prefix", "encoder")
-            for key in base[section]
-            if base[section][key] != other[section][key] and key != "enabled"
-        }
 
-    assert changed("N1") == changed("P1") == changed("G0") == set()
-    assert changed("N2") == {"novelty.control"}
-    assert changed("G2") == {"novelty.control", "novelty.centring"}  # a constant has no centred part
-    assert changed("L1") == {"novelty.metric", "novelty.quantile_map"}
-    assert changed("P6") == {"prefix.control"}
-    assert changed("P5") == {"prefix.direction"}
-    assert changed("FR") == {"novelty.control", "prefix.control"}
+def test_a_run_knows_its_sizes():
+    run = explored({"preset": "corrected", "encoder": NGRAMS}, num_generations=6, prompts_per_step=64, max_steps=7).run
+    assert (run.group_size, run.prompts_per_step, run.max_steps, run.seed) == (6, 64, 7, 0)
+    assert run.encoder == EncoderSettings(**NGRAMS)
+    assert run.problems == PROBLEMS
+
+
+def test_parts_given_in_python_are_used_in_place_of_those_of_the_configuration():
+    assert explored({"preset": "corrected", "encoder": NGRAMS}, []) == PlainGRPO()
+    state = explored({"encoder": NGRAMS}, [novelty(0.2), prefixes(guided_fraction=0.1)]).state()
+    assert (len(state["transform"]), len(state["policies"])) == (1, 1)
+
+
+def test_a_bonus_of_ones_own_is_named_by_its_file(tmp_path: Path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    parts = configured(config_with({"bonus": {f"{file}:shorter": {"weight": 0.5}}}))
+    assert isinstance(parts[0], Transform)
+    for name, message in (
+        (f"{file}:shortr", r"has no 'shortr'; did you mean 'shorter'\?"),
+        (f"{tmp_path}/none.py:shorter", "there is no file"),
+    ):
+        with pytest.raises(ExtraError, match=message):
+            configured(config_with({"bonus": {name: {}}}))
+    with pytest.raises(ExtraError, match="it gave 3, which is no Transform"):
+        configured(config_with({"bonus": {f"{file}:number": {"weight": 3}}}))
+    with pytest.raises(ExtraError, match="weight is missing"):
+        configured(config_with({"bonus": {f"{file}:number": {}}}))
 
 
 @pytest.mark.parametrize(
     ("explore", "message"),
     [
-        ({"preset": "release_replica_with_bugs"}, "acknowledge_bugs=true"),
-        ({"preset": "corrected", "prefix": {"ground_truth": "displaced"}}, "only in preset release_replica_with_bugs"),
-        ({"preset": "grpo", "arm": "N1"}, "arm N1 needs preset corrected"),
-        ({"preset": "corrected", "arm": "B0"}, "arm B0 needs preset release_faithful"),
-        ({"preset": "release_faithful", "novelty": {"capacity": 4}}, "capacity=4 is smaller than .*num_generations=8"),
-        ({"preset": "corrected", "prefix": {"slots_fraction": 0.001}}, "less than one prompt; raise it to 0.015625"),
-        (
-            {"preset": "corrected", "prefix": {"source": "correct", "hard_max_correct": 0}},
-            "source=correct finds nothing",
-        ),
-        ({"preset": "corrected", "encoder": {"name": "policy_hidden"}}, "smoothing=prefix_overlap"),
-        ({"arm": "L2", "novelty": {"centring": "loo_exact"}}, "needs distances between pairs"),
-        ({"arm": "N2", "novelty": {"centring": "loo_all"}}, "no meaning with replaced distances"),
-        ({"preset": "corrected", "novelty": {"placement": "before"}}, "cap_ratio looks at advantages"),
-        ({"preset": "corrected", "novelty": {"quantile_map": True}}, "quantile_map maps another metric"),
-        ({"preset": "corrected", "novelty": {"alfa": 1}}, "did you mean 'explore.novelty.alpha'"),
         ({"preset": "korrected"}, "'grpo', 'corrected'"),
+        ({"bonuss": {}}, r"did you mean 'explore.bonus'\?"),
+        ({"bonus": {"novlty": {}}}, r"explore.bonus: no bonus is called 'novlty'; did you mean 'novelty'\?"),
+        ({"bonus": {"zzzz": {}}}, r"no bonus is called 'zzzz'. There are novelty, and your own"),
+        ({"prompts": {"prefix": {}}}, r"no prompt policy is called 'prefix'; did you mean 'prefixes'\?"),
+        ({"bonus": {"novelty": {"alfa": 1}}}, r"explore.bonus.novelty.alfa: unknown setting; did you mean 'alpha'\?"),
+        ({"prompts": {"prefixes": {"min_token": 1}}}, r"min_token: unknown key; did you mean 'min_tokens'\?"),
+        ({"preset": "corrected", "encoder": {"nme": "minilm"}}, r"nme: unknown key; did you mean 'name'\?"),
+        ({"preset": "corrected", "encoder": {"name": "word2vec"}}, "explore.encoder:\n.*name: .*'hashed_ngram'"),
+        (
+            {"preset": "corrected", "encoder": NGRAMS, "prompts": {"prefixes": {"guided_fraction": 0.001}}},
+            "less than one prompt; raise it to 0.015625",
+        ),
     ],
 )
 def test_what_has_no_meaning_is_refused_with_the_remedy(explore, message):
     with pytest.raises(ExtraError, match=message):
-        config_of(explore)
+        explored(explore)
 
 
-def test_a_small_memory_is_allowed_where_no_history_is_needed():
-    assert config_of({"preset": "corrected", "novelty": {"capacity": 2}}).explore.novelty.capacity == 2
+def test_what_is_no_part_of_exploration_is_refused():
+    with pytest.raises(ExtraError, match="is neither a Transform nor a PromptPolicy; call it with its settings"):
+        explored({}, [novelty])
 
 
-def test_every_field_names_its_source():
-    def fields(section: type) -> list:
-        own = list(section.model_fields.items())
-        return own + [
-            f for _, field in own if hasattr(field.annotation, "model_fields") for f in fields(field.annotation)
-        ]
-
-    described = [(name, f) for name, f in fields(ExploreConfig) if not hasattr(f.annotation, "model_fields")]
-    assert len(described) > 60
-    for name, field in described:
-        assert field.description, name
-        assert field.description.endswith("]"), f"{name} names no source"
-
-
-def test_guided_slots_are_the_published_share():
-    config: Config = config_of({"preset": "release_faithful"}, prompts_per_step=512, num_generations=6)
-    assert config.guided_slots == 16
+def test_hidden_states_are_read_where_a_bonus_needs_vectors_made_of_them():
+    for explore, expected in (
+        ({"preset": "corrected", "encoder": {"name": "policy_hidden"}}, True),
+        ({"prompts": {"prefixes": {}}, "encoder": {"name": "policy_hidden"}}, False),
+        ({"preset": "corrected"}, False),
+    ):
+        assert config_with(explore).explore.reads_hidden_states is expected

@@ -1,116 +1,160 @@
-"""The memory of exploration: bounded, and the same after it was saved and read."""
+"""The memory of exploration: a few arrays, bounded, and the same after it was saved and read."""
 
-import io
-import json
+from typing import Any
 
 import numpy as np
 import pytest
-from extra_jax.explore.injection import Slot
-from extra_jax.explore.proposals import Group, Proposal, enqueue, memory_key, visit
-from extra_jax.explore.state import GUIDED_MARK, ExplorationState, Guided
 
-from explore.steps import Visit, config_of
-from explore.test_injection import PROBLEMS, prefix
-from extra_jax.errors import ExtraError
+from explore.steps import CHARACTERS, Lived, asked, run_info, step_with
+from extra_jax.exploration import PromptRequest
+from extra_jax.explore import PromptStep, distance, novelty
+from extra_jax.explore.encoders import EncoderSettings
+from extra_jax.explore.history import History
+from extra_jax.explore.packing import pack_texts, split, unpack_texts
+from extra_jax.explore.prefix_settings import PrefixSettings
+from extra_jax.explore.prefix_state import Guided, PrefixState
+from extra_jax.explore.prefixes import next_prompts, observe
 
-
-def lived(arm: str, steps: int, state: ExplorationState | None = None, first: int = 0) -> tuple:
-    """A state after some steps with everything in it, and what the last step paid."""
-    config = config_of({"arm": arm}, num_generations=4)
-    state = state or ExplorationState()
-    for step in range(first, first + steps):
-        rng = np.random.default_rng(step)
-        vectors, correct = rng.normal(size=(24, 5)), rng.random(24) < 0.5
-        codes = [rng.integers(0, 30, 8) for _ in range(24)]
-        made = Visit(config, state, vectors, correct, 4, step=step, codes=codes)
-        made.run(np.where(correct, 1.0, 0.0).reshape(6, 4))
-        slots = [Slot(PROBLEMS[f"p{i}"], PROBLEMS[f"p{i}"]) for i in range(6)]
-        proposals = []
-        for i in range(6):
-            visit(state.prompt(f"p{i}"), Group(4, int(correct[4 * i : 4 * i + 4].sum()), 0, 0))
-            tokens, vector = rng.integers(0, 60, 9).astype(np.int32), rng.normal(size=(3, 5)).astype(np.float32)
-            made_of = [
-                type(prefix())(tokens[: 3 * j + 3], rng.random(), vector[j], step, i, 1, 0.3 * j, bool(j), False)
-                for j in range(3)
-            ]
-            proposals.append(Proposal(i, made_of))
-        enqueue(proposals, slots, state, config.explore.prefix, real_smoothing="embedding", seed=0, step=step)
-        state.queue = [*state.queue, Guided("p9", "answer 9", prefix(0), 0.25, step)][-4:]
-        state.pending = ["p3", "p7"]
-    return state, made
+RUN = run_info(encoder=EncoderSettings(name="hashed_ngram", size=8))
+RULES = PrefixSettings(min_tokens=2, min_gap=2, warmup_steps=0, guided_fraction=0.25, failures=True, max_depth=None)
 
 
-@pytest.mark.parametrize("arm", ["F", "L1", "L2"])
-def test_a_state_that_was_saved_and_read_gives_the_same_next_steps(arm):
-    state, _ = lived(arm, 3)
-    saved = state.dumps()
-    again = ExplorationState.loads(saved)
-    assert again.dumps() == saved
-    (_, expected), (_, found) = lived(arm, 2, state, first=3), lived(arm, 2, again, first=3)
-    np.testing.assert_array_equal(found.bonus, expected.bonus)
-    np.testing.assert_array_equal(found.measured.nearest, expected.measured.nearest)
-    assert again.dumps() == state.dumps()
-    assert ExplorationState.loads(ExplorationState().dumps()).dumps() == ExplorationState().dumps()
+def step_after(state: PrefixState, index: int, rules: PrefixSettings) -> list[Any]:
+    """Takes one step and says everything that came of it; completions depend on the step alone."""
+    rng = np.random.default_rng(index)
+
+    def draw(count: int) -> list[PromptRequest]:
+        return asked(*(f"p{i}" for i in rng.integers(0, 12, count)))
+
+    requests, state = next_prompts(draw, state, PromptStep(index, 8, RUN), rules)
+    texts = ["".join(chr(c) for c in rng.choice([10, 97, 98, 99], 20)) for _ in range(32)]
+    correct = rng.random((8, 4)) < rng.choice([0.0, 0.5, 1.0], (8, 1))
+    entropies = rng.random((32, 20))
+    step = step_with(correct, texts=texts, run=RUN, index=index, requests=requests, entropies=entropies)
+    state, report = observe(step, state, rules)
+    queue = [(e.uid, e.prefix.tokens.tolist(), e.score, e.born, e.kind) for e in state.queue]
+    return [[(r.problem.uid, r.prefix_ids) for r in requests], queue, {k: v for k, v in report.items() if v == v}]
+
+
+def lived(steps: int, rules: PrefixSettings = RULES) -> PrefixState:
+    state = PrefixState()
+    for index in range(steps):
+        step_after(state, index, rules)
+    return state
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name, strict=True)
+
+
+@pytest.mark.parametrize(
+    "rules", [RULES, PrefixSettings(**dict(RULES) | {"as_released": True, "choose": "lowest_entropy"})]
+)
+def test_prefixes_that_were_saved_and_read_give_the_same_next_steps(rules):
+    state = lived(6, rules)
+    saved = state.save()
+    again = PrefixState.load(saved)
+    assert_same(again.save(), saved)
+    assert state.queue, "there is something to lose"
+    assert rules.as_released or state.pending
+    for index in range(6, 12):
+        assert step_after(again, index, rules) == step_after(state, index, rules)
+    assert_same(again.save(), state.save())
+
+
+def test_saved_is_no_part_of_what_goes_on():
+    state = lived(4)
+    saved = state.save()
+    before = {name: array.copy() for name, array in saved.items()}
+    for index in range(4, 8):
+        step_after(state, index, RULES)
+    assert_same(saved, before)
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_state_is_saved_as_a_few_arrays_of_numbers(steps):
+    for tree in (lived(steps).save(), written(steps).save()):
+        assert len(tree) <= 9
+        for array in tree.values():
+            assert isinstance(array, np.ndarray)
+            assert array.dtype.kind in "fiub"
 
 
 def test_prefixes_of_one_attempt_are_stored_once():
-    state, _ = lived("P1", 1)
-    kept = state.prompts["p0"].prefixes
-    assert [len(p.tokens) for p in kept] == [3, 6, 9]
-    again = ExplorationState.loads(state.dumps()).prompts["p0"].prefixes
-    assert again[0].tokens.base is again[2].tokens.base
-    assert state.nbytes() == ExplorationState.loads(state.dumps()).nbytes()
+    state = lived(6)
+    again = PrefixState.load(state.save())
+    prefixes = [p for record in again.records.values() for p in record.prefixes]
+    attempts = {(p.step, p.rollout_id) for p in prefixes} | {(e.prefix.step, e.prefix.rollout_id) for e in again.queue}
+    assert len(state.save()["sizes"]) == len(attempts) < len(prefixes)
+    several = [p for p in prefixes if (p.step, p.rollout_id) == (prefixes[0].step, prefixes[0].rollout_id)]
+    assert len({id(p.tokens.base) for p in several}) == 1
+
+
+def test_a_queued_prefix_without_tokens_and_one_of_another_problem_come_back():
+    state = lived(3)
+    taken = state.queue[0].prefix
+    empty = type(taken)(**vars(taken) | {"tokens": taken.tokens[:0]})
+    state.queue += [Guided("p9", "answer 9", empty, float("nan"), 2), Guided("p8", "answer 8", taken, 0.25, 2, "easy")]
+    again = PrefixState.load(state.save()).queue
+    assert (again[-2].uid, again[-2].prefix.tokens.tolist(), np.isnan(again[-2].score)) == ("p9", [], True)
+    assert again[-1].prefix.tokens.tolist() == taken.tokens.tolist()
+    assert again[-1].kind == "easy"
+
+
+def test_an_empty_state_is_read_as_it_was():
+    assert_same(PrefixState.load(PrefixState().save()).save(), PrefixState().save())
+    assert History.load(History().save()).problems == {}
+
+
+def visit(far: Lived, index: int) -> np.ndarray:
+    rng = np.random.default_rng(index)
+    uids = [f"p{i}" for i in rng.integers(0, 6, 6)]
+    step = step_with(rng.random((6, 4)) < 0.6, vectors=rng.normal(size=(24, 5)), requests=asked(*uids), index=index)
+    return far(step, step.advantages)
+
+
+def written(steps: int) -> History:
+    far = Lived(distance())
+    for index in range(steps):
+        visit(far, index)
+    return far.state
+
+
+def test_novelty_that_was_saved_and_read_pays_the_same_next_steps():
+    """The whole chain: remembered completions and running moments."""
+    far, again = Lived(novelty()), Lived(novelty())
+    for index in range(4):
+        visit(far, index)
+    again.state = again.transform.load(far.transform.save(far.state), run_info())
+    for index in range(4, 8):
+        np.testing.assert_array_equal(visit(again, index), visit(far, index))
+        assert again.report["nearest"] == far.report["nearest"]
 
 
 def test_memory_is_bounded_by_its_settings():
-    state, _ = lived("F", 60)
-    after = state.nbytes()
-    assert {len(state.prompts[f"p{i}"].correct) for i in range(6)} == {16}
-    assert max(len(p.prefixes) for p in state.prompts.values()) <= 128
-    lived("F", 30, state, first=60)
-    assert state.nbytes() == after, "no growth once the memory is full"
+    history = written(80)
+    size = history.nbytes()
+    assert {history.size(f"p{i}") for i in range(6)} == {16}
+    assert size == 6 * 16 * 5 * 4
+    rules = PrefixSettings(**dict(RULES) | {"memory_capacity": 10, "queue_capacity": 3, "max_depth": 1})
+    state = lived(60, rules)
+    assert len(state.queue) <= 3
+    assert max(len(record.prefixes) for record in state.records.values()) == 10
 
 
-def test_guided_prompts_with_a_memory_of_their_own_are_forgotten_in_the_end():
-    config = config_of({"preset": "release_faithful"}).explore.prefix
-    state = ExplorationState()
-    for i in range(1500):
-        entry = Guided("p1", "answer 1", prefix(i + 1), 0.5, 0)
-        state.prompt(memory_key(Slot(PROBLEMS["p1"], PROBLEMS["p1"], entry), config))
-    state.prompt("p1")
-    assert sum(GUIDED_MARK in key for key in state.prompts) <= 1024
-    assert "p1" in state.prompts
-    one = Slot(PROBLEMS["p1"], PROBLEMS["p1"], Guided("p1", "answer 1", prefix(3), 0.5, 0))
-    assert memory_key(one, config_of({"preset": "corrected"}).explore.prefix) == "p1", "corrected: with its root"
+def test_a_step_leaves_the_history_before_it_as_it_was():
+    far = Lived(distance())
+    visit(far, 0)
+    before, sizes = far.state, {uid: far.state.size(uid) for uid in far.state.problems}
+    visit(far, 1)
+    assert far.state is not before
+    assert {uid: before.size(uid) for uid in before.problems} == sizes
 
 
-def test_another_version_is_refused(monkeypatch):
-    monkeypatch.setattr("extra_jax.explore.state._VERSION", 3)
-    saved = ExplorationState().dumps()
-    monkeypatch.undo()
-    with pytest.raises(ExtraError, match="has version 3, this program reads 1 to 2"):
-        ExplorationState.loads(saved)
-
-
-def test_a_state_of_version_1_is_read_without_the_novelty_of_earlier_visits():
-    state, _ = lived("F", 2)
-    for prompt in state.prompts.values():
-        prompt.novelty = 0.25
-    with np.load(io.BytesIO(state.dumps())) as file:
-        arrays = dict(file)
-    assert ExplorationState.loads(state.dumps()).prompts["p0"].novelty == 0.25
-    head = json.loads(arrays["head"].tobytes()) | {"version": 1}
-    for numbers in head["numbers"]:
-        del numbers["novelty"]
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays | {"head": np.frombuffer(json.dumps(head).encode(), np.uint8)})
-    old = ExplorationState.loads(buffer.getvalue())
-    assert all(prompt.novelty is None for prompt in old.prompts.values())
-    for prompt in state.prompts.values():
-        prompt.novelty = None
-    assert old.dumps() == state.dumps(), "nothing else is lost"
-
-
-def test_what_is_saved_is_no_pickle():
-    head = np.load(__import__("io").BytesIO(lived("F", 1)[0].dumps()), allow_pickle=False)["head"]
-    assert json.loads(head.tobytes())["pending"] == ["p3", "p7"]
+def test_packed_texts_and_parts_are_what_they_were():
+    texts = ["a", "", "ä\x00", "p1"]
+    assert unpack_texts(pack_texts(texts)) == texts
+    assert [part.tolist() for part in split(np.arange(5), [2, 0, 3])] == [[0, 1], [], [2, 3, 4]]
+    assert CHARACTERS.decode(split([97, 98], [2])[0]) == "ab"
