@@ -1,6 +1,7 @@
 """The tree itself, and the rules between its sections."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import model_validator
 
@@ -44,6 +45,16 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
     plan: PlanConfig = PlanConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_released(cls, raw: Any) -> Any:
+        """The release divides by a deviation plus 1e-6, which belongs to its preset of exploration."""
+        explore, train = (raw.get(key) if isinstance(raw, Mapping) else None for key in ("explore", "train"))
+        if not isinstance(explore, Mapping) or explore.get("preset") != "release_faithful":
+            return raw
+        released = {"advantage": {"function": "grpo", "args": {"epsilon": 1e-6}}}
+        return {**raw, "train": released | train if isinstance(train, Mapping) else train or released}
 
     @property
     def max_sequence_length(self) -> int:
@@ -93,7 +104,7 @@ class Config(Section):
     def _exploration_fits(self) -> Self:
         if self.explore.active and self.train.max_num_gen_batches > 1:
             raise ValueError(
-                f"train.max_num_gen_batches={self.train.max_num_gen_batches} throws away the groups that exploration works "
-                "on; set it to 1 or explore.preset=grpo"
+                f"train.max_num_gen_batches={self.train.max_num_gen_batches} throws away the groups that exploration "
+                "works on; set it to 1 or explore.preset=grpo"
             )
         return self

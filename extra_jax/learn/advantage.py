@@ -124,8 +124,6 @@ def _keywords(function: Estimator, name: str, config: Config) -> tuple[list[str]
         raise ExtraError(
             f"train.scale_rewards={scale} has no effect on train.advantage={name}, which does not ask for it; remove it"
         )
-    if function is estimators.grpo:
-        settings.setdefault("epsilon", config.explore.std_epsilon)
     required = {one.name for one in parameters if one.default is one.empty} & set(own)
     if missing := sorted(required - set(settings)):
         raise ExtraError(

@@ -21,7 +21,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "quickstart": small("quickstart.yaml"),
     "grpo_everything": small(
         "quickstart.yaml", "train.num_minibatches=2", "train.num_iterations=2", "train.max_num_gen_batches=3",
-        "train.beta=0.01", "train.scale_rewards=batch",
+        "train.beta=0.01", "train.scale_rewards=batch", "train.use_bias_correction_kl=false",
         "reward.functions=[{function: auto, args: {values: {wrong: 0.3}}}, {function: overlong, args: {cache: 4}}]",
     ),
     "corrected": explore(),
