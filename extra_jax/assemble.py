@@ -3,18 +3,27 @@
 from collections.abc import Sequence
 
 from extra_jax.config import Config
+from extra_jax.data.problem import Problem
 from extra_jax.exploration import Exploration, Parts
 from extra_jax.explore.build import make_exploration
 from extra_jax.explore.door import PromptPolicy, Transform
+from extra_jax.learn.advantage import Advantage
 from extra_jax.run import TrainResult
 from extra_jax.stages import Callback
 from extra_jax.train import train as train_grpo
 
 
 def train(
-    config: Config, *, explore: Sequence[Transform | PromptPolicy] | None = None, callbacks: Sequence[Callback] = ()
+    config: Config,
+    *,
+    problems: Sequence[Problem] | None = None,
+    advantage: Advantage | None = None,
+    explore: Sequence[Transform | PromptPolicy] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainResult:
     """GRPO with the exploration that ``config.explore`` describes, or with ``explore`` in its place.
+
+    The other arguments are those of ``extra_jax.train.train``.
 
     Raises:
         ExtraError: bad input, found before the first step wherever possible.
@@ -23,4 +32,4 @@ def train(
     def make(parts: Parts) -> Exploration:
         return make_exploration(config, parts.problems, parts.prompts, parts.policy.tokenizer, explore)
 
-    return train_grpo(config, explore=make, callbacks=callbacks)
+    return train_grpo(config, problems=problems, advantage=advantage, explore=make, callbacks=callbacks)

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from extra_jax.errors import ExtraError
 
 T = TypeVar("T")
+_OURS = "extra_jax."
 
 
 class Registry(Generic[T]):
@@ -37,10 +38,11 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: makes the object known by ``name``, which must be free."""
+        """Decorator: makes the object known by ``name``. A cell of a notebook may run again, but ours stay."""
 
         def add(entry: T) -> T:
-            if name in self._entries:
+            known = getattr(self._entries.get(name), "__module__", "")
+            if known.startswith(_OURS) and not getattr(entry, "__module__", "").startswith(_OURS):
                 raise ExtraError(f"the {self.kind} {name!r} exists already; choose another name")
             self._entries[name] = entry
             return entry

@@ -17,6 +17,7 @@ from flax import nnx
 from extra_jax.config import Config
 from extra_jax.data.load import load_data
 from extra_jax.data.loader import ProblemLoader
+from extra_jax.data.problem import Problem
 from extra_jax.dynamic_sampling import with_dynamic_sampling
 from extra_jax.errors import ExtraError
 from extra_jax.exploration import MakeExploration, Parts, PlainGRPO, make_requests
@@ -38,6 +39,7 @@ from extra_jax.telemetry.summary import rollout_metrics
 def train(
     config: Config,
     *,
+    problems: Sequence[Problem] | None = None,
     explore: MakeExploration | None = None,
     rewards: Rewards | None = None,
     advantage: Advantage | None = None,
@@ -47,6 +49,7 @@ def train(
 
     Args:
         config: of the run.
+        problems: to train on; default: what ``data`` names.
         explore: makes what chooses prompts and changes advantages; default: plain GRPO.
         rewards: grades completions, and is closed at the end; default: what ``reward`` names.
         advantage: the estimator; default: what ``train`` names.
@@ -60,7 +63,7 @@ def train(
     check_batches(config)
     settings, group = config.train, config.train.num_generations
     with Run(policy, settings.max_steps) as run:
-        problems = load_data(config.data, config.run.seed)
+        problems = load_data(config.data, config.run.seed) if problems is None else problems
         prompt_ids = policy.encode_prompts(problems)
         loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed)
         advantage = advantage or make_advantage(config)

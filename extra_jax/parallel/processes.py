@@ -28,8 +28,15 @@ def initialize(config: DistributedConfig, mesh: MeshConfig) -> None:
     Raises:
         ExtraError: the processes cannot be joined, for example because this is one machine and no cluster.
     """
-    if mesh.emulated_cpu_devices:
-        jax.config.update("jax_num_cpu_devices", mesh.emulated_cpu_devices)
+    wanted = mesh.emulated_cpu_devices
+    if wanted and jax.config.jax_num_cpu_devices != wanted:
+        try:
+            jax.config.update("jax_num_cpu_devices", wanted)
+        except RuntimeError as error:
+            raise ExtraError(
+                f"mesh.emulated_cpu_devices={wanted}: this process has used jax with another number of devices "
+                "already. Start a new one (restart the kernel), or set mesh.emulated_cpu_devices=null"
+            ) from error
     if config.enabled and not jax.distributed.is_initialized():
         try:
             jax.distributed.initialize(config.coordinator_address, config.num_processes, config.process_id)
