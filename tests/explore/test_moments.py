@@ -181,6 +181,7 @@ def test_caps():
     assert found[0] == pytest.approx([-0.2, -0.2, 0.0, 0.2]), "a third of |advantage| in a mixed group"
     assert found[1] == pytest.approx([-1 / 3, -1 / 3, 0.0, 0.5]), "the limit elsewhere"
     assert capped.report["bonus_capped_share"] == 4 / 8
+    assert Lived(cap(0.1, ratio=3.0))(step, values)[0] == pytest.approx([-0.1, -0.1, 0.0, 0.1]), "the smaller of both"
     assert (Lived(cap())(step, values) == values).all()
 
 

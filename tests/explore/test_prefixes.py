@@ -96,7 +96,7 @@ def test_the_release_loses_displaced_prompts_and_fills_the_last_rows():
 
 
 def test_entries_expire_and_first_in_first_out_takes_the_oldest():
-    state = PrefixState(queue=[waiting("p1", 0), waiting("p2", 5), waiting("p3", 7)])
+    state = PrefixState(queue=[waiting("p1", 0), waiting("p2", 1), waiting("p3", 7)])
     rules = PrefixSettings(as_released=True, queue_max_age=8)
     assert [entry.uid for entry in take(state, rules, 1, PromptStep(9, 8, RUN))] == ["p2"]
     assert [entry.uid for entry in state.queue] == ["p3"]
@@ -293,6 +293,9 @@ def test_a_prefix_of_a_prefix_begins_with_it():
     observe(step, state, PrefixSettings(**SHORT | {"max_depth": 2}))
     assert all(CHARACTERS.decode(p.tokens).startswith("root\nnext\n") for p in state.records["p0"].prefixes)
     assert {p.depth for p in state.records["p0"].prefixes} == {2}
+    step = step_with(np.zeros((1, 4)), texts=["a\n" * 40] * 4, requests=[guided(entry)])
+    observe(step, state, PrefixSettings(**SHORT | {"max_depth": 2, "max_fraction": None, "max_cuts": 100}))
+    assert max(len(p.tokens) for p in state.records["p0"].prefixes) == 63, "both together leave room for a token"
 
 
 def test_the_encoder_sees_what_was_written_behind_the_prefix():
@@ -302,6 +305,12 @@ def test_the_encoder_sees_what_was_written_behind_the_prefix():
     remembered = state.records["p0"].prefixes
     assert all(np.linalg.norm(p.vector) == pytest.approx(1.0, abs=1e-6) for p in remembered)
     assert state.queue[0].prefix.vector is None, "a queue needs none"
+    behind = step_with(np.zeros((1, 4)), texts=[BAD] * 4, run=run, requests=[guided(waiting("p0"))])
+    observe(behind, state, PrefixSettings(**dict(rules) | {"max_depth": 2}))
+    deeper = [p for p in state.records["p0"].prefixes if p.depth == 2]
+    for one, other in zip(remembered, deeper, strict=True):
+        assert len(other.tokens) == len(one.tokens) + 4
+        np.testing.assert_array_equal(one.vector, other.vector)
     with pytest.raises(ExtraError, match="smoothing=prefix_overlap"):
         observe(step_with(np.zeros((1, 4)), texts=[BAD] * 4), PrefixState(), rules)
 
@@ -331,6 +340,19 @@ def test_failure_prefixes_are_of_a_wrong_attempt_of_a_prompt_that_passes():
     assert f"1{BAD}".startswith(texts_queued(state)[0]), "of an earlier visit"
     visit(state, [1, 1, 1, 0], 3, uid="p5")
     assert [entry.uid for entry in state.queue] == ["p0"], "switched off, no easy prompt comes back"
+
+
+def test_a_failure_prefix_is_never_of_a_correct_attempt():
+    pools = []
+
+    def choose(among: Choosing) -> tuple:
+        pools.append({p.correct for p in among.pool})
+        return among.pool[0], 0.0
+
+    state = PrefixState()
+    for step, correct in enumerate([[1, 0, 0, 0], [1, 1, 1, 1]]):
+        visit(state, correct, step, failures=True, choose=choose)
+    assert pools == [{True, False}, {False}], "of the hard visit both are remembered, for the easy one only wrong ones"
 
 
 def test_failures_leave_hard_prompts_as_they_are():
