@@ -383,11 +383,10 @@ def _enqueue(
         rng = keyed_rng("choose", step.run.seed, step.index, key)
         smoothing = "none" if settings.choose == "length" else settings.smoothing
         scores = smoothed_scores(pool, smoothing, settings.tau)
-        among = Choosing(
-            request.problem.uid, pool, others, scores, state.levels[kind], state.positions, settings.as_released, rng
-        )
-        best = pool[lowest(scores, settings.as_released, rng)]  # whatever the chooser does: others are held against it
-        state.positions[min(int(best.fraction * POSITION_BINS), POSITION_BINS - 1)] += 1
+        best = lowest(scores, settings.as_released, rng)  # whatever the chooser does: others are held against it
+        state.positions[min(int(pool[best].fraction * POSITION_BINS), POSITION_BINS - 1)] += 1
+        level, positions, first_tie = state.levels[kind], state.positions, settings.as_released
+        among = Choosing(request.problem.uid, pool, others, scores, best, level, positions, first_tie, rng)
         prefix, score = chooser(among)
         if prefix is not None:
             entry = Guided(request.problem.uid, request.problem.answer, without_vector(prefix), score, step.index, kind)
