@@ -112,11 +112,7 @@ def train(config: Config) -> None:
                 scored = learner.scored(state.params, rollouts, explorer.spans(rollouts))
                 correct = np.array([g.verdict is Verdict.CORRECT for g in grades])
                 scores = Scores(rewards, valid, correct, grades)
-                explored = (
-                    explorer.advantages(everything, rollouts, scores, task(rewards), scored.hidden, step)
-                    if hasattr(explorer, "run")
-                    else explorer.advantages(rollouts, scores, task(rewards), None, step)
-                )
+                explored = explorer.advantages(everything, rollouts, scores, task(rewards), scored.hidden, step) if hasattr(explorer, 'run') else explorer.advantages(rollouts, scores, task(rewards), None, step)
                 advantages = explored.advantages
             with timer.phase("probe"):
                 probed = [probe(state.params, weights, rollouts, step) for probe in probes]
@@ -188,9 +184,7 @@ def graded_with(slots, group):
 def advantages_of(rewards: np.ndarray, valid: np.ndarray, config: Config) -> np.ndarray:
     """``[R]`` advantages of this process's completions; ``scale_rewards: batch`` looks at all processes."""
     groups = [allgather_rows(x).reshape(-1, config.train.num_generations) for x in (rewards, valid)]
-    everywhere = group_advantages(
-        *groups, config.train.scale_rewards, 1e-6 if config.explore.preset == "release_faithful" else 1e-4
-    ).ravel()
+    everywhere = group_advantages(*groups, config.train.scale_rewards, 1e-6 if config.explore.preset == 'release_faithful' else 1e-4).ravel()
     before = int(allgather(np.array([len(rewards)]))[: jax.process_index()].sum())
     return everywhere[before : before + len(rewards)]
 
