@@ -182,22 +182,22 @@ class Choosing(NamedTuple):
         pool: its remembered prefixes that qualify, at least one.
         others: prefixes that other problems offered in this step.
         scores: ``[n]`` smoothed scores of the pool, low is good.
-        best: index of the lowest score, of equal ones as ``first_tie`` says.
         level: the fraction of an attempt that the length controller asks for.
         positions: ``[20]`` how often the lowest score lay in each twentieth of its attempt.
         first_tie: whether the first of equal scores wins (as released), or one by lot.
         rng: of this problem in this step.
+        best: index of the lowest score, of equal ones as ``first_tie`` says.
     """
 
     uid: str
     pool: list[Prefix]
     others: list[Prefix]
     scores: np.ndarray
-    best: int
     level: float
     positions: np.ndarray
     first_tie: bool
     rng: np.random.Generator
+    best: int
 
 
 Chooser = Callable[[Choosing], tuple[Prefix | None, float]]

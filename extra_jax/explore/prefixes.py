@@ -386,7 +386,7 @@ def _enqueue(
         best = lowest(scores, settings.as_released, rng)  # whatever the chooser does: others are held against it
         state.positions[min(int(pool[best].fraction * POSITION_BINS), POSITION_BINS - 1)] += 1
         level, positions, first_tie = state.levels[kind], state.positions, settings.as_released
-        among = Choosing(request.problem.uid, pool, others, scores, best, level, positions, first_tie, rng)
+        among = Choosing(request.problem.uid, pool, others, scores, level, positions, first_tie, rng, best)
         prefix, score = chooser(among)
         if prefix is not None:
             entry = Guided(request.problem.uid, request.problem.answer, without_vector(prefix), score, step.index, kind)

@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from explore.steps import Visit, config_of
-from extra_jax.explore.controls import Identity, controlled, quantile_map
-from extra_jax.explore.lexical import ngram_codes
-from extra_jax.explore.state import ExplorationState
+from benchmarks.exploration.lab.controls import RANDOM, Identity, control, controlled
+from benchmarks.exploration.lab.lexical import ngram_codes
+from benchmarks.exploration.lab.metrics import jaccard, quantile_map
+from explore.steps import Lived, step_with
+from extra_jax.errors import ExtraError
+from extra_jax.explore import Transform, novelty
 
-RANDOM = ("permute_within", "permute_across", "gaussian", "hash")
 IDENTITY = Identity(7, 3, ["a", "b", "c", "d", "e"])
 
 
@@ -119,38 +120,73 @@ def test_quantile_map_has_the_order_of_one_and_the_distribution_of_the_other(ran
     assert sorted(quantile_map(distinct, reference, gate)[0]) == pytest.approx(sorted(reference[0]))
 
 
-def bonus_of(arm: str, seed: int = 0) -> np.ndarray:
-    """``[64, 8]`` bonus of the second step of an arm on fixed vectors."""
-    rng = np.random.default_rng(seed)
-    config = config_of({"arm": arm})
-    state = ExplorationState()
-    for step in range(2):
-        centres = rng.normal(size=(64, 1, 16))
-        vectors = (centres + 0.4 * rng.normal(size=(64, 8, 16))).reshape(-1, 16)
-        correct = rng.random(512) < 0.5
-        codes = [ngram_codes(rng.integers(0, 30, 12), 2) for _ in range(512)]
-        made = Visit(config, state, vectors, correct, 8, step=step, codes=codes)
-        made.run(np.where(correct, 1.0, 0.0).reshape(64, 8))
-    return made.bonus
+LETTERS = "abcde"
 
 
-@pytest.mark.parametrize("arm", ["N2", "N3", "N4", "N5", "N6", "L1"])
-def test_the_bonus_of_a_control_has_the_size_of_the_real_one(arm):
-    """c.2: after centring, scaling and caps.
+def paid(transform: Transform, seed: int = 0, steps: int = 3) -> np.ndarray:
+    """``[12, 8]`` bonus of the last of some steps on fixed vectors and texts."""
+    rng, run = np.random.default_rng(seed), Lived(transform)
+    for index in range(steps):
+        vectors = (rng.normal(size=(12, 1, 16)) + 0.4 * rng.normal(size=(12, 8, 16))).reshape(-1, 16)
+        texts = ["".join(rng.choice(list(LETTERS), 12)) for _ in range(96)]
+        step = step_with(rng.random((12, 8)) < 0.5, vectors=vectors, texts=texts, index=index)
+        values = run(step, step.advantages)
+    return values - step.advantages
+
+
+@pytest.mark.parametrize("name", [*RANDOM, "inverse", "jaccard"])
+def test_the_bonus_of_a_control_has_the_size_of_the_real_one(name):
+    """After centring, scaling and caps.
 
     Two completions that are each other's nearest neighbours and alone correct have one distance and no bonus; a control
     breaks such ties, so a few more of its bonuses are not zero.
     """
-    real, control = bonus_of("N1"), bonus_of(arm)
-    assert (control != 0).mean() == pytest.approx((real != 0).mean(), rel=0.1)
-    assert np.abs(control).sum() == pytest.approx(np.abs(real).sum(), rel=1e-6)
-    assert control.std() == pytest.approx(real.std(), rel=0.15)  # normal draws have lighter tails
-    assert np.corrcoef(control.ravel(), real.ravel())[0, 1] < 0.6
+    real, other = paid(novelty()), paid(jaccard() if name == "jaccard" else control(name))
+    assert (other != 0).mean() == pytest.approx((real != 0).mean(), rel=0.15)
+    assert np.abs(other).sum() == pytest.approx(np.abs(real).sum(), rel=1e-6)
+    assert other.std() == pytest.approx(real.std(), rel=0.2)  # normal draws have lighter tails
+    assert np.corrcoef(other.ravel(), real.ravel())[0, 1] < 0.7
 
 
 def test_the_constant_pays_every_correct_completion_the_same_offset():
-    made = bonus_of("G2")
-    paid = made[made != 0]
-    assert len(paid) > 200
-    assert (paid > 0).all()
-    assert np.unique(paid.round(9)).size < len(paid) / 4, "only the caps tell them apart"
+    bonuses = paid(control("constant", centring="none", cap_at=None, cap_ratio=None))
+    given = bonuses[bonuses != 0]
+    assert len(given) > 30
+    assert given.min() == pytest.approx(given.max())
+    assert given.min() > 0
+
+
+def test_an_arm_reports_the_real_signals_beside_its_own():
+    rng, run = np.random.default_rng(0), Lived(control("permute_across"))
+    vectors = rng.normal(size=(96, 16))
+    step = step_with(rng.random((12, 8)) < 0.5, vectors=vectors)
+    run(step, step.advantages)
+    assert run.report["match_sum"] == pytest.approx(1.0)
+    used, real = run.report["novelty_used"], run.report["novelty"]
+    known = [i for i, x in enumerate(used) if x is not None]
+    assert sorted(used[i] for i in known) == pytest.approx(sorted(real[i] for i in known))
+    assert [i for i, x in enumerate(run.report["bonus_real"]) if x is not None] == known
+    assert run.report["bonus_real"] != run.report["bonus"]
+
+
+@pytest.mark.parametrize("transform", [control("constant"), control("hash"), jaccard()])
+def test_a_control_continues_where_it_was_saved(transform):
+    def steps() -> list:
+        rng = np.random.default_rng(3)
+        texts = ["".join(rng.choice(list(LETTERS), 12)) for _ in range(32)]
+        return [step_with(rng.random((4, 8)) < 0.6, vectors=rng.normal(size=(32, 8)), texts=texts) for _ in range(3)]
+
+    whole, first, second = Lived(transform), Lived(transform), Lived(transform)
+    expected = [whole(step, step.advantages) for step in steps()]
+    for step in steps()[:2]:
+        first(step, step.advantages)
+    second.state = transform.load(transform.save(first.state), None)
+    last = steps()[2]
+    assert second(last, last.advantages).tobytes() == expected[2].tobytes()
+
+
+def test_a_typo_is_named():
+    with pytest.raises(ExtraError, match="there is no control 'permute'; there are constant, permute_within"):
+        control("permute")
+    with pytest.raises(ExtraError, match="did you mean 'pool_filter'"):
+        control("hash", pool_filtre="all")

@@ -5,8 +5,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from extra_jax.explore.diversity import diversity_metrics
-from extra_jax.explore.lexical import ngram_codes
+from benchmarks.exploration.lab.lexical import diversity, ngram_codes
 
 GROUP = 4
 
@@ -32,7 +31,7 @@ def test_diversity_is_that_of_sets_and_pairs():
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 3, rng.integers(3, 6)).tolist() for _ in range(40 * GROUP)]  # repeats are frequent
     correct, plain = rng.random((40, GROUP)) < 0.5, rng.random(40) < 0.8
-    found = diversity_metrics([ngram_codes(np.array(t), 2) for t in texts], correct, plain)
+    found = diversity([ngram_codes(np.array(t), 2) for t in texts], correct, plain)
     distinct, different, distances = by_hand(texts, correct, plain)
     assert found["distinct_ngrams"] == pytest.approx(np.mean(distinct))
     assert found["distinct_correct"] == pytest.approx(np.mean(different))
@@ -41,6 +40,6 @@ def test_diversity_is_that_of_sets_and_pairs():
 
 def test_without_correct_completions_there_is_nothing_to_average():
     codes = [np.arange(3)] * GROUP
-    found = diversity_metrics(codes, np.zeros((1, GROUP), bool), np.ones(1, bool))
+    found = diversity(codes, np.zeros((1, GROUP), bool), np.ones(1, bool))
     assert found["distinct_ngrams"] == pytest.approx(1 / GROUP)
     assert np.isnan([found["distinct_correct"], found["pair_distance_correct"]]).all()
