@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from explore.steps import Lived, step_with
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.exploration.lab.controls import RANDOM, Identity, control, controlled
 from benchmarks.exploration.lab.lexical import ngram_codes
 from benchmarks.exploration.lab.metrics import jaccard, quantile_map
-from explore.steps import Lived, step_with
 from extra_jax.errors import ExtraError
 from extra_jax.explore import Transform, novelty
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from learn.steps import PLAIN, ROWS, config, frozen_advantages, frozen_rollouts
 from rollout.tiny import graphdef, mesh, params
 
 from benchmarks.exploration.lab.gradient import GradientProbe, advantage_parts, gradient_metrics, sketch
-from learn.steps import PLAIN, ROWS, config, frozen_advantages, frozen_rollouts
 
 
 def test_sketches_keep_norms_and_inner_products():

@@ -100,7 +100,9 @@ def test_jaccard_looks_at_siblings_and_history_and_takes_the_quantiles_of_the_re
     words.state = transform.load(transform.save(words.state), None)
     second = step_with([[True, True, True, False]], texts=["abcd", "qrst", "uvwx", "mnop"])
     # abcd was written before; qrst was, but wrong; both it and uvwx are new
-    assert words(second, np.array([[0.3, 0.1, 0.2, np.nan]]))[0] == pytest.approx([0.1, 0.25, 0.25, np.nan], nan_ok=True)
+    assert words(second, np.array([[0.3, 0.1, 0.2, np.nan]]))[0] == pytest.approx(
+        [0.1, 0.25, 0.25, np.nan], nan_ok=True
+    )
 
 
 @pytest.mark.parametrize("arm", [ngram_count(), policy_surprise()])

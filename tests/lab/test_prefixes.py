@@ -79,7 +79,9 @@ def test_proposals_are_reported_and_never_come_back():
     run, policy = run_info(group_size=2, prompts_per_step=4), proposals(**SETTINGS)
     state = policy.init(run)
     for index in range(3):
-        requests, state = policy.prompts(lambda n: asked(*(f"p{i}" for i in range(n))), state, PromptStep(index, 4, run))
+        requests, state = policy.prompts(
+            lambda n: asked(*(f"p{i}" for i in range(n))), state, PromptStep(index, 4, run)
+        )
         assert requests == asked("p0", "p1", "p2", "p3")
         state, report = policy.observe(step_with(np.zeros((4, 2)), texts=[LINES] * 8, run=run, index=index), state)
         assert report["queue_added"] == 4

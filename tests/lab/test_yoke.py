@@ -30,9 +30,7 @@ def visits(transform: Transform, spread: float) -> list[tuple[np.ndarray, dict]]
     for index in range(STEPS):
         vectors = (rng.normal(size=(40, 1, 16)) + spread * rng.normal(size=(40, 8, 16))).reshape(-1, 16)
         texts = ["".join(rng.choice(list("abcdef"), 12)) for _ in range(320)]
-        step = step_with(
-            rng.random((40, 8)) < 0.5, vectors=vectors, texts=texts, index=index, run=information()
-        )
+        step = step_with(rng.random((40, 8)) < 0.5, vectors=vectors, texts=texts, index=index, run=information())
         results.append((run(step, step.advantages) - step.advantages, run.report))
     return results
 
