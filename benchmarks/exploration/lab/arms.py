@@ -105,7 +105,7 @@ def explore(name: str, base: Mapping[str, Any] | None = None, lab: str | Path | 
     bonuses = {arm.bonus[0]: arm.bonus[1] | novelty, "choosers.py:no_negative_advantage": {} if arm.clamp else None}
     bonuses["diagnostics.py:diagnostics"] = pool
     prompts = arm.prompts[1] | (base.get("prompts", {}).get(_PREFIXES) or {})
-    if "choose" in prompts:
+    if prompts.get("choose", "").startswith("choosers.py:"):
         prompts["choose"] = f"{lab}/{prompts['choose']}"
 
     def located(names: Mapping[str, Settings | None]) -> dict[str, Settings]:

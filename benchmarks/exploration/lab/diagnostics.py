@@ -17,7 +17,7 @@ from extra_jax.parallel.processes import allgather
 from extra_jax.statistics import rank_correlation
 
 from .lexical import diversity, step_codes
-from .metrics import Phrases, overlaps
+from .metrics import overlaps
 
 SIMILARITY_BINS = 20
 DECILES = 10
@@ -112,7 +112,7 @@ def lexical(step: Step, real: np.ndarray, right: np.ndarray) -> dict[str, float]
     codes, where = step_codes(step), step.plain
     counted = where.present & where.spread(step.correct)
     pairs = counted[:, None, :] & ~np.eye(counted.shape[1], dtype=bool)
-    similar = overlaps(where, codes, [Phrases()] * len(where.uids))
+    similar = overlaps(where, codes, [[]] * len(where.uids))
     nearest = np.max(similar, axis=2, where=pairs, initial=-np.inf)
     words = where.collect(np.where(pairs.any(axis=2), 1.0 - nearest, 0.0), step.run.group_size)
     return {

@@ -5,7 +5,6 @@ Source: ``docs/extra.md``, "Controls" (arms L1 to L3), and the authors' release.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -41,15 +40,8 @@ def policy_surprise(*, how: Literal["summed", "per_token"] = "per_token", **sett
     return paid_like_the_real(likelihood(how), "own", None, settings)
 
 
-@dataclass(frozen=True, eq=False)
-class Phrases:
-    """N-gram sets of the completions of one problem that are remembered, oldest first, and whether each was correct."""
-
-    codes: list[np.ndarray] = field(default_factory=list)
-    correct: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-
-
-Phrasebook = dict[str, Phrases]
+Phrases = list[tuple[np.ndarray, bool]]
+"""Of one problem, oldest first: the set of n-grams of a completion, and whether it was correct."""
 
 
 def jaccard_distance(
@@ -66,36 +58,48 @@ def jaccard_distance(
         pool, pool_filter, capacity: as of ``distance``.
     """
 
-    def update(step: Step, values: np.ndarray, state: Phrasebook) -> tuple[np.ndarray, Phrasebook, Report]:
+    def update(step: Step, values: np.ndarray, state: dict[str, Phrases]) -> tuple[np.ndarray, Any, Report]:
         where, codes, everybody = step.plain, step_codes(step, ngram), pool_filter == "all"
-        past = [state.get(uid, Phrases()) for uid in where.uids]
+        past = [state.get(uid, []) for uid in where.uids]
         similar = overlaps(where, codes, past)
         remembered = np.zeros((len(past), similar.shape[2] - similar.shape[1]), bool)
         for k, phrases in enumerate(past):
-            remembered[k, : len(phrases.codes)] = phrases.correct | everybody
+            remembered[k, : len(phrases)] = [correct or everybody for _, correct in phrases]
         siblings = where.present & (where.spread(step.correct) | everybody)
         allowed = allowed_pool(remembered, siblings, pool) & where.present[:, :, None]
         gate, real = where.spread(np.isfinite(values)), where.spread(np.nan_to_num(values))
         mapped = quantile_map(aggregate(similar, allowed, "nn"), real, gate)
-        most = capacity or max(16, 2 * step.run.group_size)
-        return (
-            where.collect(np.where(gate, mapped, np.nan), step.run.group_size),
-            _with_step(step, state, codes, most),
-            {},
-        )
+        size, later = step.run.group_size, dict(state)
+        for uid, own, correct in zip(np.repeat(step.uids, size).tolist(), codes, step.correct.flat, strict=True):
+            later[uid] = [*later.get(uid, []), (np.unique(own), bool(correct))][-(capacity or max(16, 2 * size)) :]
+        return where.collect(np.where(gate, mapped, np.nan), size), later, {}
 
-    return Transform(lambda run: {}, update, _save_phrases, lambda tree, run: _load_phrases(tree))
+    def save(state: dict[str, Phrases]) -> dict[str, Any]:
+        rows = [row for phrases in state.values() for row in phrases]
+        return {
+            "uids": pack_texts(list(state)),
+            "counts": np.array([len(phrases) for phrases in state.values()], np.int64),
+            "sizes": np.array([len(own) for own, _ in rows], np.int64),
+            "codes": np.concatenate([np.zeros(0, np.int64), *(own for own, _ in rows)]),
+            "correct": np.array([correct for _, correct in rows], bool),
+        }
+
+    def load(tree: dict[str, Any], run: Any) -> dict[str, Phrases]:
+        codes = split(np.asarray(tree["codes"]), tree["sizes"])
+        rows = list(zip(codes, np.asarray(tree["correct"], bool).tolist(), strict=True))
+        return dict(zip(unpack_texts(tree["uids"]), split(rows, tree["counts"]), strict=True))
+
+    return Transform(lambda run: {}, update, save, load)
 
 
 def overlaps(where: Layout, codes: Sequence[np.ndarray], past: Sequence[Phrases]) -> np.ndarray:
     """``[K, W, M + W]`` Jaccard similarities with those remembered and with each other; 0 where none is remembered."""
-    most = max((len(phrases.codes) for phrases in past), default=0)
-    width = where.members.shape[1]
+    most, width = max(map(len, past), default=0), where.members.shape[1]
     similar = np.zeros((len(past), width, most + width))
     for k, (phrases, members) in enumerate(zip(past, where.members, strict=True)):
-        own, earlier = [np.unique(codes[row]) for row in members], len(phrases.codes)
-        all_pairs = jaccard_similarities(own, [*phrases.codes, *own])
-        similar[k, :, :earlier], similar[k, :, most:] = all_pairs[:, :earlier], all_pairs[:, earlier:]
+        own, earlier = [np.unique(codes[row]) for row in members], len(phrases)
+        pairs = jaccard_similarities(own, [*(each for each, _ in phrases), *own])
+        similar[k, :, :earlier], similar[k, :, most:] = pairs[:, :earlier], pairs[:, earlier:]
     return similar
 
 
@@ -111,32 +115,6 @@ def quantile_map(values: np.ndarray, reference: np.ndarray, gate: np.ndarray) ->
         total = np.concatenate([[0.0], np.cumsum(np.sort(reference[gate]))])
         mapped[gate] = ((total[ends] - total[ends - size]) / size)[rank]
     return mapped
-
-
-def _with_step(step: Step, state: Phrasebook, codes: Sequence[np.ndarray], capacity: int) -> Phrasebook:
-    state, where, correct = dict(state), step.by_problem(np.ones(len(step.requests), bool)), step.correct.ravel()
-    for uid, members in zip(where.uids, where.members, strict=True):
-        rows, before = members[members >= 0], state.get(uid, Phrases())
-        own = [*before.codes, *(np.unique(codes[row]) for row in rows)]
-        state[uid] = Phrases(own[-capacity:], np.concatenate([before.correct, correct[rows]])[-capacity:])
-    return state
-
-
-def _save_phrases(state: Phrasebook) -> dict[str, Any]:
-    codes = [own for phrases in state.values() for own in phrases.codes]
-    return {
-        "uids": pack_texts(list(state)),
-        "counts": np.array([len(phrases.codes) for phrases in state.values()], np.int64),
-        "sizes": np.array([len(own) for own in codes], np.int64),
-        "codes": np.concatenate([np.zeros(0, np.int64), *codes]),
-        "correct": np.concatenate([np.zeros(0, bool), *(phrases.correct for phrases in state.values())]),
-    }
-
-
-def _load_phrases(tree: dict[str, Any]) -> Phrasebook:
-    codes = split(split(np.asarray(tree["codes"]), tree["sizes"]), tree["counts"])
-    correct = split(np.asarray(tree["correct"], bool), tree["counts"])
-    return {uid: Phrases(list(c), r) for uid, c, r in zip(unpack_texts(tree["uids"]), codes, correct, strict=True)}
 
 
 Counts = dict[str, Counter[int]]

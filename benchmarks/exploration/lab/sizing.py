@@ -89,7 +89,7 @@ def matched(
         paid = np.clip(factor * paid, -limit, limit)
         report = {
             **report,
-            **_compared(paid, gate, shadow, real_gate),
+            **_compared(paid[gate | real_gate], shadow[gate | real_gate]),
             **({} if yoke is None else yoke.report(step, fake[gate], paid[gate])),
             "novelty_within_std": now.within_std,
             "novelty_between_std": float(np.sqrt(now.between_variance)),
@@ -135,20 +135,15 @@ def strength_for(total: float, values: np.ndarray, limit: np.ndarray) -> float:
     return float(high)
 
 
-def _compared(paid: np.ndarray, gate: np.ndarray, shadow: np.ndarray, real_gate: np.ndarray) -> dict[str, float]:
-    """Ratios of the bonus that is paid and the real one, over everybody who may get either."""
-    own, real = paid[gate | real_gate], shadow[gate | real_gate]
-    return {
-        "match_sum": ratio(np.abs(own).sum(), np.abs(real).sum()),
-        "match_std": ratio(own.std(ddof=1), real.std(ddof=1)) if len(own) > 1 else np.nan,
-        "match_max": ratio(np.abs(own).max(initial=0.0), np.abs(real).max(initial=0.0)),
-        "match_nonzero": ratio((own != 0.0).sum(), (real != 0.0).sum()),
+def _compared(paid: np.ndarray, shadow: np.ndarray) -> dict[str, float]:
+    """Ratios of the bonus that is paid and the real one, ``[n]`` over everybody who may get either."""
+    pairs = {
+        "match_sum": (np.abs(paid).sum(), np.abs(shadow).sum()),
+        "match_std": (paid.std(), shadow.std()) if len(paid) > 1 else (0.0, 0.0),
+        "match_max": (np.abs(paid).max(initial=0.0), np.abs(shadow).max(initial=0.0)),
+        "match_nonzero": ((paid != 0.0).sum(), (shadow != 0.0).sum()),
     }
-
-
-def ratio(a: float, b: float) -> float:
-    """NaN where there is nothing to divide by."""
-    return float(a / b) if b else float("nan")
+    return {name: float(own / real) if real else np.nan for name, (own, real) in pairs.items()}
 
 
 def _column(values: np.ndarray) -> list[float | None]:

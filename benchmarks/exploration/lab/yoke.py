@@ -70,13 +70,12 @@ class Yoke:
         try:
             rows = {row["step"]: row for row in read_metrics(self.folder)}
             self._check_settings(run)
-            steps = range(1, run.max_steps + 1)  # a line counts the steps done
-            if missing := [step for step in steps if step not in rows]:
+            if missing := [step for step in range(1, run.max_steps + 1) if step not in rows]:  # steps that are done
                 raise ExtraError(
-                    f"its metrics have no step {missing[0]}, and this run goes to step {len(steps)}; let it get there "
-                    "first, or lower train.max_steps"
+                    f"its metrics have no step {missing[0]}, and this run goes to step {run.max_steps}; let it get "
+                    "there first, or lower train.max_steps"
                 )
-            self.steps = {step - 1: _recorded(rows[step]) for step in steps}
+            self.steps = {step: _recorded(rows[step + 1]) for step in range(run.max_steps)}
         except ExtraError as error:
             raise ExtraError(f"yoked_to={self.folder}: {error}") from error
 
