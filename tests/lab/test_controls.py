@@ -47,33 +47,33 @@ def test_permute_across_keeps_the_multiset_of_groups_with_equally_many_correct(s
 def test_random_controls_move_values_and_differ_by_step_and_seed():
     values, gate, codes = step_of(0, prompts=40, width=8)
     uids = [f"p{i}" for i in range(40)]
-    for control in RANDOM:
+    for name in RANDOM:
         made = [
-            controlled(control, values, gate, Identity(seed, step, uids), codes=codes)
+            controlled(name, values, gate, Identity(seed, step, uids), codes=codes)
             for seed, step in ((7, 3), (8, 3), (7, 4))
         ]
-        assert (made[0] != values)[gate].mean() > 0.4, control
-        assert (made[0] != made[1])[gate].mean() > 0.4, control
+        assert (made[0] != values)[gate].mean() > 0.4, name
+        assert (made[0] != made[1])[gate].mean() > 0.4, name
         # N6 is a fixed function of content: it stays the same over steps, the placebo that does not average out
-        assert ((made[0] != made[2])[gate].mean() > 0.4) == (control != "hash"), control
-        assert abs(np.corrcoef(made[0][gate], values[gate])[0, 1]) < 0.5, control
+        assert ((made[0] != made[2])[gate].mean() > 0.4) == (name != "hash"), name
+        assert abs(np.corrcoef(made[0][gate], values[gate])[0, 1]) < 0.5, name
 
 
-@pytest.mark.parametrize("control", RANDOM)
-def test_the_same_key_gives_the_same_bonus_whatever_the_order_of_problems(control):
+@pytest.mark.parametrize("name", RANDOM)
+def test_the_same_key_gives_the_same_bonus_whatever_the_order_of_problems(name):
     values, gate, codes = step_of(1)
-    found = controlled(control, values, gate, IDENTITY, codes=codes)
+    found = controlled(name, values, gate, IDENTITY, codes=codes)
     order = np.array([3, 0, 4, 1, 2])
     moved = Identity(7, 3, [IDENTITY.uids[i] for i in order])
-    again = controlled(control, values[order], gate[order], moved, codes=[codes[i] for i in order])
+    again = controlled(name, values[order], gate[order], moved, codes=[codes[i] for i in order])
     np.testing.assert_allclose(again, found[order], atol=1e-12)
 
 
-@pytest.mark.parametrize("control", ["gaussian", "hash"])
-def test_matched_controls_have_the_moments_of_the_real_distances(control):
+@pytest.mark.parametrize("name", ["gaussian", "hash"])
+def test_matched_controls_have_the_moments_of_the_real_distances(name):
     values, gate, codes = step_of(2, prompts=300, width=8)
     identity = Identity(0, 0, [f"p{i}" for i in range(300)])
-    found = controlled(control, values, gate, identity, codes=codes)[gate]
+    found = controlled(name, values, gate, identity, codes=codes)[gate]
     assert found.min() >= 0.0
     assert found.mean() == pytest.approx(values[gate].mean(), rel=0.05)
     assert found.std() == pytest.approx(values[gate].std(), rel=0.05)

@@ -26,7 +26,8 @@ def jaccard(*, ngram: int = 2, **settings: Any) -> Transform:
         ngram: tokens of an n-gram.
         settings: as of ``novelty``.
     """
-    pool = {name: value for name, value in settings.items() if name in ("pool", "pool_filter", "capacity")}
+    names = ("pool", "pool_filter", "capacity", "remember_guided")
+    pool = {name: value for name, value in settings.items() if name in names}
     return paid_like_the_real(jaccard_distance(ngram, **pool), "real_sum", None, settings)
 
 
@@ -49,13 +50,12 @@ def jaccard_distance(
     *,
     pool: Pool = "both",
     pool_filter: Literal["correct", "all"] = "correct",
-    capacity: int | None = None,
+    capacity: int | Literal["group"] | None = None,
+    remember_guided: bool = True,
 ) -> Transform:
     """From embedding distances to ``1 - Jaccard`` with the nearest completion, mapped on their quantiles.
 
-    Args:
-        ngram: tokens of an n-gram.
-        pool, pool_filter, capacity: as of ``distance``.
+    ``ngram``: tokens of an n-gram; the others are those of ``distance``.
     """
 
     def update(step: Step, values: np.ndarray, state: dict[str, Phrases]) -> tuple[np.ndarray, Any, Report]:
@@ -70,8 +70,10 @@ def jaccard_distance(
         gate, real = where.spread(np.isfinite(values)), where.spread(np.nan_to_num(values))
         mapped = quantile_map(aggregate(similar, allowed, "nn"), real, gate)
         size, later = step.run.group_size, dict(state)
-        for uid, own, correct in zip(np.repeat(step.uids, size).tolist(), codes, step.correct.flat, strict=True):
-            later[uid] = [*later.get(uid, []), (np.unique(own), bool(correct))][-(capacity or max(16, 2 * size)) :]
+        most = size if capacity == "group" else capacity or max(16, 2 * size)
+        for row in np.flatnonzero(np.repeat(~step.guided | remember_guided, size)):
+            uid, correct = step.uids[row // size], bool(step.correct.flat[row])
+            later[uid] = [*later.get(uid, []), (np.unique(codes[row]), correct)][-most:]
         return where.collect(np.where(gate, mapped, np.nan), size), later, {}
 
     def save(state: dict[str, Phrases]) -> dict[str, Any]:

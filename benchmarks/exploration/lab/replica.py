@@ -52,7 +52,7 @@ def _graded_as(request: PromptRequest, displaced: PromptRequest) -> PromptReques
 
 
 def proposals(**settings: Any) -> PromptPolicy:
-    """``prefixes(**settings)`` that reports what it would queue and brings nothing back: arms without guided prompts."""
+    """``prefixes(**settings)`` that only reports what it would queue, for arms without guided prompts."""
     inner = call_with(prefixes, settings, "explore.prompts of the laboratory")
 
     def observe(step: Step, state: PrefixState) -> tuple[PrefixState, Report]:

@@ -61,7 +61,11 @@ def matched(
 
     Args:
         used: from the real distances to those that are paid for; each has running moments of its own.
-        alpha, centring, scaling, cap_at, cap_ratio: as of ``novelty``.
+        alpha: as of ``novelty``, like ``centring``, ``scaling``, ``cap_at`` and ``cap_ratio``.
+        centring: see there.
+        scaling: see there.
+        cap_at: see there.
+        cap_ratio: see there.
         size: ``real_sum``: the bonus adds up, in absolute value, to what the real one adds up to, after centring,
             scaling and caps; ``real_strength``: the factor and the baseline of the real one, for a constant, which has
             no spread to be scaled by; ``own``: alpha by its own deviation.
