@@ -118,9 +118,9 @@ def test_a_metric_of_its_own_size_pays_alpha(arm):
     assert 0.1 < paid[paid != 0].std() < 0.8, "alpha is 0.5, less what the caps take"
 
 
-@pytest.mark.parametrize(("setting", "expected"), [({}, 2), ({"remember_guided": False}, 1), ({"capacity": 1}, 1)])
+@pytest.mark.parametrize(("setting", "expected"), [({}, 4), ({"remember_guided": False}, 2), ({"capacity": 3}, 3)])
 def test_the_memory_of_bigrams_has_the_size_of_that_of_vectors(setting, expected):
-    words = Lived(jaccard_distance(**setting))
-    step = step_with([[True], [True]], texts=["abc", "abd"], requests=[*asked("p0"), guided(waiting("p0"))])
-    words(step, np.full((2, 1), np.nan))
+    words, requests = Lived(jaccard_distance(**setting)), [*asked("p0"), guided(waiting("p0"))]
+    step = step_with(np.ones((2, 2)), texts=["abc", "abd", "abe", "abf"], requests=requests)
+    words(step, np.full((2, 2), np.nan))
     assert len(words.state["p0"]) == expected
