@@ -70,6 +70,8 @@ def test_guided_prompts_are_graded_with_the_answer_of_the_displaced_one_and_noth
         state, report = policy.observe(step, state)
         depths.append([r.lineage.prefix.depth for r in requests if r.lineage is not None])
         assert report["gt_check"] == (1.0 if index == 0 else 0.0)
+        assert len(report["prefix_fraction"]) == 8, "the column of the records, beside the metric of what is queued"
+        assert report["prefix_fraction_used"] == pytest.approx(np.mean([e.prefix.fraction for e in state.queue[-4:]]))
         assert all(entry.answer == run.problems[entry.uid].answer for entry in state.queue)
     assert depths[0] == []
     assert len(depths[1]) == len(depths[2]) == 2

@@ -73,7 +73,7 @@ class GainProbe:
         local = process_slice(len(entries))
         tries = [(entries[index], *kind) for index in local for kind in self._kinds(entries[index], state, step)]
         first = local[0] * len(KINDS)
-        requests = [self._request(uid.uid, ids, first + row) for row, (uid, ids, _) in enumerate(tries)]
+        requests = [self._request(entry.uid, ids, first + row) for row, (entry, ids, _) in enumerate(tries)]
         rollouts = self.sampler.generate(weights, requests, step)
         rows = [(row, *tries[place]) for row, place in enumerate(rollouts.prompt_index)]
         texts = [self.run.tokenizer.decode([*ids, *rollouts.completion_ids(row).tolist()]) for row, _, ids, _ in rows]
