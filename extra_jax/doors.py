@@ -88,11 +88,15 @@ def load_object(spec: str, key: str) -> Any:
 
 
 def _load_file(path: Path, key: str) -> ModuleType:
-    """A file is imported once, under a name made of its place."""
+    """A file is imported once, under a name made of its place; beside an ``__init__.py`` it may import its neighbours
+    as ``from .neighbour import name``."""
     path = path.expanduser().resolve()
     if not path.is_file():
         raise ExtraError(f"{key}: there is no file {path}")
     name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    package = path.parent / "__init__.py"
+    if package.is_file() and path != package:
+        name = f"{_load_file(package, key).__name__}.{path.stem}"
     if name in sys.modules:
         return sys.modules[name]
     description = importlib.util.spec_from_file_location(name, path)

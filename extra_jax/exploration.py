@@ -61,13 +61,11 @@ class Explored(NamedTuple):
         advantages: ``[R]`` f64, of this process's completions.
         metrics: further numbers of the step, the same on every process.
         columns: further columns of the rollout records, name -> ``[R]`` JSON values.
-        parts: what the advantages are made of, name -> ``[R]``; they add up to them.
     """
 
     advantages: np.ndarray
     metrics: Mapping[str, float] = MappingProxyType({})
     columns: Mapping[str, Sequence[Any]] = MappingProxyType({})
-    parts: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class Exploration(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from extra_jax.data.problem import Problem
-from extra_jax.exploration import Explored, PromptRequest
+from extra_jax.exploration import Exploration, Explored, PromptRequest
 from extra_jax.learn.update import TrainState
 from extra_jax.policy import Policy
 from extra_jax.reward.rewards import Rewards
@@ -69,7 +69,9 @@ class BeforeUpdate(NamedTuple):
         weights: the same parameters in the rollout layout.
         rewards: of the run.
         sampled: what the step learns from.
-        explored: its advantages.
+        advantages: ``[R]`` of the estimator, before exploration.
+        explored: what the update learns from.
+        exploration: of the run; a callback may read its state.
     """
 
     step: int
@@ -78,7 +80,9 @@ class BeforeUpdate(NamedTuple):
     weights: nnx.State
     rewards: Rewards
     sampled: Sampled
+    advantages: np.ndarray
     explored: Explored
+    exploration: Exploration
 
 
 Callback = Callable[[BeforeUpdate], Mapping[str, float]]

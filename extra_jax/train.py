@@ -100,12 +100,14 @@ def train(
             sampled = sample(weights, step)  # prompts -> rollouts -> rewards: `draw`, once or more often
             rollouts, scores = sampled.rollouts, sampled.scores  # R
             with run.phase("explore"):
-                advantages = advantage(scores, rollouts)  # [R]
+                plain = advantage(scores, rollouts)  # [R]
                 scored = learner.scored(run.state.params, rollouts, exploration.spans(rollouts))  # [R, D] if wanted
-                explored = exploration.advantages(sampled.requests, rollouts, scores, advantages, scored.hidden, step)
+                explored = exploration.advantages(sampled.requests, rollouts, scores, plain, scored.hidden, step)
                 advantages = explored.advantages  # [R]; of plain GRPO: unchanged
             with run.phase("probe"):
-                now = BeforeUpdate(step, policy, run.state.params, weights, rewards, sampled, explored)
+                now = BeforeUpdate(
+                    step, policy, run.state.params, weights, rewards, sampled, plain, explored, exploration
+                )
                 seen = {name: value for callback in callbacks for name, value in callback(now).items()}
                 del weights, now  # the update needs the room
             with run.phase("update"):

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from figures import save
+from lab.arms import ARMS
 
-from extra_jax.config.explore_presets import ARMS
 from extra_jax.reward.verdict import Verdict
 from extra_jax.telemetry.evaluations import read_completions, read_evaluations
 from extra_jax.telemetry.metrics import read_metrics

@@ -14,17 +14,16 @@ from typing import Any
 
 import numpy as np
 from figures import histogram, save
+from lab.lexical import jaccard_similarities, ngram_codes
 from scipy.stats import spearmanr
 
-from extra_jax.config import EncoderConfig, NoveltyConfig, PrefixConfig, config_from_dict
 from extra_jax.data.problem import Problem
 from extra_jax.data.tokenizer import Tokenizer, load_tokenizer
-from extra_jax.explore.cuts import before_stop, cut_lengths, newline_table
-from extra_jax.explore.distance import allowed_pool, cosine_similarities, distances, normalise
-from extra_jax.explore.encoders import HashedNgramEncoder, novelty_text
-from extra_jax.explore.lexical import jaccard_similarities, ngram_codes
+from extra_jax.explore.attempts import leaks, newline_table
+from extra_jax.explore.distance import aggregate, allowed_pool, cosine_similarities, normalise
+from extra_jax.explore.encoders import EncoderSettings, HashedNgramEncoder, completion_text
 from extra_jax.explore.minilm import MiniLMEncoder
-from extra_jax.explore.proposals import leaks
+from extra_jax.explore.prefix_settings import CutRules
 from extra_jax.reward.verdict import Verdict
 from extra_jax.reward.workers import MathGrader
 from extra_jax.telemetry.svg import Series, line_chart
@@ -39,9 +38,7 @@ SHORT = {
 NAMES = list(SHORT)
 RULES = {"release": "release", "corrected": "corrected", "without its limit": "corrected, to the end"}
 GROUP = 6  # the authors' group size; the 16 samples of a problem give two groups
-RELEASE = config_from_dict(
-    {"model": {"preset": "tiny"}, "train": {"num_generations": GROUP}, "explore": {"preset": "release_faithful"}}
-).explore.prefix
+RELEASE = CutRules(cut="as_released", min_tokens=0, max_fraction=None, stop_at=())
 
 
 def main() -> None:
@@ -80,14 +77,14 @@ def grade(rows: list[dict[str, Any]]) -> None:
 
 def cut_statistics(rows: list[dict[str, Any]], tokenizer: Tokenizer) -> dict[str, Any]:
     """Newline tokens caught, prefixes per rollout and how many of them hold the answer already."""
-    every, exact = newline_table(tokenizer, "contains_newline"), newline_table(tokenizer, "exact_ids")
+    every, exact = newline_table(tokenizer, "contains_newline"), newline_table(tokenizer, "as_released")
     newlines = sum(int(every[row["ids"]].sum()) for row in rows)
     rules = {
         "release": (RELEASE, exact),
         "release, any token with a newline": (RELEASE, every),
-        "corrected": (PrefixConfig(), every),
-        "corrected, to the end": (PrefixConfig(max_fraction=None), every),
-        "corrected, to the end, behind the answer too": (PrefixConfig(max_fraction=None, stop_at=()), every),
+        "corrected": (CutRules(), every),
+        "corrected, to the end": (CutRules(max_fraction=None), every),
+        "corrected, to the end, behind the answer too": (CutRules(max_fraction=None, stop_at=()), every),
     }
     found: dict[str, Any] = {
         "vocabulary_with_newline": int(every.sum()),
@@ -99,9 +96,13 @@ def cut_statistics(rows: list[dict[str, Any]], tokenizer: Tokenizer) -> dict[str
     for name, (config, table) in rules.items():
         counts, fractions, leaked, boxed, long = [], [], [], [], []
         for row in rows:
-            cuts = cut_lengths(row["ids"], table, config)
+            cuts = config.lengths(row["ids"], table)
             texts = [tokenizer.decode(row["ids"][:cut].tolist()) for cut in cuts]
-            kept = [(cut, text) for cut, text in zip(cuts, texts, strict=True) if before_stop(text, config)]
+            kept = [
+                (cut, text)
+                for cut, text in zip(cuts, texts, strict=True)
+                if not any(stop in text for stop in config.stop_at)
+            ]
             counts.append(len(kept))
             fractions += [cut / len(row["ids"]) for cut, _ in kept]
             leaked += [leaks(text, str(row["answer"])) for _, text in kept]
@@ -123,11 +124,11 @@ def encoded(
     rows: list[dict[str, Any]], tokenizer: Tokenizer, folder: Path
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Vectors of the last 512 tokens by encoder, and seconds it took."""
-    texts = [novelty_text(row["ids"], tokenizer, NoveltyConfig()) for row in rows]
+    texts = [completion_text(row["ids"], tokenizer, "last") for row in rows]
     encoders = {
-        "hashed_ngram": HashedNgramEncoder(EncoderConfig().hash_size),
-        "minilm truncate": MiniLMEncoder(folder, EncoderConfig(long_text="truncate", batch_size=16)),
-        "minilm chunk_mean": MiniLMEncoder(folder, EncoderConfig(batch_size=16)),
+        "hashed_ngram": HashedNgramEncoder(EncoderSettings().size),
+        "minilm truncate": MiniLMEncoder(folder, truncate=True),
+        "minilm chunk_mean": MiniLMEncoder(folder, truncate=False),
     }
     vectors, seconds = {}, {}
     for name, encoder in encoders.items():
@@ -190,7 +191,7 @@ def nearest_in_groups(groups: list[np.ndarray], vectors: np.ndarray) -> np.ndarr
     stacked = normalise(np.stack([vectors[group] for group in groups]))
     everybody = np.ones(stacked.shape[:2], bool)
     allowed = allowed_pool(everybody[:, :0], everybody, pool="siblings")
-    return distances(cosine_similarities(stacked, stacked[:, :0]), allowed).values
+    return aggregate(cosine_similarities(stacked, stacked[:, :0]), allowed, "nn")
 
 
 def jaccard_in_groups(groups: list[np.ndarray], codes: list[np.ndarray]) -> np.ndarray:

@@ -16,8 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+from lab import arms
+
 from extra_jax.config import load_config
-from extra_jax.config.explore_presets import ARMS
 from extra_jax.telemetry.metrics import read_metrics
 
 HERE = Path(__file__).parent
@@ -26,7 +27,7 @@ CONFIG = HERE / "evidence.yaml"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", nargs="+", required=True, choices=list(ARMS), help="control arms, see explore.arm")
+    parser.add_argument("--arms", nargs="+", required=True, choices=list(arms.ARMS), help="see lab/arms.py")
     parser.add_argument("--seeds", nargs="+", type=int, required=True, help="the same for every arm")
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--label", help="names a variant by what it overrides: OUT/ARM+LABEL_seedS")
@@ -34,13 +35,15 @@ def main() -> None:
     parser.add_argument("--status", action="store_true", help="only say how far each run is")
     parser.add_argument("overrides", nargs="*", help="key.sub=value for every run")
     args = parser.parse_args()
+    # settings of `novelty` and `prefixes` go where the arm has them, so they are read before it
+    shared = [text for text in args.overrides if text.startswith("explore.")]
+    others = [text for text in args.overrides if text not in shared]
+    base = load_config(args.config, shared)
     for seed in args.seeds:
         for arm in args.arms:
             run_dir = args.out / f"{arm}{f'+{args.label}' if args.label else ''}_seed{seed}"
-            overrides = [f"run.dir={run_dir}", f"run.seed={seed}", f"explore.arm={arm}"]
-            overrides += ["explore.preset=null", *args.overrides]  # an arm brings its own preset
-            if arm == "B1":
-                overrides.append("explore.acknowledge_bugs=true")
+            overrides = [f"run.dir={run_dir}", f"run.seed={seed}"]
+            overrides += arms.overrides(arm, base.explore.model_dump()) + others
             if args.status:
                 total = load_config(args.config, overrides).train.max_steps
                 print(f"{run_dir}: {steps_done(run_dir)} of {total}")

@@ -138,6 +138,7 @@ class Choosing(NamedTuple):
         positions: ``[20]`` how often the lowest score lay in each twentieth of its attempt.
         first_tie: whether the first of equal scores wins (as released), or one by lot.
         rng: of this problem in this step.
+        best: index of the lowest score, of equal ones as ``first_tie`` says.
     """
 
     uid: str
@@ -148,6 +149,7 @@ class Choosing(NamedTuple):
     positions: np.ndarray
     first_tie: bool
     rng: np.random.Generator
+    best: int
 
 
 Chooser = Callable[[Choosing], tuple[Prefix | None, float]]

@@ -97,9 +97,9 @@ def offers(offered: Sequence["Offer"], queued: Sequence[Guided]) -> dict[str, fl
     return {
         "no_cut_share": mean([not offer.prefixes for offer in offered]),
         "candidates": mean([len(offer.prefixes) for offer in offered]),
-        "prefix_score": mean([entry.prefix.score for entry in queued]),
+        "prefix_score_used": mean([entry.prefix.score for entry in queued]),
         "prefix_score_pool": mean([prefix.score for offer in offered for prefix in offer.prefixes]),
-        "prefix_fraction": mean([entry.prefix.fraction for entry in queued]),
+        "prefix_fraction_used": mean([entry.prefix.fraction for entry in queued]),
         "prefix_tokens": mean([len(entry.prefix.tokens) for entry in queued]),
         "prefix_source_correct": mean([entry.prefix.correct for entry in queued]),
         "prefix_leak_share": mean([entry.prefix.leak for entry in queued]),

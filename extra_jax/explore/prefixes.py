@@ -327,12 +327,12 @@ def _chosen(
     others = [p for o in offers if step.requests[o.index].problem.uid != problem.uid for p in o.prefixes]
     rng = keyed_rng("choose", step.run.seed, step.index, key)
     scores = smoothed_scores(pool, settings.averaging, settings.tau)
-    best = pool[lowest(scores, settings.as_released, rng)]  # whatever the chooser does: others are held against it
-    state.positions[min(int(best.fraction * POSITION_BINS), POSITION_BINS - 1)] += 1
+    best = lowest(scores, settings.as_released, rng)  # whatever the chooser does: others are held against it
+    state.positions[min(int(pool[best].fraction * POSITION_BINS), POSITION_BINS - 1)] += 1
     chooser = CHOOSERS.get(settings.chooser) if isinstance(settings.chooser, str) else settings.chooser
-    prefix, score = chooser(
-        Choosing(problem.uid, pool, others, scores, state.levels[kind], state.positions, settings.as_released, rng)
-    )
+    level, first_tie = state.levels[kind], settings.as_released
+    among = Choosing(problem.uid, pool, others, scores, level, state.positions, first_tie, rng, best)
+    prefix, score = chooser(among)
     if prefix is None:
         return None
     return Guided(problem.uid, problem.answer, replace(prefix, vector=None), score, step.index, kind)

@@ -1,20 +1,26 @@
 """The runs: every recipe and control whose mathematics must survive a redesign."""
 
+from pathlib import Path
+
+import yaml
+
+from benchmarks.exploration.lab import arms
 from tests.golden.runs import small
 
+_ROOT = Path(__file__).parents[2]
 # The smallest sizes at which every part acts: prefixes from the second step on, of a few tokens.
-_EXPLORE = (
-    "explore.prompts.prefixes.warmup_steps=1", "explore.prompts.prefixes.guided_fraction=0.125",
-    "explore.prompts.prefixes.hard_max_correct=1",
-)  # fmt: skip
+_SIZES = {"warmup_steps": 1, "guided_fraction": 0.125, "hard_max_correct": 1}
+_BASE = yaml.safe_load((_ROOT / "configs" / "exploration.yaml").read_text())["explore"]
+_BASE["prompts"]["prefixes"] |= _SIZES
 
 
 def explore(*overrides: str) -> tuple[str, ...]:
-    return small("exploration.yaml", *_EXPLORE, *overrides)
+    sizes = [f"explore.prompts.prefixes.{name}={value}" for name, value in _SIZES.items()]
+    return small("exploration.yaml", *sizes, *overrides)
 
 
-def arm(name: str, *overrides: str) -> tuple[str, ...]:
-    return explore("explore.preset=null", f"explore.arm={name}", *overrides)
+def arm(name: str) -> tuple[str, ...]:
+    return small("exploration.yaml", *arms.overrides(name, _BASE, _ROOT / "benchmarks" / "exploration" / "lab"))
 
 
 CASES: dict[str, tuple[str, ...]] = {
@@ -30,9 +36,8 @@ CASES: dict[str, tuple[str, ...]] = {
         f"arm_{name}": arm(name)
         for name in (
             "G0", "G2", "N1", "N2", "N3", "N4", "N5", "N6", "L1", "L2", "L3",
-            "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "F", "FR", "B0",
+            "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "F", "FR", "B0", "B1",
         )
     },
-    "arm_B1": arm("B1", "explore.acknowledge_bugs=true"),
     "policy_hidden": explore("explore.encoder.name=policy_hidden", "explore.prompts.prefixes.smoothing=prefix_overlap"),
 }  # fmt: skip

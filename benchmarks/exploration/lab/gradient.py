@@ -25,16 +25,18 @@ SKETCH = 4096
 
 
 class GradientProbe:
-    """Gradient statistics of one step, every ``explore.probe.gradient_every`` steps.
+    """Gradient statistics of one step, every ``every`` steps. It changes nothing.
 
     Args:
         graphdef: of the model.
         config: of the run.
         mesh: of the run.
+        every: steps between measurements.
+        folds: parts of the step's groups whose gradients are compared.
     """
 
-    def __init__(self, graphdef: nnx.GraphDef, config: Config, mesh: Mesh):
-        self.config, self.mesh, self.settings = config, mesh, config.explore.probe
+    def __init__(self, graphdef: nnx.GraphDef, config: Config, mesh: Mesh, *, every: int, folds: int = 4):
+        self.config, self.mesh, self.every, self.folds = config, mesh, every, folds
 
         def objective(params: nnx.State, batch: TokenBatch) -> jax.Array:
             model = nnx.merge(graphdef, params)
@@ -60,19 +62,19 @@ class GradientProbe:
         Args:
             params: of the policy before the update.
             rollouts: of this process.
-            parts: name -> ``[R]`` advantages; they add up to those of the update.
+            parts: name -> ``[R]`` advantages; they add up to those of the update (``advantage_parts``).
             step: of the run.
         """
-        if not self.settings.gradient_every or step % self.settings.gradient_every:
+        if step % self.every:
             return {}
-        folds, seed = self.settings.gradient_folds, self.config.run.seed & 0xFFFFFFFF
+        folds, seed = self.folds, self.config.run.seed & 0xFFFFFFFF
         groups = rollouts.rollout_ids // self.config.train.num_generations
         everywhere = np.unique(allgather_rows(groups))
         fold = np.random.default_rng((seed, step)).permutation(len(everywhere)) % folds
-        mine = fold[np.searchsorted(everywhere, groups)]
+        own = fold[np.searchsorted(everywhere, groups)]
         used = {name: values for name, values in parts.items() if allgather_rows(values).any()}
         sketches = np.stack(
-            [[self._fold(params, rollouts, values, mine == f) for f in range(folds)] for values in used.values()]
+            [[self._fold(params, rollouts, values, own == f) for f in range(folds)] for values in used.values()]
         ) if used else np.zeros((0, folds, SKETCH))  # fmt: skip
         return gradient_metrics(dict(zip(used, folds * sketches, strict=True)), len(everywhere))
 
@@ -85,6 +87,18 @@ class GradientProbe:
         packed = micro_batches(rows, t.row_length or self.config.max_sequence_length, t.micro_batch_rows, self.mesh)
         with jax.set_mesh(self.mesh):
             return np.asarray(self._sketch(params, packed), np.float64)
+
+
+def advantage_parts(task: np.ndarray, total: np.ndarray, guided: np.ndarray) -> dict[str, np.ndarray]:
+    """What advantages are made of: ``task``, ``novelty`` and ``guided``, each ``[R]``, which add up to ``total``.
+
+    Args:
+        task: ``[R]`` of the estimator.
+        total: ``[R]`` after exploration.
+        guided: ``[R]`` bool, completions behind a prefix.
+    """
+    plain = {"task": np.where(guided, 0.0, task), "novelty": np.where(guided, 0.0, total - task)}
+    return {**plain, "guided": np.where(guided, total, 0.0)}
 
 
 def sketch(tree: nnx.State, size: int = SKETCH) -> jax.Array:
@@ -109,21 +123,23 @@ def gradient_metrics(parts: Mapping[str, np.ndarray], groups: int) -> dict[str, 
         parts: name -> ``[F, n]`` gradients of ``F`` folds, each an unbiased estimate of the whole.
         groups: in the step.
     """
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     whole = dict(parts) | ({"total": sum(parts.values())} if parts else {})
     means = {name: folds.mean(axis=0) for name, folds in whole.items()}
     for name, folds in whole.items():
         count, mean = len(folds), means[name]
         noise = float(((folds - mean) ** 2).sum() / (count * (count - 1)))
         signal = float(mean @ mean) - noise
-        found |= {f"{name}_norm": float(np.linalg.norm(mean)), f"{name}_noise": noise, f"{name}_signal": signal}
+        numbers |= {f"{name}_norm": float(np.linalg.norm(mean)), f"{name}_noise": noise, f"{name}_signal": signal}
         if noise > 0:
-            found[f"{name}_snr"] = signal / noise
+            numbers[f"{name}_snr"] = signal / noise
         if signal > 0:
-            found[f"{name}_noise_scale"] = groups * noise / signal
+            numbers[f"{name}_noise_scale"] = groups * noise / signal
     for name in parts:
         if name != "task" and "task" in parts:
             norms = np.linalg.norm(means[name]) * np.linalg.norm(means["task"])
-            found[f"{name}_cos_task"] = float(means[name] @ means["task"] / norms) if norms else 0.0
-            found[f"{name}_over_task"] = float(np.linalg.norm(means[name]) / max(np.linalg.norm(means["task"]), 1e-30))
-    return {f"gradient/{name}": value for name, value in found.items()}
+            numbers[f"{name}_cos_task"] = float(means[name] @ means["task"] / norms) if norms else 0.0
+            numbers[f"{name}_over_task"] = float(
+                np.linalg.norm(means[name]) / max(np.linalg.norm(means["task"]), 1e-30)
+            )
+    return {f"gradient/{name}": value for name, value in numbers.items()}

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from learn.steps import PLAIN, ROWS, config, frozen_advantages, frozen_rollouts
 from rollout.tiny import graphdef, mesh, params
 
-from extra_jax.config import config_from_dict
-from extra_jax.learn.variance import GradientProbe, gradient_metrics, sketch
-from learn.steps import PLAIN, ROWS, config, frozen_advantages, frozen_rollouts
+from benchmarks.exploration.lab.gradient import GradientProbe, advantage_parts, gradient_metrics, sketch
 
 
 def test_sketches_keep_norms_and_inner_products():
@@ -48,9 +47,7 @@ def test_parts_are_compared_with_the_task():
 
 
 def test_the_parts_of_a_real_gradient_add_up():
-    settings = config(**PLAIN).model_dump()
-    settings["explore"]["probe"].update(gradient_every=3, gradient_folds=2)
-    probe = GradientProbe(graphdef(remat="none"), config_from_dict(settings), mesh("1"))
+    probe = GradientProbe(graphdef(remat="none"), config(**PLAIN), mesh("1"), every=3, folds=2)
     rollouts, advantages = frozen_rollouts(), frozen_advantages()
     first = np.arange(ROWS) < ROWS // 2
     task, guided = np.where(first, advantages, 0), np.where(first, 0, advantages)
@@ -63,3 +60,14 @@ def test_the_parts_of_a_real_gradient_add_up():
     kept = np.flatnonzero(rollouts.prompt_index > 0)  # dynamic sampling leaves groups out; numbers have gaps then
     fewer = probe(params(), rollouts.take(kept), {"task": advantages[kept]}, 3)
     assert fewer["gradient/task_norm"] > 0
+    assert probe(params(), rollouts, {"task": advantages}, 4) == {}, "it is not due"
+
+
+def test_advantages_are_taken_apart():
+    task, total, guided = np.array([1.0, -1.0, 2.0]), np.array([1.5, -1.0, 2.0]), np.array([False, False, True])
+    parts = advantage_parts(task, total, guided)
+    assert {name: part.tolist() for name, part in parts.items()} == {
+        "task": [1.0, -1.0, 0.0],
+        "novelty": [0.5, 0.0, 0.0],
+        "guided": [0.0, 0.0, 2.0],
+    }
