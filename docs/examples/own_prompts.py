@@ -8,7 +8,7 @@ from extra_jax.explore import PromptPolicy
 
 
 def curriculum(target: float = 0.5, look_ahead: int = 2) -> PromptPolicy:
-    """Looks at ``look_ahead`` times as many problems as a step needs; those that are not taken wait for the next one."""
+    """Looks at ``look_ahead`` times as many problems as a step needs; those that are not taken wait."""
 
     def prompts(draw, state, step):
         waiting = [PromptRequest(step.run.problems[uid]) for uid in state["waiting"]]
