@@ -39,5 +39,6 @@ CASES: dict[str, tuple[str, ...]] = {
             "P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8", "P9", "F", "FR", "B0", "B1",
         )
     },
+    "exprl_process": small("exprl_process.yaml", "reward=judge", "exprl.store=store", "exprl.stale=use"),
     "policy_hidden": explore("explore.encoder.name=policy_hidden", "explore.prompts.prefixes.smoothing=prefix_overlap"),
 }  # fmt: skip

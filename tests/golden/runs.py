@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,38 @@ def run(folder: Path, cache: Path, *arguments: str) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+
+
+def finished(folder: Path, cache: Path, *arguments: str) -> dict[str, Any]:
+    """Runs a case in ``folder`` and tells what it did. One that trains on judge scores gets a store of them first."""
+    folder.mkdir(parents=True)
+    if "exprl.store=store" in arguments:
+        _store_of_scores(folder, cache, arguments[1])
+    run(folder, cache, *arguments, "run.dir=run")
+    return trajectory(folder / "run")
+
+
+def _store_of_scores(folder: Path, cache: Path, config: str) -> None:
+    """Rollouts of the recipe in small, scored by the judge that is a program."""
+    run(folder, cache, "rollout", config, "out=store", "data.limit=32", "run.dir=sampled")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, str(_ROOT / "scripts/judge_server.py"), "--port", str(port)],
+        env=os.environ | {"PYTHONPATH": str(_ROOT)}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("localhost", port)) == 0:
+                    break
+            time.sleep(0.1)
+        address = f"endpoint=http://localhost:{port}/v1"
+        run(folder, cache, "judge", "store", address, "model=chain-judge", "rubric=process_prefix_v1")
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def trajectory(run_dir: Path) -> dict[str, Any]:
