@@ -61,6 +61,8 @@ def prefixes(**settings: Any) -> PromptPolicy:
         ExtraError: a setting that does not exist (the nearest is named) or has no meaning.
     """
     chosen = validated(PrefixSettings, settings, "explore.prompts.prefixes")
+    if isinstance(chosen.chooser, str):
+        CHOOSERS.get(chosen.chooser)  # a name that does not exist is found now, not after the warm-up
 
     def init(run: RunInfo) -> PrefixState:
         if int(chosen.guided_fraction * run.prompts_per_step) < 1:
