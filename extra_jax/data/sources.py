@@ -4,7 +4,7 @@ import difflib
 import inspect
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,7 +15,7 @@ from extra_jax.data.rows import COLUMNS, Row, check_template, dress, to_problem
 from extra_jax.data.tasks import chain, countdown, gym
 from extra_jax.errors import ExtraError
 
-TASKS = {"countdown": countdown.generate, "chain": chain.generate}
+TASKS: dict[str, Callable[..., list[Problem]]] = {"countdown": countdown.generate, "chain": chain.generate}
 """Generated task families by source name."""
 
 _HUB = "hub:"

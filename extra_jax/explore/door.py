@@ -88,7 +88,8 @@ class Transform(NamedTuple):
     reads: tuple[str, ...] = ()
 
 
-class PromptStep(NamedTuple):
+@dataclass(frozen=True)
+class PromptStep:
     """The step that prompts are chosen for: its index from 0, how many prompts are wanted, and the run."""
 
     index: int
@@ -123,7 +124,8 @@ def chain(*transforms: Transform) -> Transform:
         return [transform.init(run) for transform in transforms]
 
     def update(step: "Step", values: np.ndarray, state: list[Any]) -> tuple[np.ndarray, list[Any], Report]:
-        states, reports = [], {}
+        states: list[Any] = []
+        reports: dict[str, Any] = {}
         for transform, own in zip(transforms, state, strict=True):
             values, own, report = transform.update(step, values, own)
             states.append(own)

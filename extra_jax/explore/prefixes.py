@@ -10,8 +10,8 @@ Source: ``docs/extra.md``, "Prefix regeneration", "Success and failure prefixes"
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -145,7 +145,8 @@ def take(state: PrefixState, settings: PrefixSettings, count: int, step: PromptS
 # ---- after a step: into the queue ------------------------------------------------------------------------------------
 
 
-class Offer(NamedTuple):
+@dataclass(frozen=True)
+class Offer:
     """The prefixes that one prompt of a step offers; none where no attempt qualified or no cut was found.
 
     Attributes:

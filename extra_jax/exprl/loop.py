@@ -56,7 +56,7 @@ def _train(config: Config, make_source: Callable[[Policy, nnx.State], Source]) -
         for step in run.steps():
             batch = source.next(run.state.params, step, run.timer, run.journal)
             with run.phase("update"):
-                chosen = np.flatnonzero(batch.learned)
+                chosen = np.flatnonzero(batch.learned).tolist()
                 rollouts = to_rollouts([batch.rows[i] for i in chosen], [batch.groups[i] for i in chosen], group)
                 advantages = [batch.advantages[i] for i in chosen]
                 run.state, learned = learner.step(run.state, reference, rollouts, advantages)
@@ -90,7 +90,7 @@ def batch_metrics(batch: Batch, group_size: int) -> dict[str, float]:
         [np.abs(a).mean() if kept else 0.0 for a, kept in zip(batch.advantages, batch.learned, strict=True)]
     )
     usual = rollout_metrics(rollouts, stored_grades(batch), np.nan_to_num(batch.reward), size, group_size)
-    return usual | batch.scored.metrics() | batch.metrics
+    return {**usual, **batch.scored.metrics(), **batch.metrics}
 
 
 def record(batch: Batch, group_size: int) -> Record:
