@@ -10,7 +10,7 @@ Source: ``docs/extra.md``, "Prefix regeneration", "Success and failure prefixes"
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ from extra_jax.explore.prefix_state import (
     POSITION_BINS,
     Guided,
     Kind,
+    Offer,
     PrefixState,
 )
 from extra_jax.explore.step import Step
@@ -143,19 +144,6 @@ def take(state: PrefixState, settings: PrefixSettings, count: int, step: PromptS
 
 
 # ---- after a step: into the queue ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Offer:
-    """The prefixes that one prompt of a step offers; none where no attempt qualified or no cut was found.
-
-    Attributes:
-        index: of the prompt in the step.
-        prefixes: shortest first.
-    """
-
-    index: int
-    prefixes: list[Prefix]
 
 
 def observe(step: Step, state: PrefixState, settings: PrefixSettings) -> tuple[PrefixState, Report]:
