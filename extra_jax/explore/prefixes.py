@@ -11,7 +11,7 @@ Source: ``docs/extra.md``, "Prefix regeneration", "Success and failure prefixes"
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +41,7 @@ from extra_jax.explore.prefix_state import (
     POSITION_BINS,
     Guided,
     Kind,
+    Offer,
     PrefixState,
 )
 from extra_jax.explore.step import Step
@@ -145,18 +146,6 @@ def take(state: PrefixState, settings: PrefixSettings, count: int, step: PromptS
 
 
 # ---- after a step: into the queue ------------------------------------------------------------------------------------
-
-
-class Offer(NamedTuple):
-    """The prefixes that one prompt of a step offers; none where no attempt qualified or no cut was found.
-
-    Attributes:
-        index: of the prompt in the step.
-        prefixes: shortest first.
-    """
-
-    index: int
-    prefixes: list[Prefix]
 
 
 def observe(step: Step, state: PrefixState, settings: PrefixSettings) -> tuple[PrefixState, Report]:
