@@ -149,7 +149,7 @@ class PlainGRPO:
         hidden: np.ndarray | None,
         step: int,
     ) -> Explored:
-        return Explored(advantages, parts={"task": advantages})
+        return Explored(advantages)
 
     def state(self) -> dict[str, Any] | None:
         return None
