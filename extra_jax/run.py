@@ -6,7 +6,7 @@
             run.state, metrics = ...                     # one update
             run.finish_step(step, metrics)               # writes down, saves when due, stops when asked to
 
-Everything that changes the next step is in ``run.state``, in a cursor or in exploration, and all of them are in every
+Everything that changes the next step is in ``Run.state``, in a cursor or in exploration, and all of them are in every
 checkpoint: run the same command again, and it continues bit-identically.
 """
 

@@ -1,4 +1,7 @@
-"""Random numbers of exploration: a function of identity, never of order, devices or processes (design, decision 6)."""
+"""Random numbers of exploration: functions of identity, never of order, devices or processes.
+
+See docs/design.md, decision 6.
+"""
 
 import hashlib
 import json

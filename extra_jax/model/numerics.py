@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 ROUND_AS_WRITTEN: dict[str, str | bool] = {"xla_allow_excess_precision": False}
 """Compiler options of every program that reports a log-probability. XLA otherwise keeps bf16 intermediates in f32
-wherever it happens to fuse, so that sampler and learner, which fuse differently, round differently (decision 1)."""
+wherever it happens to fuse, so that sampler and learner, which fuse differently, round differently (docs/design.md,
+decision 1)."""
 
 
 def entropy(logits: jax.Array) -> jax.Array:
