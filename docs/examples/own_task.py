@@ -1,6 +1,6 @@
 """An own task with a train and a test split: write the letters of a word in alphabetical order.
 
-extra-jax train configs/quickstart.yaml data.source=docs/examples/own_task.py:sorting data.task=null \
+extra-jax train configs/quickstart.yaml data.source=docs/examples/own_task.py:sorting 'data.task={}' \
     'reward.functions=["docs/examples/own_task.py:sorted_well"]' \
     'reward.correct={function: sorted_well, threshold: 1}' eval.data=null
 """
@@ -8,7 +8,7 @@ extra-jax train configs/quickstart.yaml data.source=docs/examples/own_task.py:so
 import random
 
 from extra_jax import Problem
-from extra_jax.data.tasks.family import split_of
+from extra_jax.data.tasks.family import split_name
 
 
 def sorting(count: int, *, seed: int, split: str, letters: int = 5) -> list[Problem]:
@@ -16,7 +16,7 @@ def sorting(count: int, *, seed: int, split: str, letters: int = 5) -> list[Prob
     rng, words = random.Random(f"{split}/{seed}"), {}
     while len(words) < count:
         word = "".join(rng.choices("abcdefgh", k=letters))
-        if split_of(f"sort:{word}") == split:
+        if split_name(f"sort:{word}") == split:
             words[word] = Problem(f"sort:{word}", f"sort {word}\n", "".join(sorted(word)), meta={"word": word})
     return list(words.values())
 

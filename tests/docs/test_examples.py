@@ -64,7 +64,7 @@ def test_own_control_pays_what_novelty_would_but_to_others(cache: Path, tmp_path
 
 def test_own_task_has_a_reward_and_a_split_of_its_own(cache: Path, tmp_path: Path) -> None:
     metrics, records = trained(
-        tmp_path, cache, *small("quickstart.yaml"), f"data.source={own('own_task.py', 'sorting')}", "data.task=null",
+        tmp_path, cache, *small("quickstart.yaml"), f"data.source={own('own_task.py', 'sorting')}", "data.task={}",
         f"reward.functions=[{json.dumps(own('own_task.py', 'sorted_well'))}]",
         "reward.correct={function: sorted_well, threshold: 1}",
     )  # fmt: skip
