@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from extra_jax.config.foreign import TRL, VERL
 from extra_jax.config.tree import Config
 from extra_jax.errors import ExtraError
 from extra_jax.files import write_file
@@ -125,8 +126,11 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
 
 
 def _nearest(model: type[BaseModel], location: list[str]) -> str:
-    """Names the nearest key of the same section, or else of the whole tree."""
+    """Names the key that TRL's or verl's is here, or the nearest of the same section, or else of the whole tree."""
     known, leaf = _known_keys(model), location[-1]
+    elsewhere = {**VERL, **TRL}.get(leaf)
+    if elsewhere in known and leaf not in {key.rpartition(".")[2] for key in known}:
+        return f"; this is {elsewhere!r} here, see docs/coming_from_trl.md"
     siblings = [k for k in known if k.rpartition(".")[0] == ".".join(location[:-1])]
     for candidates, cutoff in ((known, 1.0), (siblings, 0.6), (known, 0.75)):
         by_leaf = {k.rpartition(".")[2]: k for k in reversed(candidates)}  # of equal names the first section wins

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import re
 import shlex
 import types
@@ -57,10 +58,16 @@ def commands(text: str) -> Iterator[list[str]]:
     lines = [*blocks.splitlines(), *ticked]
     for number, line in enumerate(lines):
         if match := re.match(r"\s*(?:\$ )?extra-jax (.*)", line):
-            words, following = match[1], iter(lines[number + 1 :])
-            while words.count('"') % 2 or words.count("'") % 2:  # a quotation goes on in the next line
-                words += " " + next(following)
-            yield shlex.split(words.replace("...", ""), comments=True)
+            yield words("\n".join([match[1], *lines[number + 1 :]]).replace("...", ""))
+
+
+def words(text: str) -> list[str]:
+    """The words of the first command of a text; a quotation may go on in the next line."""
+    lines = text.splitlines()
+    for end in range(1, len(lines) + 1):
+        with contextlib.suppress(ValueError):  # no closing quotation yet
+            return shlex.split("\n".join(lines[:end]), comments=True)
+    raise ValueError(f"a quotation without an end: {lines[0]}")
 
 
 def options(parser: argparse.ArgumentParser) -> set[str]:

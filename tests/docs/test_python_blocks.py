@@ -1,0 +1,31 @@
+"""``docs/python.md`` is a program: its blocks run in order, in one process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from docs.pages import ROOT, blocks
+
+
+def test_the_page_runs(tmp_path: Path) -> None:
+    """In a folder that looks like the repository, so that its runs do not land in it."""
+    whole_script = (ROOT / "docs" / "examples" / "notebook.py").read_text()  # has a test of its own
+    program = "\n".join(block for block in blocks("python.md", "python") if block != whole_script)
+    (tmp_path / "page.py").write_text(program)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "did you mean 'train.num_generations'?" in done.stdout
+    assert "[0 2]" in done.stdout
+    assert (tmp_path / "runs" / "first_model" / "model.safetensors").is_file()
+    assert (tmp_path / "runs" / "own_parts" / "report.html").is_file()
