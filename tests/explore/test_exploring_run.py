@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from training_runs import (
     Launcher,
@@ -19,6 +18,7 @@ from training_runs import (
     steps_done,
 )
 
+from extra_jax.checkpoint import Checkpointer
 from extra_jax.config import config_from_dict
 from extra_jax.errors import ExtraError
 from extra_jax.run_dir import open_run
@@ -56,9 +56,8 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
 
 def explore_state(run_dir: Path) -> list[np.ndarray]:
     """The leaves of the state of exploration in the last checkpoint."""
-    folder = run_dir / "checkpoints" / str(checkpoint_steps(run_dir)[-1]) / "explore"
-    with ocp.PyTreeCheckpointer() as reader:
-        return [np.asarray(leaf) for leaf in jax.tree.leaves(reader.restore(folder))]
+    with Checkpointer(run_dir / "checkpoints", read_only=True) as reader:
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(reader.restore_explore())]
 
 
 @pytest.fixture(scope="module")
