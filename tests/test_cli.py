@@ -1,6 +1,7 @@
 """The command line: fast help, dry runs, errors without tracebacks, and what each verb calls."""
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -405,3 +406,15 @@ def test_suspicious_settings_are_warned_about(sections, message):
 
 def test_the_defaults_of_the_recipe_give_no_warning():
     assert find_warnings(config_from_dict(TREE), "train") == []
+
+
+def test_what_the_package_logs_is_shown_once(monkeypatch, file, capsys):
+    log = logging.getLogger("extra_jax")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "level", logging.NOTSET)
+    log.info("nobody listens yet")
+    for _ in range(2):
+        assert cli.main(["train", str(file), "--dry-run"]) == 0
+    logging.getLogger("extra_jax.rollout.programs").info("compiling decode: %d slots", 8)
+    logging.getLogger("another").info("not ours")
+    assert capsys.readouterr().err == "extra-jax: compiling decode: 8 slots\n"

@@ -22,8 +22,8 @@ from extra_jax.data.tokenizer import Tokenizer, load_tokenizer
 from extra_jax.explore.attempts import leaks, newline_table
 from extra_jax.explore.distance import aggregate, allowed_pool, cosine_similarities, normalise
 from extra_jax.explore.encoders import EncoderSettings, HashedNgramEncoder, completion_text
-from extra_jax.explore.minilm import MiniLMEncoder
 from extra_jax.explore.prefix_settings import CutRules
+from extra_jax.model.minilm import MiniLMEncoder
 from extra_jax.reward.verdict import Verdict
 from extra_jax.reward.workers import MathGrader
 from extra_jax.telemetry.svg import Series, line_chart

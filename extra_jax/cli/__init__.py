@@ -5,6 +5,7 @@ parsing, so that ``--help`` and typing errors answer at once.
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # argparse ends the positional list at the first option; what follows is given back and belongs to the list.
     if unknown := [text for text in rest if text.startswith("-") or not verb.takes_config]:
         by_verb[args.verb].error(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]}")
+    _show_log()
     try:
         return _run(verb, args, rest)
     except ExtraError as error:
@@ -103,6 +105,21 @@ def _run(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
         print(describe(config, verb.name), flush=True)
         return 0
     return verb.run(config, args) or 0
+
+
+class _Stderr(logging.Handler):
+    """To the standard error of the moment, which progress bars redirect to a place above them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"extra-jax: {self.format(record)}", file=sys.stderr)
+
+
+def _show_log() -> None:
+    """Shows what the package logs: warnings, and what is compiled for the first time."""
+    log = logging.getLogger("extra_jax")
+    if not log.handlers:
+        log.addHandler(_Stderr())
+        log.setLevel(logging.INFO)
 
 
 class _Version(argparse.Action):

@@ -5,20 +5,10 @@
 ``docs/exploration.md`` shows how to write one of your own.
 """
 
-from extra_jax.explore.door import (
-    BONUSES,
-    PROMPTS,
-    PromptPolicy,
-    PromptStep,
-    RunInfo,
-    Transform,
-    bonus,
-    chain,
-    stateless,
-)
+from extra_jax.explore.door import BONUSES, PROMPTS, PromptPolicy, PromptStep, Transform, bonus, chain, stateless
 from extra_jax.explore.novelty import cap, correct_only, distance, novelty, standardise
 from extra_jax.explore.prefixes import prefixes
-from extra_jax.explore.step import Step
+from extra_jax.explore.step import RunInfo, Step
 
 __all__ = [
     "BONUSES",

@@ -72,7 +72,7 @@ def make_encoder(settings: EncoderSettings) -> TextEncoder | None:
         return None
     if settings.name == "hashed_ngram":
         return HashedNgramEncoder(settings.size)
-    from extra_jax.explore.minilm import MiniLMEncoder
+    from extra_jax.model.minilm import MiniLMEncoder
 
     return MiniLMEncoder(_minilm_folder(settings.path), truncate=settings.long_text == "truncate")
 

@@ -20,8 +20,6 @@ from extra_jax.explore.moments import Centring, Moments, centred, strength
 from extra_jax.explore.step import Step
 from extra_jax.telemetry.statistics import spearman
 
-_CLOSE = 0.95  # cosine from which two completions count as the same
-
 
 @BONUSES.register("novelty")
 def novelty(
@@ -54,11 +52,7 @@ def novelty(
             from 1 on it cannot turn its sign.
     """
     far = distance(
-        pool=pool,
-        pool_filter=pool_filter,
-        capacity=capacity,
-        min_history=min_history,
-        remember_guided=remember_guided,
+        pool=pool, pool_filter=pool_filter, capacity=capacity, min_history=min_history, remember_guided=remember_guided
     )
     limit = None if cap_at is None else cap_at * alpha
     return bonus(far, correct_only(), standardise(alpha, centring=centring, scaling=scaling), cap(limit, cap_ratio))
@@ -199,7 +193,7 @@ def remember(step: Step, history: History, capacity: int, chosen: np.ndarray) ->
 
 
 def _distance_report(step: Step, far: np.ndarray) -> dict[str, Any]:
-    """How far correct completions are, and whether that is only their length or their probability."""
+    """How far correct completions are, and whether that is only their length."""
     right = np.isfinite(far) & step.correct
     d = far[right]
     return {
@@ -207,10 +201,7 @@ def _distance_report(step: Step, far: np.ndarray) -> dict[str, Any]:
         "novelty_mean": mean(d),
         "novelty_std": float(np.std(d, ddof=1)) if len(d) > 1 else np.nan,
         "novelty_max": float(d.max(initial=0.0)),
-        "novelty_mean_wrong": mean(far[np.isfinite(far) & ~step.correct]),
-        "novelty_near_share": mean(d < 1.0 - _CLOSE),
         "novelty_length_spearman": spearman(d, step.lengths[right], decimals=6),
-        "novelty_logprob_spearman": spearman(d, (step.logprobs / step.lengths)[right], decimals=6),
         "truncated_text_share": step.truncated_texts,
     }
 

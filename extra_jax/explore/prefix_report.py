@@ -5,8 +5,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from extra_jax.explore.door import mean
 from extra_jax.explore.prefix_state import Guided, Offer, PrefixState
 from extra_jax.explore.step import Step
@@ -19,19 +17,11 @@ def outcomes(step: Step) -> dict[str, Any]:
     own = [entry for entry in entries if isinstance(entry, Guided)]
     report: dict[str, Any] = {
         "regular_pass_rate": mean(rate[~guided]),
-        "regular_frac_all_wrong": mean(rate[~guided] == 0.0),
-        "regular_frac_all_correct": mean(rate[~guided] == 1.0),
         "guided_injected": len(own),
         "guided_pass_rate": mean(rate[guided]),
         "guided_frac_mixed": mean((rate[guided] > 0.0) & (rate[guided] < 1.0)),
-        "guided_frac_all_wrong": mean(rate[guided] == 0.0),
-        "guided_frac_all_correct": mean(rate[guided] == 1.0),
-        "guided_prefix_tokens": mean([len(e.prefix.tokens) for e in own]),
-        "guided_prefix_fraction": mean([e.prefix.fraction for e in own]),
-        "guided_depth_max": max((e.prefix.depth for e in own), default=np.nan),
         "guided_source_correct": mean([e.prefix.correct for e in own]),
         "guided_leak_share": mean([e.prefix.leak for e in own]),
-        "guided_age": mean([step.index - e.born for e in own]),
     }
     for kind in ("hard", "easy"):
         chosen = [r for r, e in zip(rate, entries, strict=True) if isinstance(e, Guided) and e.kind == kind]
@@ -46,9 +36,6 @@ def outcomes(step: Step) -> dict[str, Any]:
         "prefix_ids": column(lambda e: e.prefix.tokens.tolist()),
         "prefix_fraction": column(lambda e: round(e.prefix.fraction, 4)),
         "prefix_score": column(lambda e: round(e.prefix.score, 6)),
-        "prefix_smoothed": column(lambda e: round(e.score, 6)),
-        "prefix_depth": column(lambda e: e.prefix.depth),
-        "prefix_leak": column(lambda e: e.prefix.leak),
     }
 
 
@@ -84,7 +71,6 @@ def hard_prompts(step: Step, kinds: Mapping[int, str]) -> dict[str, float]:
     return {
         "hard_prompt_count": len(hard),
         "hard_prompt_share": len(plain) / max(int((~step.guided).sum()), 1),
-        "hard_none_correct": sum(not step.correct[index].any() for index in plain),
         "easy_prompt_count": sum(kind == "easy" for kind in kinds.values()),
     }
 
@@ -92,24 +78,16 @@ def hard_prompts(step: Step, kinds: Mapping[int, str]) -> dict[str, float]:
 def offers(offered: Sequence[Offer], queued: Sequence[Guided]) -> dict[str, float]:
     """Cuts and choices."""
     return {
-        "no_cut_share": mean([not offer.prefixes for offer in offered]),
         "candidates": mean([len(offer.prefixes) for offer in offered]),
-        "prefix_score_used": mean([entry.prefix.score for entry in queued]),
-        "prefix_score_pool": mean([prefix.score for offer in offered for prefix in offer.prefixes]),
         "prefix_fraction_used": mean([entry.prefix.fraction for entry in queued]),
-        "prefix_tokens": mean([len(entry.prefix.tokens) for entry in queued]),
-        "prefix_source_correct": mean([entry.prefix.correct for entry in queued]),
-        "prefix_leak_share": mean([entry.prefix.leak for entry in queued]),
         "queue_added": len(queued),
     }
 
 
-def waiting(step: Step, state: PrefixState) -> dict[str, float]:
+def waiting(state: PrefixState) -> dict[str, float]:
     """The queue and the length controller after a step."""
-    ages = [step.index - entry.born for entry in state.queue]
     return {
         "guided_queue_size": len(state.queue),
-        "queue_age_median": float(np.median(ages)) if ages else np.nan,
         "pending": len(state.pending),
         "prefix_level_hard": state.levels["hard"],
         "prefix_level_easy": state.levels["easy"],

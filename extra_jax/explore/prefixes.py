@@ -36,14 +36,7 @@ from extra_jax.explore.door import PROMPTS, Draw, PromptPolicy, PromptStep, Repo
 from extra_jax.explore.encoders import make_encoder
 from extra_jax.explore.keyed import keyed_rng, keyed_uniform
 from extra_jax.explore.prefix_settings import PrefixSettings
-from extra_jax.explore.prefix_state import (
-    GUIDED_MARK,
-    POSITION_BINS,
-    Guided,
-    Kind,
-    Offer,
-    PrefixState,
-)
+from extra_jax.explore.prefix_state import GUIDED_MARK, POSITION_BINS, Guided, Kind, Offer, PrefixState
 from extra_jax.explore.step import Step
 from extra_jax.parallel.processes import gather_objects
 
@@ -158,7 +151,7 @@ def observe(step: Step, state: PrefixState, settings: PrefixSettings) -> tuple[P
         offers = gather_objects(_offers(step, settings, kinds))
         queued = enqueue(step, state, settings, kinds, offers)
         report |= prefix_report.offers(offers, queued)
-    return state, report | prefix_report.waiting(step, state)
+    return state, report | prefix_report.waiting(state)
 
 
 def _steer(state: PrefixState, settings: PrefixSettings, step: Step) -> None:

@@ -164,8 +164,8 @@ class Step:
         rows = range(len(rollouts))
         span = self.run.encoder.text_span
         texts = [completion_text(rollouts.completion_ids(row), self.run.tokenizer, span) for row in rows]
-        vectors = self.gather_array(encoder.encode(texts))
-        cut = int(self.gather_array(np.array([encoder.truncated])).sum())
+        vectors = allgather(encoder.encode(texts))
+        cut = int(allgather(np.array([encoder.truncated])).sum())
         return vectors, cut / len(vectors)
 
     @property
@@ -189,10 +189,6 @@ class Step:
     def gather(self, own: Sequence[Any]) -> list[Any]:
         """One plain value for each completion of this process -> those of all ``N``. All processes call it together."""
         return gather_objects(list(own))
-
-    def gather_array(self, own: np.ndarray) -> np.ndarray:
-        """``[R, ...]`` of this process -> ``[N, ...]``, exact. All processes call it together."""
-        return allgather(own)
 
 
 def make_step(
@@ -223,6 +219,4 @@ def make_step(
     for name, kind in (("correct", bool), ("valid", bool), ("truncated", bool), ("rollout_ids", np.int64)):
         shaped[name] = shaped[name].astype(kind)
     everywhere = None if hidden is None else allgather(np.asarray(hidden, np.float32))
-    return Step(
-        index=index, run=run, requests=requests, hidden=everywhere, rollouts=rollouts, first_row=first_row, **shaped
-    )
+    return Step(index, run, requests, hidden=everywhere, rollouts=rollouts, first_row=first_row, **shaped)

@@ -138,11 +138,6 @@ class Rollouts:
         return Rollouts(**columns, prompt_index=np.concatenate(index).astype(np.int32), counters=counters)
 
     @property
-    def answer_lengths(self) -> np.ndarray:
-        """``[R]`` tokens of prefix and completion, which ``max_completion_length`` bounds."""
-        return self.lengths + np.array([len(ids) for ids in self.prefix_ids], self.lengths.dtype)
-
-    @property
     def completion_mask(self) -> np.ndarray:
         """``[R, C]`` bool; 1 marks a real completion token (never derived from token ids: EOS may equal PAD)."""
         return np.arange(self.tokens.shape[1])[None, :] < self.lengths[:, None]

@@ -11,6 +11,7 @@ from typing import Any
 
 TIMING_PREFIX = "timing_s/"
 VERDICT_PREFIX = "verdicts/"
+REWARD_PREFIX = "rewards/"
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,6 @@ class Metric:
     label: str
     unit: str
     meaning: str
-
-
-def _bins(key: str, count: int, label: str, unit: str, meaning: str, first: int = 0) -> tuple[Metric, ...]:
-    """One metric a bin, ``KEY_0`` and on, with as many digits as the last one has."""
-    last = first + count - 1
-    return tuple(
-        Metric(f"{key}_{i:0{len(str(last))}d}", f"{label}, {i} of {first} to {last}", unit, meaning)
-        for i in range(first, last + 1)
-    )
 
 
 _METRICS = (
@@ -135,64 +127,22 @@ _METRICS = (
         "share",
         "The same for prompts that waited and were not drawn: the difference is what regeneration does.",
     ),
-    *_bins(
-        "exploration/similarity_hist",
-        20,
-        "Similarity",
-        "share",
-        "Correct completions by 1 - distance, in twentieths; with aggregate=nn that to the nearest neighbour.",
-    ),
-    *_bins("exploration/pass_rate_hist", 10, "Pass rate", "share", "Plain prompts by pass rate, in tenths."),
-    *_bins(
-        "exploration/entropy_decile",
-        10,
-        "Entropy by position",
-        "nats / token",
-        "Mean token entropy by tenth of the completion; plain prompts only.",
-    ),
-    *_bins(
-        "exploration/cut_decile",
-        10,
-        "Cut position",
-        "share",
-        "Chosen prefixes by place in their attempt, in tenths.",
-    ),
-    *_bins(
-        "exploration/guided_depth",
-        5,
-        "Depth",
-        "share",
-        "Guided prompts by depth of their prefix, 5 and deeper in one; where max_depth is not 1.",
-        first=1,
-    ),
+    Metric("exploration/easy_prompt_count", "Easy prompts", "prompts", "Prompts that come back with a failure prefix."),
+    Metric("exploration/guided_pass_rate_hard", "Pass rate, success prefix", "share", "Of hard prompts."),
+    Metric("exploration/guided_pass_rate_easy", "Pass rate, failure prefix", "share", "Of easy prompts."),
     Metric(
-        "exploration/novelty_previous_spearman",
-        "Novelty now and before",
-        "",
-        "Over prompts: rank correlation of their mean novelty with that of their previous visit.",
+        "exploration/prefix_level_hard",
+        "Length asked for",
+        "share",
+        "Of an attempt, by the length controller: it steers guided groups to target_pass_rate.",
     ),
+    Metric("exploration/prefix_level_easy", "Length asked for, easy", "share", "The same for failure prefixes."),
     Metric(
         "exploration/truncated_text_share",
         "Texts cut by the encoder",
         "share",
         "Completions of which the encoder saw only the first max_pieces pieces (encoder.long_text=truncate).",
     ),
-    Metric(
-        "exploration/advantage_ess",
-        "Effective completions",
-        "completions",
-        "(sum |A|)^2 / sum A^2: the number of completions of one size that weigh as much.",
-    ),
-    Metric("exploration/advantage_nonzero_share", "Completions that teach", "share", "Advantage not 0."),
-    *(
-        Metric(f"exploration/match_yoked_{key}", label, "", f"{meaning} of a yoked control over the recorded run's.")
-        for key, label, meaning in (
-            ("mean", "Yoked: distance", "Mean distance"),
-            ("std", "Yoked: spread", "Deviation of the distances"),
-            ("bonus", "Yoked: bonus", "Mean absolute bonus"),
-        )
-    ),
-    Metric("exploration/gt_check", "Ground truth kept", "share", "Guided prompts graded against their own answer."),
     Metric("judge/scored", "Judged", "share", "Rollouts for which the judge gave a score."),
     Metric("judge/score_correct", "Score when correct", "", "Mean judge score, 0 to 1, of verified correct rollouts."),
     Metric("judge/score_wrong", "Score when wrong", "", "Mean judge score of rollouts that the verifier calls wrong."),

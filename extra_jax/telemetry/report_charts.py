@@ -1,9 +1,10 @@
 """The charts of the report: which metrics share a panel, and how each is drawn."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from html import escape
 
-from extra_jax.telemetry.names import METRICS, VERDICT_PREFIX, phase_seconds
+from extra_jax.telemetry.names import METRICS, REWARD_PREFIX, VERDICT_PREFIX, phase_seconds
 from extra_jax.telemetry.report_data import RunData, pass_names, shared_pass_names, span_text
 from extra_jax.telemetry.svg import Series, Value, line_chart, moving_average, stacked_bar, stacked_shares
 
@@ -35,6 +36,8 @@ _SINGLE_PANELS = (
     ("exploration/bonus_to_advantage",),
     ("exploration/hard_prompt_count", "exploration/guided_injected", "exploration/guided_queue_size"),
     ("exploration/guided_pass_rate", "exploration/regular_pass_rate"),
+    ("exploration/guided_pass_rate_hard", "exploration/guided_pass_rate_easy"),
+    ("exploration/prefix_level_hard", "exploration/prefix_level_easy"),
     ("exploration/transfer_drawn", "exploration/transfer_not_drawn"),
     ("tokens_per_second",),
     ("learning_rate",),
@@ -112,11 +115,11 @@ def panels(run: RunData) -> list[str]:
             title = "Held-out pass@k" + (f", {one.benchmark}" if len(run.benchmarks) > 1 else "")
             cards.append(_card(title, "By evaluation, with 95 % intervals over problems.", chart))
     for keys in _SINGLE_PANELS if run.has("reward") else (("loss",), *_SINGLE_PANELS):
-        if run.has(keys[0]):
-            cards.append(_metric_panel(run, [key for key in keys if run.has(key)]))
+        if shown := [key for key in keys if run.has(key)]:
+            cards.append(_metric_panel(run, shown))
             if keys == ("frac_reward_zero_std",):
                 cards += _group_panel(run)
-    return cards + _verdict_panel(run)
+    return cards + _reward_panel(run) + _verdict_panel(run)
 
 
 def _metric_panel(run: RunData, keys: Sequence[str]) -> str:
@@ -146,19 +149,30 @@ def _group_panel(run: RunData) -> list[str]:
     ]
 
 
+def _reward_panel(run: RunData) -> list[str]:
+    keys = sorted({key for row in run.training for key in row if re.fullmatch(rf"{REWARD_PREFIX}.+/mean", key)})
+    if len(keys) < 2:  # one function is the reward
+        return []
+    labels = {key: key.removeprefix(REWARD_PREFIX).removesuffix("/mean") for key in keys if run.has(key)}
+    note = "Mean of what each reward function returned, before its weight."
+    return _labelled_panel(run, labels, "Reward by function", note, "")
+
+
 def _verdict_panel(run: RunData) -> list[str]:
     keys = sorted({key for row in run.training for key in row if key.startswith(VERDICT_PREFIX)})
     shown = [key for key in keys if not key.endswith(("/correct", "/wrong")) and any(run.column(key)[1])]
-    if not shown:
+    labels = {key: key.removeprefix(VERDICT_PREFIX).replace("_", " ") for key in shown[:4]}
+    note = f"Completions that are neither correct nor wrong: {', '.join(labels.values())}."
+    return _labelled_panel(run, labels, "Other verdicts", note, "share")
+
+
+def _labelled_panel(run: RunData, labels: Mapping[str, str], title: str, note: str, unit: str) -> list[str]:
+    """Metrics whose names are only known from the run, label by key; the first four."""
+    if not labels:
         return []
-    series = [
-        s
-        for color, key in enumerate(shown[:4])
-        for s in smooth(key.removeprefix(VERDICT_PREFIX).replace("_", " "), *run.column(key), (1, 3, 4, 2)[color])
-    ]
-    chart = line_chart(series, description="Verdicts other than correct and wrong", unit="share")
-    names = ", ".join(key.removeprefix(VERDICT_PREFIX).replace("_", " ") for key in shown[:4])
-    return [_card("Other verdicts", f"Completions that are neither correct nor wrong: {names}.", chart)]
+    colored = zip(labels.items(), (1, 3, 4, 2), strict=False)
+    series = [line for (key, label), color in colored for line in smooth(label, *run.column(key), color)]
+    return [_card(title, note, line_chart(series, description=title, unit=unit))]
 
 
 def phase_table(run: RunData) -> str:

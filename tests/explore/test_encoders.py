@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from explore.steps import CHARACTERS, rollouts_with
 from extra_jax.data.tokenizer import load_tokenizer
 from extra_jax.errors import ExtraError
-from extra_jax.explore import minilm
 from extra_jax.explore.encoders import (
     MINILM_PACKAGE,
     SPAN_TOKENS,
@@ -22,7 +21,8 @@ from extra_jax.explore.encoders import (
     make_encoder,
     token_spans,
 )
-from extra_jax.explore.minilm import MiniLMEncoder
+from extra_jax.model import minilm
+from extra_jax.model.minilm import MiniLMEncoder
 
 TEXTS = ["Let x be 3", "x", "", "so the sum of a and b is 12 , so c is 7 " * 3, "find the area of the circle"]
 WORDS = sorted({word for text in TEXTS for word in text.lower().split()})

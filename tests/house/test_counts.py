@@ -26,7 +26,6 @@ def test_lines_of_the_package():
     assert sum(room_lines().values()) <= PACKAGE_LINES
 
 
-@not_yet
 def test_lines_of_exploration():
     assert room_lines()["explore"] <= EXPLORE_LINES
 

@@ -159,6 +159,16 @@ def test_supervised_fine_tuning_has_a_loss_panel(tmp_path):
     assert page.tags.count("svg") == 2
 
 
+@pytest.mark.parametrize("names", [(), ("auto",), ("auto", "brevity")])
+def test_several_reward_functions_share_a_panel(tmp_path, names):
+    with MetricsLog(tmp_path) as log:
+        for step in (1, 2):
+            log.log(step, training_metrics(step) | {f"rewards/{name}/mean": 0.1 * step for name in names})
+    page = write_report(tmp_path).read_text()
+    assert ("Reward by function" in page) == (len(names) > 1)
+    assert ("brevity: 0.2" in page) == (len(names) > 1)
+
+
 def test_long_runs_get_a_moving_average(tmp_path):
     with MetricsLog(tmp_path) as log:
         for step in range(1, 200):

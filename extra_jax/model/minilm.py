@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from extra_jax.errors import ExtraError
-from extra_jax.explore.distance import normalise
 
 _MAX_PIECES = 256  # of a window, [CLS] and [SEP] included
 _WINDOWS_PER_DEVICE = 64  # encoded at once
@@ -118,7 +117,7 @@ class MiniLMEncoder:
             return vectors
         total = np.zeros((len(texts), self.size), np.float32)
         np.add.at(total, owner, vectors)
-        return normalise(total)
+        return total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), np.float32(1e-12))
 
     def _windows(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
         """Pieces of each window, its two special ones included, and the text that it belongs to."""
