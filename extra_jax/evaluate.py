@@ -22,7 +22,7 @@ from extra_jax.data.load import load_data
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.model.fingerprint import fingerprint
-from extra_jax.parallel.processes import agree, gather_objects, is_main, share
+from extra_jax.parallel.processes import agree, filled_share, gather_objects, is_main
 from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.majority import majority_scores
 from extra_jax.reward.overlap import OverlappedGrading
@@ -129,7 +129,7 @@ class Evaluator:
         done = int(agree(log.resume(shard) if log else 0))
         for start in range(done, total, shard):
             count = min(shard, total - start)
-            rows = [start + i for i in share(count, filled=True)]
+            rows = [start + i for i in filled_share(count)]
             progress = on_progress and _shifted(on_progress, start * n, total * n)
             problems = [benchmark.problems[i] for i in rows]
             requests = [Request(benchmark.prompts[benchmark.problems[i].uid], n, i * n) for i in rows]

@@ -78,8 +78,8 @@ def train(
         def draw(weights: nnx.State, step: int, first: int, count: int) -> Sampled:
             own = share(count)
             requests = exploration.prompts(loader.next, step, count)  # of all processes
-            prompts = requests[own[0] : own[-1] + 1]  # P
-            wanted = make_requests(prompts, prompt_ids, group, first + own[0])  # P
+            prompts = requests[own.start : own.stop]  # P
+            wanted = make_requests(prompts, prompt_ids, group, first + own.start)  # P
             answers = [prompt for prompt in prompts for _ in range(group)]  # R
             asked, given = [a.problem for a in answers], [a.prefix_ids for a in answers]
             grading = OverlappedGrading(rewards, policy.tokenizer.decode, asked, given)  # while others still decode

@@ -73,7 +73,7 @@ class Explorer:
         step: int,
     ) -> Explored:
         """See ``Exploration``."""
-        first = share(len(requests))[0] * self.run.group_size
+        first = share(len(requests)).start * self.run.group_size
         seen = make_step(step, self.run, requests, rollouts, scores, advantages, hidden, first)
         values, self._state, report = self._transform.update(seen, seen.advantages, self._state)
         values = np.asarray(values, np.float64)

@@ -21,7 +21,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.judge import store
 from extra_jax.judge.segment import Segmenter, TokenBytes
 from extra_jax.model.fingerprint import fingerprint
-from extra_jax.parallel.processes import agree, is_main, on_main, share
+from extra_jax.parallel.processes import agree, filled_share, is_main, on_main
 from extra_jax.policy import Policy, load_policy, sampling_params
 from extra_jax.reward.rewards import make_rewards
 from extra_jax.rollout.engine import Progress as OnProgress
@@ -79,7 +79,7 @@ class Collector:
             if weights is None:
                 weights = self.policy.rollout_weights(params)
             chunk = range(start, min(start + size, len(problems)))
-            local = [chunk[i] for i in share(len(chunk), filled=True)]
+            local = [chunk[i] for i in filled_share(len(chunk))]
             requests = [Request(self.prompts[problems[i].uid], n, i * n) for i in local]
             rollouts = self.sampler.generate(weights, requests, round_, progress)
             rows = self._rows([problems[i] for i in local], [groups[i] for i in local], rollouts, round_, name)

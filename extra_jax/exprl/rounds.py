@@ -21,7 +21,7 @@ from extra_jax.exprl.distill import Teacher
 from extra_jax.exprl.scored import Scored, find_judge, score, unjudged
 from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
-from extra_jax.parallel.processes import agree, on_main, share
+from extra_jax.parallel.processes import agree, filled_share, on_main
 from extra_jax.policy import Policy
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.timing import PhaseTimer
@@ -59,7 +59,7 @@ class RoundSource:
         assert self.round is not None  # the first step of a round made it, and no other one is continued at
         stored, groups, scored = self.round
         n, prompts = self.config.train.num_generations, self.config.train.prompts_per_step
-        start, local = place * prompts, share(prompts, filled=True)
+        start, local = place * prompts, filled_share(prompts)
         rows = stored.read([groups[start + i] for i in local])
         part = scored.take(np.arange(start * n, (start + prompts) * n))
         batch = make_batch(part, rows, [i * n + j for i in local for j in range(n)], n)

@@ -13,7 +13,7 @@ from extra_jax.exprl.scored import find_judge, score
 from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
 from extra_jax.model.fingerprint import fingerprint
-from extra_jax.parallel.processes import share
+from extra_jax.parallel.processes import filled_share
 from extra_jax.policy import Policy
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.timing import PhaseTimer
@@ -51,7 +51,7 @@ class StoreSource:
             n = self.config.train.num_generations
             groups = [problem.uid for problem in self.loader.next()]
             chosen = np.concatenate([np.arange(n) + self.place[group] * n for group in groups])
-            local = share(len(groups), filled=True)
+            local = filled_share(len(groups))
             rows = self.stored.read([groups[i] for i in local])
             return make_batch(self.scored.take(chosen), rows, [i * n + j for i in local for j in range(n)], n)
 

@@ -150,18 +150,21 @@ def agree(numbers: ArrayLike, rule: Callable[..., np.ndarray] = np.max) -> np.nd
     return rule(allgather(np.asarray(numbers, np.int64)[None]), axis=0)
 
 
-def share(count: int, index: int | None = None, processes: int | None = None, *, filled: bool = False) -> Sequence[int]:
+def share(count: int, index: int | None = None, processes: int | None = None) -> range:
     """Which of ``count`` items a process takes: contiguous, in process order; sizes differ by at most one.
 
     Args:
         index: the process; this one by default.
         processes: how many there are; those of the run by default.
-        filled: every process takes equally many and the last index fills up, so that ``allgather(...)[:count]`` is
-            the whole in order.
     """
     index = jax.process_index() if index is None else index
     processes = jax.process_count() if processes is None else processes
-    if not filled:
-        return range(index * count // processes, (index + 1) * count // processes)
-    size = -(-count // processes)
-    return [min(i, count - 1) for i in range(index * size, (index + 1) * size)]
+    return range(index * count // processes, (index + 1) * count // processes)
+
+
+def filled_share(count: int) -> list[int]:
+    """As ``share``, but every process takes equally many and the last index fills up, so that
+    ``allgather(...)[:count]`` is the whole in order."""
+    size = -(-count // jax.process_count())
+    start = jax.process_index() * size
+    return [min(i, count - 1) for i in range(start, start + size)]

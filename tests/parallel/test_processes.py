@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from extra_jax.parallel.processes import agree, gather_objects, on_main, share
+from extra_jax.parallel.processes import agree, filled_share, gather_objects, on_main, share
 
 
 @pytest.mark.parametrize(("count", "processes"), [(5, 2), (6, 3), (2, 4), (0, 3), (7, 1)])
@@ -15,7 +15,7 @@ def test_shares_are_contiguous_and_as_equal_as_can_be(count, processes):
 
 @pytest.mark.parametrize(("count", "processes"), [(5, 2), (6, 3), (2, 4), (7, 1)])
 def test_filled_shares_are_equal_and_begin_with_the_whole(count, processes):
-    shares = [share(count, index, processes, filled=True) for index in range(processes)]
+    shares = [filled_share(count, index, processes) for index in range(processes)]
     assert len(set(map(len, shares))) == 1
     assert [i for part in shares for i in part][:count] == list(range(count))
 

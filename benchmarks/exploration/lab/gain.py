@@ -11,7 +11,7 @@ from extra_jax.exploration import Exploration
 from extra_jax.explore import RunInfo
 from extra_jax.explore.keyed import keyed_rng
 from extra_jax.explore.prefix_state import Guided, PrefixState
-from extra_jax.parallel.processes import allgather, share
+from extra_jax.parallel.processes import allgather, filled_share
 from extra_jax.rollout.types import Request, Rollouts
 from extra_jax.telemetry.statistics import spearman
 
@@ -70,7 +70,7 @@ class GainProbe:
             return {}
         order = keyed_rng("gain", self.run.seed, step).permutation(len(state.queue))[: self.prompts]
         entries = [state.queue[index] for index in sorted(order)]
-        local = share(len(entries), filled=True)
+        local = filled_share(len(entries))
         tries = [(entries[index], *kind) for index in local for kind in self._kinds(entries[index], state, step)]
         first = local[0] * len(KINDS)
         requests = [self._request(entry.uid, ids, first + row) for row, (entry, ids, _) in enumerate(tries)]
