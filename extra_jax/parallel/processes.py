@@ -162,9 +162,9 @@ def share(count: int, index: int | None = None, processes: int | None = None) ->
     return range(index * count // processes, (index + 1) * count // processes)
 
 
-def filled_share(count: int) -> list[int]:
+def filled_share(count: int, index: int | None = None, processes: int | None = None) -> list[int]:
     """As ``share``, but every process takes equally many and the last index fills up, so that
     ``allgather(...)[:count]`` is the whole in order."""
-    size = -(-count // jax.process_count())
-    start = jax.process_index() * size
+    size = -(-count // (jax.process_count() if processes is None else processes))
+    start = (jax.process_index() if index is None else index) * size
     return [min(i, count - 1) for i in range(start, start + size)]
