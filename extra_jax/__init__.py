@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from extra_jax import explore
-    from extra_jax.api import Completions, History, Policy, TrainedRun, evaluate, exprl, load, sft, train
+    from extra_jax.api import Completions, History, Policy, TrainedRun, evaluate, load, sft, train, train_exprl
     from extra_jax.config import Config
     from extra_jax.data.problem import Problem
     from extra_jax.errors import ExtraError
     from extra_jax.exploration import PromptRequest
-    from extra_jax.learn.advantage import advantage
-    from extra_jax.reward.door import reward
 
 _PLACES = {
     "Completions": "api",
@@ -34,13 +32,11 @@ _PLACES = {
     "Problem": "data.problem",
     "PromptRequest": "exploration",
     "TrainedRun": "api",
-    "advantage": "learn.advantage",
     "evaluate": "api",
-    "exprl": "api",
     "load": "api",
-    "reward": "reward.door",
     "sft": "api",
     "train": "api",
+    "train_exprl": "api",
 }
 
 __all__ = [
@@ -52,14 +48,12 @@ __all__ = [
     "Problem",
     "PromptRequest",
     "TrainedRun",
-    "advantage",
     "evaluate",
     "explore",
-    "exprl",
     "load",
-    "reward",
     "sft",
     "train",
+    "train_exprl",
 ]
 
 

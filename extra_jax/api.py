@@ -21,8 +21,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator
 from extra_jax.explore.door import PromptPolicy, Transform
 from extra_jax.export import export_policy
-from extra_jax.exprl.loop import exprl as run_exprl
-from extra_jax.exprl.loop import train_on_scores
+from extra_jax.exprl.loop import exprl, train_on_scores
 from extra_jax.learn.advantage import Estimator, make_advantage
 from extra_jax.model.config import PRESETS, TINY_BASE
 from extra_jax.policy import Policy as Runtime
@@ -255,9 +254,9 @@ def sft(config: Settings, overrides: Mapping[str, Any] | None = None) -> Trained
     return _finished(run_sft(_settings(config, overrides)))
 
 
-def exprl(config: Settings, overrides: Mapping[str, Any] | None = None) -> TrainedRun:
+def train_exprl(config: Settings, overrides: Mapping[str, Any] | None = None) -> TrainedRun:
     """Rounds of sampling, judging and learning, the verb ``exprl``."""
-    return _finished(run_exprl(_settings(config, overrides)))
+    return _finished(exprl(_settings(config, overrides)))
 
 
 def evaluate(policy: Policy, data: Mapping[str, Any] | str, n: int = 1, **settings: Any) -> dict[str, float]:

@@ -233,6 +233,7 @@ def _model_facts(config: Config) -> Facts:
     if m.preset is not None:
         shape, origin = preset(m.preset), f"random weights of preset {m.preset}"
     else:
+        assert m.path is not None  # a model has a preset or a path
         folder = model_folder(m.path)
         if not any(folder.glob("*.safetensors")):
             raise ExtraError(f"model.path={m.path}: no *.safetensors in this folder; give a Hugging Face model folder")

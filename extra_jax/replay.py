@@ -86,8 +86,8 @@ def compare_advantages(bundle: Bundle) -> Iterator[Comparison]:
         return
     scores = Scores(bundle.rewards, bundle.valid, bundle.correct, grades=[])
     again = make_advantage(bundle.config)(scores, bundle.rollouts)
-    largest = Comparison("advantages/abs_max", *(float(np.abs(x).max()) for x in (bundle.advantages, again)), 1e-9)
-    yield largest
+    recorded, recomputed = (float(np.abs(x).max()) for x in (bundle.advantages, again))
+    yield Comparison("advantages/abs_max", recorded, recomputed, 1e-9)
     for row in np.flatnonzero(np.abs(bundle.advantages - again) > _ADVANTAGE_TOLERANCE):
         name = f"advantage of rollout {bundle.rollouts.rollout_ids[row]}"
         yield Comparison(name, float(bundle.advantages[row]), float(again[row]), _ADVANTAGE_TOLERANCE)

@@ -71,8 +71,7 @@ def train(
         sampler = policy.sampler(sampling_params(config), stream="rollout")
         learner = Learner(policy.graphdef, config, policy.mesh)
         reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
-        cap = config.rollout.max_completion_length
-        rewards = run.closing(rewards or make_rewards(config.reward, config.data, cap))
+        rewards = run.closing(rewards or make_rewards(config.reward, config.data, config.rollout.max_completion_length))
         rewards.check(problems)
         run.start(learner.init(params), exploration, loader=loader)
 
@@ -96,27 +95,25 @@ def train(
         sample, learn = with_dynamic_sampling(draw, settings), with_dumps(update, config, policy.mesh)
 
         for step in run.steps():
-            weights = policy.rollout_weights(run.state.params)
+            params = run.state.params
+            weights = policy.rollout_weights(params)
             sampled = sample(weights, step)  # prompts -> rollouts -> rewards: `draw`, once or more often
             rollouts, scores = sampled.rollouts, sampled.scores  # R
             with run.phase("explore"):
                 plain = advantage(scores, rollouts)  # [R]
-                scored = learner.scored(run.state.params, rollouts, exploration.spans(rollouts))  # [R, D] if wanted
-                explored = exploration.advantages(sampled.requests, rollouts, scores, plain, scored.hidden, step)
-                advantages = explored.advantages  # [R]; of plain GRPO: unchanged
+                scored = learner.scored(params, rollouts, exploration.spans(rollouts))  # [R, D] if wanted
+                explored = exploration.advantages(sampled.requests, rollouts, scores, plain, scored.hidden, step)  # [R]
             with run.phase("probe"):
-                now = BeforeUpdate(
-                    step, policy, run.state.params, weights, rewards, sampled, plain, explored, exploration
-                )
+                now = BeforeUpdate(step, policy, params, weights, rewards, sampled, plain, explored, exploration)
                 seen = {name: value for callback in callbacks for name, value in callback(now).items()}
-                del weights, now  # the update needs the room
+                del params, weights, now  # the update needs the room
             with run.phase("update"):
-                run.state, updates = learn(run.state, step, sampled, advantages, scored.logprobs)
+                run.state, updates = learn(run.state, step, sampled, explored.advantages, scored.logprobs)
 
-            usual = rollout_metrics(rollouts, scores.grades, scores.rewards, advantages, group) | reward_metrics(scores)
+            usual = rollout_metrics(rollouts, scores, explored.advantages, group) | reward_metrics(scores)
             learned = learner.summary(run.state, updates) | {"epoch": loader.epoch}
             metrics = {**usual, **sampled.metrics, **learned, **explored.metrics, **seen}
-            record = Record(sampled.problems, rollouts, sampled.texts, scores, advantages, explored.columns)
+            record = Record(sampled.problems, rollouts, sampled.texts, scores, explored.advantages, explored.columns)
             run.finish_step(step, metrics, record)
         return run.result()
 

@@ -5,6 +5,7 @@
 
 import re
 from fractions import Fraction
+from functools import partial
 from typing import Literal
 
 from extra_jax.answers.cut import (
@@ -87,7 +88,7 @@ def _read(tokens: list[Token], reading: Reading) -> Shape:
     if len(pieces) > 1:
         return _list(text, [_read_safely(piece, reading) for piece in pieces], joined)
     for operator in ("\\setminus", "\\cup", "\\cap"):
-        parts, _ = split(tokens, lambda token, operator=operator: token.text == operator)
+        parts, _ = split(tokens, partial(_spelt, operator))
         if len(parts) > 1:
             return Combined(text, operator, tuple(_read(part, reading) for part in parts))
     sides, _ = split(tokens, lambda token: token.kind != "text" and token.text in SIGNS)
@@ -149,6 +150,10 @@ def _based(text: str, tokens: list[Token]) -> Based | None:
     for digit in digits:
         value = value * base + digit
     return Based(text, Fraction(-value if match[1] else value, base ** len(match[3] or "")), base)
+
+
+def _spelt(text: str, token: Token) -> bool:
+    return token.text == text
 
 
 def _list(text: str, items: list[Shape], joined: str) -> Shape:

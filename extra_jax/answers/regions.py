@@ -71,7 +71,7 @@ def _pieces(shape: Shape) -> Region | None:
         case Relation():
             return _related(shape)
         case Words():
-            return {REALS: [_LINE], EMPTY: []}.get(meaning(shape.text))
+            return {REALS: [_LINE], EMPTY: []}.get(meaning(shape.text) or "")
         case Quantity() if shape.node.name == "mathbb[R]":
             return [_LINE]
         case Quantity() if shape.node.name == "emptyset":

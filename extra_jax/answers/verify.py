@@ -52,7 +52,7 @@ def readings(text: str) -> list[Shape]:
         shape = read(text, reading)
         if shape not in shapes:
             shapes.append(shape)
-    read_well = [shape for shape in shapes if not isinstance(shape, Opaque)]
+    read_well: list[Shape] = [shape for shape in shapes if not isinstance(shape, Opaque)]
     return read_well or shapes[:1]
 
 

@@ -5,10 +5,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from extra_jax.config import Config
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Verb:
     summary: str
     details: str
     example: str
-    run: Callable[["Config", argparse.Namespace], int | None]
+    run: Callable[[Any, argparse.Namespace], int | None]
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     overrides: Callable[[Sequence[str]], Sequence[str]] = lambda given: given
     takes_config: bool = True

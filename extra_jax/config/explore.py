@@ -9,7 +9,7 @@ from extra_jax.config.section import Section
 
 Arguments = dict[str, Any]
 
-PRESETS: dict[str, dict[str, dict[str, Arguments]]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "grpo": {},
     "corrected": {"bonus": {"novelty": {}}, "prompts": {"prefixes": {}}},
     "release_faithful": {

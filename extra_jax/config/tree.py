@@ -54,7 +54,7 @@ class Config(Section):
         if not isinstance(explore, Mapping) or explore.get("preset") != "release_faithful":
             return raw
         released = {"advantage": {"function": "grpo", "args": {"epsilon": 1e-6}}}
-        return {**raw, "train": released | train if isinstance(train, Mapping) else train or released}
+        return {**raw, "train": {**released, **train} if isinstance(train, Mapping) else train or released}
 
     @property
     def max_sequence_length(self) -> int:

@@ -137,11 +137,10 @@ def _convert(name: str, standard: Standard, row: Row) -> dict[str, Any]:
         if not text[part]:
             raise row.refuse(columns[part], "empty", f"The published {name} has it in every row. Check the source")
     uid = text["uid"] or _text(row.get("id")) or str(row.number)
-    problem = {"uid": uid if uid.startswith(name) else f"{name}/{uid}", "prompt": text["prompt"]}
-    problem["answer"] = text["answer"]
+    ours = {"uid": uid if uid.startswith(name) else f"{name}/{uid}", "prompt": text["prompt"], "answer": text["answer"]}
     if text.get("solution"):
-        problem["solution"] = text["solution"]
-    return problem | {"source": name}
+        ours["solution"] = text["solution"]
+    return ours | {"source": name}
 
 
 def _field(values: Mapping[str, Any], path: str) -> Any:

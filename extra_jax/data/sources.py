@@ -16,7 +16,7 @@ from extra_jax.data.tasks import chain, countdown, gym
 from extra_jax.doors import call_with, load_object
 from extra_jax.errors import ExtraError
 
-TASKS = {"countdown": countdown.generate, "chain": chain.generate}
+TASKS: dict[str, Callable[..., list[Problem]]] = {"countdown": countdown.generate, "chain": chain.generate}
 """Generated task families by source name."""
 
 _HUB = "hub:"

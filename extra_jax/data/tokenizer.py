@@ -34,6 +34,8 @@ class Tokenizer(Protocol):
     pad_id: int
     stop_ids: tuple[int, ...]
 
+    def __hash__(self) -> int: ...
+
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; nothing is put before or after."""
         ...

@@ -105,7 +105,7 @@ def smoothed_scores(prefixes: Sequence[Prefix], smoothing: Smoothing, tau: float
     if smoothing == "none":
         return scores
     if smoothing == "embedding":
-        vectors = np.stack([prefix.vector for prefix in prefixes])
+        vectors = np.stack([prefix.vector for prefix in prefixes])  # type: ignore[misc]  # this smoothing encodes all
         similarities = (vectors @ vectors.T).astype(np.float64)
     else:
         similarities = _overlaps([prefix.tokens for prefix in prefixes])

@@ -16,19 +16,14 @@ See ``docs/exploration.md``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from extra_jax.data.problem import Problem
-from extra_jax.data.tokenizer import Tokenizer
 from extra_jax.doors import Registry
 from extra_jax.exploration import PromptRequest
-from extra_jax.explore.encoders import EncoderSettings
-
-if TYPE_CHECKING:
-    from extra_jax.explore.step import Step
+from extra_jax.explore.step import RunInfo, Step
 
 Report = Mapping[str, Any]
 """What a transform says about a step: a number is the metric ``exploration/NAME``; an array or list of ``P x G``
@@ -36,34 +31,6 @@ entries is a column of the rollout records. What is not finite is left out."""
 
 Draw = Callable[[int], list[PromptRequest]]
 """``draw(n)``: the next ``n`` prompts of whatever comes before: the loader, or the policy inside of this one."""
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What does not change during a run.
-
-    Attributes:
-        problems: all training problems, by uid.
-        prompt_ids: token ids of their prompts, by uid.
-        tokenizer: of the policy.
-        seed: of the run.
-        max_steps: steps of the run.
-        prompts_per_step: ``P``.
-        group_size: ``G``, completions of a prompt.
-        max_prompt_length, max_completion_length: in tokens.
-        encoder: of texts, see ``encoders.make_encoder``.
-    """
-
-    problems: Mapping[str, Problem]
-    prompt_ids: Mapping[str, list[int]]
-    tokenizer: Tokenizer
-    seed: int
-    max_steps: int
-    prompts_per_step: int
-    group_size: int
-    max_prompt_length: int
-    max_completion_length: int
-    encoder: EncoderSettings = field(default_factory=EncoderSettings)
 
 
 def _unchanged(state: Any, run: RunInfo | None = None) -> Any:
@@ -82,13 +49,14 @@ class Transform(NamedTuple):
     """
 
     init: Callable[[RunInfo], Any]
-    update: Callable[["Step", np.ndarray, Any], tuple[np.ndarray, Any, Report]]
+    update: Callable[[Step, np.ndarray, Any], tuple[np.ndarray, Any, Report]]
     save: Callable[[Any], Any] = _unchanged
     load: Callable[[Any, RunInfo], Any] = _unchanged
     reads: tuple[str, ...] = ()
 
 
-class PromptStep(NamedTuple):
+@dataclass(frozen=True)
+class PromptStep:
     """The step that prompts are chosen for: its index from 0, how many prompts are wanted, and the run."""
 
     index: int
@@ -106,12 +74,12 @@ class PromptPolicy(NamedTuple):
 
     init: Callable[[RunInfo], Any]
     prompts: Callable[[Draw, Any, PromptStep], tuple[list[PromptRequest], Any]]
-    observe: Callable[["Step", Any], tuple[Any, Report]] = lambda step, state: (state, {})
+    observe: Callable[[Step, Any], tuple[Any, Report]] = lambda step, state: (state, {})
     save: Callable[[Any], Any] = _unchanged
     load: Callable[[Any, RunInfo], Any] = _unchanged
 
 
-def stateless(update: Callable[["Step", np.ndarray, Any], tuple[np.ndarray, Any, Report]]) -> Transform:
+def stateless(update: Callable[[Step, np.ndarray, Any], tuple[np.ndarray, Any, Report]]) -> Transform:
     """A transform that remembers nothing."""
     return Transform(lambda run: {}, update)
 
@@ -122,8 +90,9 @@ def chain(*transforms: Transform) -> Transform:
     def init(run: RunInfo) -> list[Any]:
         return [transform.init(run) for transform in transforms]
 
-    def update(step: "Step", values: np.ndarray, state: list[Any]) -> tuple[np.ndarray, list[Any], Report]:
-        states, reports = [], {}
+    def update(step: Step, values: np.ndarray, state: list[Any]) -> tuple[np.ndarray, list[Any], Report]:
+        states: list[Any] = []
+        reports: dict[str, Any] = {}
         for transform, own in zip(transforms, state, strict=True):
             values, own, report = transform.update(step, values, own)
             states.append(own)
@@ -146,7 +115,7 @@ def bonus(*transforms: Transform, name: str = "bonus") -> Transform:
     """
     inner = chain(*transforms)
 
-    def update(step: "Step", values: np.ndarray, state: Any) -> tuple[np.ndarray, Any, Report]:
+    def update(step: Step, values: np.ndarray, state: Any) -> tuple[np.ndarray, Any, Report]:
         added, state, report = inner.update(step, np.full(values.shape, np.nan), state)
         paid = np.isfinite(added) & (added != 0.0)
         numbers = {f"{name}_{key}": value for key, value in _bonus_numbers(step, added).items()}
@@ -156,7 +125,7 @@ def bonus(*transforms: Transform, name: str = "bonus") -> Transform:
     return inner._replace(update=update)
 
 
-def _bonus_numbers(step: "Step", added: np.ndarray) -> Report:
+def _bonus_numbers(step: Step, added: np.ndarray) -> Report:
     """How large the bonus is beside the advantages of the task, and who gets it."""
     known = np.isfinite(added)
     size = np.abs(added[known])

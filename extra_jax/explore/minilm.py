@@ -184,7 +184,7 @@ def load_bert(folder: Path, shape: BertShape) -> Bert:
     except (OSError, SafetensorError) as error:
         raise ExtraError(f"{file}: {error}; fetch the model again") from error
 
-    def fill(variable: nnx.Variable, name: str, *, transpose: bool = False) -> None:
+    def fill(variable: Any, name: str, *, transpose: bool = False) -> None:
         expected = variable.shape[::-1] if transpose else variable.shape
         actual = tensors[name].shape if name in tensors else None
         if actual != expected:

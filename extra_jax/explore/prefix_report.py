@@ -3,16 +3,13 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from extra_jax.explore.door import mean
-from extra_jax.explore.prefix_state import Guided, PrefixState
+from extra_jax.explore.prefix_state import Guided, Offer, PrefixState
 from extra_jax.explore.step import Step
-
-if TYPE_CHECKING:
-    from extra_jax.explore.prefixes import Offer
 
 
 def outcomes(step: Step) -> dict[str, Any]:
@@ -92,7 +89,7 @@ def hard_prompts(step: Step, kinds: Mapping[int, str]) -> dict[str, float]:
     }
 
 
-def offers(offered: Sequence["Offer"], queued: Sequence[Guided]) -> dict[str, float]:
+def offers(offered: Sequence[Offer], queued: Sequence[Guided]) -> dict[str, float]:
     """Cuts and choices."""
     return {
         "no_cut_share": mean([not offer.prefixes for offer in offered]),

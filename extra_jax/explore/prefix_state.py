@@ -44,6 +44,19 @@ class Guided:
     kind: Kind = "hard"
 
 
+@dataclass(frozen=True)
+class Offer:
+    """The prefixes that one prompt of a step offers; none where no attempt qualified or no cut was found.
+
+    Attributes:
+        index: of the prompt in the step.
+        prefixes: shortest first.
+    """
+
+    index: int
+    prefixes: list[Prefix]
+
+
 @dataclass(eq=False)
 class PromptRecord:
     """Memory of one problem (as released also of one guided prompt).

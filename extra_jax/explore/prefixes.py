@@ -11,7 +11,7 @@ Source: ``docs/extra.md``, "Prefix regeneration", "Success and failure prefixes"
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +41,7 @@ from extra_jax.explore.prefix_state import (
     POSITION_BINS,
     Guided,
     Kind,
+    Offer,
     PrefixState,
 )
 from extra_jax.explore.step import Step
@@ -61,6 +62,8 @@ def prefixes(**settings: Any) -> PromptPolicy:
         ExtraError: a setting that does not exist (the nearest is named) or has no meaning.
     """
     chosen = validated(PrefixSettings, settings, "explore.prompts.prefixes")
+    if isinstance(chosen.chooser, str):
+        CHOOSERS.get(chosen.chooser)  # a name that does not exist is found now, not after the warm-up
 
     def init(run: RunInfo) -> PrefixState:
         if int(chosen.guided_fraction * run.prompts_per_step) < 1:
@@ -143,18 +146,6 @@ def take(state: PrefixState, settings: PrefixSettings, count: int, step: PromptS
 
 
 # ---- after a step: into the queue ------------------------------------------------------------------------------------
-
-
-class Offer(NamedTuple):
-    """The prefixes that one prompt of a step offers; none where no attempt qualified or no cut was found.
-
-    Attributes:
-        index: of the prompt in the step.
-        prefixes: shortest first.
-    """
-
-    index: int
-    prefixes: list[Prefix]
 
 
 def observe(step: Step, state: PrefixState, settings: PrefixSettings) -> tuple[PrefixState, Report]:

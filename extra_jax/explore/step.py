@@ -1,17 +1,18 @@
 """A finished step as exploration sees it: all completions of all processes, the same numbers on each."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from extra_jax.data.problem import Problem
+from extra_jax.data.tokenizer import Tokenizer
 from extra_jax.errors import ExtraError
 from extra_jax.exploration import PromptRequest
 from extra_jax.explore.distance import normalise
-from extra_jax.explore.door import RunInfo
-from extra_jax.explore.encoders import completion_text, make_encoder
+from extra_jax.explore.encoders import EncoderSettings, completion_text, make_encoder
 from extra_jax.parallel.processes import allgather, gather_objects
 from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts
@@ -60,6 +61,34 @@ def layout(keys: Sequence[str | None]) -> Layout:
     for index, rows in enumerate(groups.values()):
         members[index, : len(rows)] = rows
     return Layout(list(groups), members, len(keys))
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What does not change during a run.
+
+    Attributes:
+        problems: all training problems, by uid.
+        prompt_ids: token ids of their prompts, by uid.
+        tokenizer: of the policy.
+        seed: of the run.
+        max_steps: steps of the run.
+        prompts_per_step: ``P``.
+        group_size: ``G``, completions of a prompt.
+        max_prompt_length, max_completion_length: in tokens.
+        encoder: of texts, see ``encoders.make_encoder``.
+    """
+
+    problems: Mapping[str, Problem]
+    prompt_ids: Mapping[str, list[int]]
+    tokenizer: Tokenizer
+    seed: int
+    max_steps: int
+    prompts_per_step: int
+    group_size: int
+    max_prompt_length: int
+    max_completion_length: int
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def to_rollouts(rows: Sequence[Mapping[str, Any]], groups: Sequence[int], group_
     shape = (len(rows), int(lengths.max(initial=0)))
 
     def column(name: str, dtype: type = np.float32) -> np.ndarray:
-        padded = np.zeros(shape, dtype)
+        padded: np.ndarray = np.zeros(shape, dtype)
         for index, row in enumerate(rows):
             padded[index, : lengths[index]] = row[name]
         return padded

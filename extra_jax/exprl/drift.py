@@ -24,7 +24,8 @@ class Drift:
             if len(self._first) < _WINDOW:
                 self._first.append(gap)
             self._last = [*self._last, gap][-_WINDOW:]
-        return {} if self._rise() is None else {"judge/drift": self._rise()}
+        rise = self._rise()
+        return {} if rise is None else {"judge/drift": rise}
 
     def alarm(self) -> str | None:
         """A warning, once each time the rise goes beyond the tolerance."""

@@ -7,6 +7,7 @@ and judging (``RoundSource``). The ratio compares with the log-probabilities tha
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ def _train(config: Config, make_source: Callable[[Policy, nnx.State], Source]) -
         for step in run.steps():
             batch = source.next(run.state.params, step, run.timer, run.journal)
             with run.phase("update"):
-                chosen = np.flatnonzero(batch.learned)
+                chosen = np.flatnonzero(batch.learned).tolist()
                 rollouts = to_rollouts([batch.rows[i] for i in chosen], [batch.groups[i] for i in chosen], group)
                 advantages = [batch.advantages[i] for i in chosen]
                 run.state, learned = learner.step(run.state, reference, rollouts, advantages)
@@ -89,8 +90,10 @@ def batch_metrics(batch: Batch, group_size: int) -> dict[str, float]:
     size = np.array(
         [np.abs(a).mean() if kept else 0.0 for a, kept in zip(batch.advantages, batch.learned, strict=True)]
     )
-    usual = rollout_metrics(rollouts, stored_grades(batch), np.nan_to_num(batch.reward), size, group_size)
-    return usual | batch.scored.metrics() | batch.metrics
+    scores = stored_scores(batch)
+    scores = replace(scores, rewards=np.nan_to_num(scores.rewards))
+    usual = rollout_metrics(rollouts, scores, size, group_size)
+    return {**usual, **batch.scored.metrics(), **batch.metrics}
 
 
 def record(batch: Batch, group_size: int) -> Record:
@@ -99,14 +102,12 @@ def record(batch: Batch, group_size: int) -> Record:
     order = {group: place for place, group in enumerate(sorted(first))}
     problems = [Problem(r["uid"], r["problem"], r["answer"], source=r["source"]) for _, r in sorted(first.items())]
     rollouts = to_rollouts(batch.rows, [order[group] for group in batch.groups], group_size)
-    grades = stored_grades(batch)
+    advantages = np.array([a.mean() for a in batch.advantages])
+    return Record(problems, rollouts, [row["text"] for row in batch.rows], stored_scores(batch), advantages)
+
+
+def stored_scores(batch: Batch) -> Scores:
+    """The judge's rewards with the verdicts that were stored with the rollouts."""
+    grades = [Grade(Verdict(row["verdict"]), None, "stored") for row in batch.rows]
     correct = np.array([grade.verdict is Verdict.CORRECT for grade in grades], bool)
-    scores = Scores(batch.reward, batch.learned, correct, grades)
-    return Record(
-        problems, rollouts, [row["text"] for row in batch.rows], scores, np.array([a.mean() for a in batch.advantages])
-    )
-
-
-def stored_grades(batch: Batch) -> list[Grade]:
-    """The verdicts that were stored with the rollouts."""
-    return [Grade(Verdict(row["verdict"]), None, "stored") for row in batch.rows]
+    return Scores(batch.reward, batch.learned, correct, grades)

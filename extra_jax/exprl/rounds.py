@@ -5,7 +5,7 @@ judge is an endpoint that is asked from here, or anybody who writes scores into 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +56,7 @@ class RoundSource:
         number, place = divmod(step, self.per_round)
         if place == 0:
             self.round = self._sample(params, number, timer, journal)
+        assert self.round is not None  # the first step of a round made it, and no other one is continued at
         stored, groups, scored = self.round
         n, prompts = self.config.train.num_generations, self.config.train.prompts_per_step
         start, local = place * prompts, share(prompts, filled=True)
@@ -99,7 +100,7 @@ class RoundSource:
         if lost := tally.statuses.total() - tally.statuses["ok"]:
             journal.message(f"round {number}: {lost:,} of {tally.statuses.total():,} units without a score")
 
-    def _await(self, rows: list[Mapping[str, Any]], policy: str, number: int, journal: Journal) -> Scored:
+    def _await(self, rows: Sequence[Mapping[str, Any]], policy: str, number: int, journal: Journal) -> Scored:
         """The scores of a round that somebody else writes, as soon as every unit has ended in some way."""
         folder, wanted = self.collector.folder, {row["rollout_id"] for row in rows}
         seen: set[str] = set()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
@@ -45,7 +45,7 @@ class Scored:
         """``[n]`` float64, one a token of rollout ``row``."""
         return self.advantages[row][token_segments(np.asarray(self.rows[row]["segment_tokens"]))]
 
-    def take(self, chosen: Sequence[int]) -> "Scored":
+    def take(self, chosen: np.ndarray) -> "Scored":
         """Some of the rollouts; the counts stay those of all."""
         picked = [self.rows[i] for i in chosen], [self.advantages[i] for i in chosen]
         return Scored(picked[0], self.reward[chosen], self.learned[chosen], picked[1], self.counts)
@@ -199,7 +199,7 @@ def _worth(
     else:
         last = scores[everyone, units - 1]
         learned = usable & ~np.isnan(last)
-        scale = "none" if config.train.scale_rewards == "none" else "group"
+        scale: Literal["group", "none"] = "none" if config.train.scale_rewards == "none" else "group"
         whole = outcome_advantages(last, group, learned, scale=scale, faithful=settings.faithful)
         parts = [np.full(count, value) for count, value in zip(segments, whole, strict=True)]
     return Scored(rows, final, learned, parts, counts)

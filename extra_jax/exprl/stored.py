@@ -53,7 +53,7 @@ class StoredGroups:
 
     def read(self, groups: Sequence[str]) -> list[Mapping[str, Any]]:
         """The whole rows of some groups, in their order."""
-        rows = []
+        rows: list[Mapping[str, Any]] = []
         for group in groups:
             part, number = self._places[group]
             rows += part.read(groups=[number])

@@ -41,7 +41,7 @@ class StoreSource:
         self.scored = score(rows, store.score_rows(folder, judge), unit, fingerprint(params, policy.mesh), config)
         n = config.train.num_generations
         # A group that teaches nothing (stale, unscored) would only make steps smaller.
-        learned = self.scored.learned.reshape(-1, n).any(axis=1)
+        learned = [group.any() for group in self.scored.learned.reshape(-1, n)]
         problems = [problem for problem, kept in zip(self.stored.problems(), learned, strict=True) if kept]
         self.place = {group: index for index, group in enumerate(self.stored.groups)}
         self.loader = ProblemLoader(problems, config.train.prompts_per_step, config.run.seed)

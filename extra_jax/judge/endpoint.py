@@ -7,7 +7,7 @@ import random
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from extra_jax.config import JudgeConfig
 from extra_jax.errors import ExtraError
@@ -93,6 +93,8 @@ class Endpoint:
             NoAnswer: it never was.
             ExtraError: the endpoint refuses such requests altogether (key, model, a field it does not know).
         """
+        status: Literal["timeout", "transport"]
+        failure: Exception
         for tries in range(1, self.config.retries + 2):
             began = time.perf_counter()
             pause = None
@@ -120,7 +122,7 @@ class Endpoint:
         self.requests += 1
         body = {"model": self.config.model, "messages": messages, **sampling, **wanted, **self.config.extra_body}
         # Not `chat.completions.create`: walking its typed request and response costs more than all the rest here.
-        return await self._client.post("/chat/completions", cast_to=object, body=body)
+        return cast(dict[str, Any], await self._client.post("/chat/completions", cast_to=object, body=body))
 
     def _reply(self, body: Mapping[str, Any], latency: float, requests: int) -> Reply:
         choice, usage = body["choices"][0], body.get("usage") or {}

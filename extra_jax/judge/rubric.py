@@ -22,7 +22,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from extra_jax.errors import ExtraError
 
@@ -122,7 +122,7 @@ def rubric_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def _check(raw: Mapping[str, object], path: Path) -> None:
+def _check(raw: Mapping[str, Any], path: Path) -> None:
     for key, kind in _REQUIRED.items():
         if not isinstance(raw.get(key), kind):
             raise ExtraError(f"rubric {path}, key {key!r}: expected {kind.__name__}, got {raw.get(key)!r}")

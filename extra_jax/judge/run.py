@@ -132,7 +132,7 @@ class _Part:
 
     def __init__(self, name: str, tries: int, units: list[Unit]):
         self.name, self.tries, self.units = name, tries, units
-        self.rows: list[dict[str, Any] | None] = [None] * len(units)
+        self.rows: list[dict[str, Any]] = [{}] * len(units)
         self.open = len(units)
 
 

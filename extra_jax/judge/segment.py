@@ -84,8 +84,8 @@ class Segmenter:
         if len(starts) == 1 and self.rule.fallback == "blank_lines":
             starts = self._starts(raw, ends, [match.end() for match in _BLANK_LINE.finditer(raw)])
         if len(starts) == 1 and self.rule.fallback == "equal_tokens":
-            pieces = max(1, min(self.rule.max_segments, len(ids) // max(self.rule.min_tokens, 1)))
-            firsts = np.linspace(0, len(ids), pieces + 1)[1:-1].astype(np.int64)  # first token of each further piece
+            count = max(1, min(self.rule.max_segments, len(ids) // max(self.rule.min_tokens, 1)))
+            firsts = np.linspace(0, len(ids), count + 1)[1:-1].astype(np.int64)  # first token of each further piece
             starts = self._starts(raw, ends, [int(ends[first - 1]) for first in firsts])
         starts = _merge_evenly(starts, self.rule.max_segments)
         borders = [*[at for at, _ in starts[1:]], len(raw)]

@@ -52,7 +52,9 @@ def _correct(scores: Scores, rollouts: Rollouts) -> np.ndarray:
 
 
 def _logprobs(scores: Scores, rollouts: Rollouts) -> np.ndarray:
-    return allgather_rows(np.sum(rollouts.logprobs, axis=1, dtype=np.float64, where=rollouts.completion_mask))
+    return allgather_rows(
+        np.asarray(np.sum(rollouts.logprobs, axis=1, dtype=np.float64, where=rollouts.completion_mask))
+    )
 
 
 def _lengths(scores: Scores, rollouts: Rollouts) -> np.ndarray:

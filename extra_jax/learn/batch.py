@@ -92,7 +92,7 @@ class MicroBatches(NamedTuple):
     """
 
     rows: TokenBatch
-    count: jax.Array
+    count: jax.Array | np.int32  # type: ignore[assignment]  # hides the method of a tuple
 
 
 def micro_batches(

@@ -88,7 +88,7 @@ def write_bundle(
     path = run_dir / REPLAY_FOLDER / f"step_{step:06d}.npz"
     if is_main():
         with whole_file(path) as file:
-            np.savez_compressed(file, about=np.array(json.dumps(about)), **gathered)
+            np.savez_compressed(file, about=np.array(json.dumps(about)), **gathered)  # type: ignore[arg-type]  # numpy: one of `**` is allow_pickle
     return path
 
 

@@ -72,8 +72,10 @@ class Learner:
                 batch = micro_batch(batches, index)
                 hidden = last_hidden(model, batch, dtype)
                 logprobs, _ = hidden_logprobs(model, hidden, batch, temperature=temperature, dtype=dtype)
-                means = None if spans is None else out[1].at[index].set(span_means(hidden, spans[index]))
-                return out[0].at[index].set(logprobs), means
+                filled = out[1]
+                if spans is not None and filled is not None:
+                    filled = filled.at[index].set(span_means(hidden, spans[index]))
+                return out[0].at[index].set(logprobs), filled
 
             means = None
             if spans is not None:
@@ -197,14 +199,14 @@ class Learner:
 
 
 def grpo_examples(
-    rollouts: Rollouts, advantages: np.ndarray | Sequence[np.ndarray], chosen: Sequence[int], config: Config
+    rollouts: Rollouts, advantages: np.ndarray | Sequence[np.ndarray], chosen: np.ndarray, config: Config
 ) -> list[Example]:
     """The rollouts ``chosen`` for one update, with the weights of ``train.loss_type``."""
     grpo, chosen = config.train, np.asarray(chosen, int)
     in_loss = ~rollouts.truncated if grpo.mask_truncated_completions else np.ones(len(rollouts), bool)
     lengths = np.where(in_loss, rollouts.lengths, 0)[chosen]
     weights = sequence_weights(grpo.loss_type, lengths, config.rollout.max_completion_length)
-    focus: Sequence[np.ndarray | None] = [None] * len(chosen)
+    focus: Sequence[np.ndarray | None] | np.ndarray = [None] * len(chosen)
     if grpo.uses_entropy:
         mask = (rollouts.completion_mask & in_loss[:, None])[chosen]
         focus = entropy_weights(rollouts.entropies[chosen], mask, grpo.top_entropy_quantile)

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from extra_jax.errors import ExtraError
@@ -23,7 +24,8 @@ class Shared(NamedTuple):
     tokens: int
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Where a sequence lies in its row.
 
     Attributes:

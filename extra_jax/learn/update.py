@@ -41,7 +41,7 @@ def abstract_state(params: nnx.State, optimizer: optax.GradientTransformation, m
     Optimizer state is laid out like the parameters it belongs to.
     """
 
-    def like(param: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    def like(param: Any, sharding: NamedSharding) -> Any:
         return jax.ShapeDtypeStruct(param.shape, param.dtype, sharding=sharding)
 
     opt_state = optax.tree_map_params(

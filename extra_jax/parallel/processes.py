@@ -29,7 +29,7 @@ def initialize(config: DistributedConfig, mesh: MeshConfig) -> None:
         ExtraError: the processes cannot be joined, for example because this is one machine and no cluster.
     """
     wanted = mesh.emulated_cpu_devices
-    if wanted and jax.config.jax_num_cpu_devices != wanted:
+    if wanted and jax.config.jax_num_cpu_devices != wanted:  # type: ignore[attr-defined]  # jax sets it by name
         try:
             jax.config.update("jax_num_cpu_devices", wanted)
         except RuntimeError as error:

@@ -16,6 +16,8 @@ from functools import partial
 from threading import Thread
 from typing import Any
 
+import numpy as np
+
 from extra_jax.data.problem import Problem
 from extra_jax.doors import load_object
 from extra_jax.errors import ExtraError
@@ -30,6 +32,7 @@ _MEMORY_MB = 8192
 _STANDARD = ("prompts", "completions", "completion_ids", "answer", "solution", "source", "uid", "max_completion_length")
 
 Reward = Callable[..., Any]
+TokenIds = Sequence[int] | np.ndarray
 _registered: dict[str, Reward] = {}
 
 
@@ -69,7 +72,7 @@ def register(function: Reward) -> str:
 
 def reward_name(function: Reward) -> str:
     """What configurations and metrics call a function."""
-    return getattr(function, "reward_name", None) or getattr(function, "__name__", type(function).__name__)
+    return str(getattr(function, "reward_name", None) or getattr(function, "__name__", type(function).__name__))
 
 
 def find(spec: str) -> Reward:
@@ -129,7 +132,7 @@ class Batch:
 
     problems: Sequence[Problem]
     completions: Sequence[str]
-    completion_ids: Sequence[Sequence[int]]
+    completion_ids: Sequence[TokenIds]
     max_completion_length: int
 
     def column(self, name: str) -> Any:

@@ -14,7 +14,7 @@ from extra_jax.data.problem import Problem
 from extra_jax.data.tasks import gym
 from extra_jax.errors import ExtraError
 from extra_jax.reward import functions as _  # noqa: F401  (they register themselves)
-from extra_jax.reward.door import KEY, TIMEOUT, Batch, FunctionReward, find, reward_name, worker_spec
+from extra_jax.reward.door import KEY, TIMEOUT, Batch, FunctionReward, TokenIds, find, reward_name, worker_spec
 from extra_jax.reward.graders import DEFAULT_VALUES, GradedReward, is_grader
 from extra_jax.reward.scores import Scores
 from extra_jax.reward.verdict import Grade, Grader, Pending, Verdict
@@ -31,7 +31,7 @@ class Submitted:
     rewards: "Rewards"
     problems: Sequence[Problem]
     completions: Sequence[str]
-    completion_ids: Sequence[Sequence[int]]
+    completion_ids: Sequence[TokenIds]
     grades: Mapping[str, Pending]
 
     def result(self) -> Scores:
@@ -99,7 +99,7 @@ class Rewards:
             function.check(problems)
 
     def submit(
-        self, problems: Sequence[Problem], completions: Sequence[str], completion_ids: Sequence[Sequence[int]]
+        self, problems: Sequence[Problem], completions: Sequence[str], completion_ids: Sequence[TokenIds]
     ) -> Submitted:
         """Starts the graders and returns at once, so that they overlap with generation.
 
@@ -112,7 +112,7 @@ class Rewards:
         return Submitted(self, problems, completions, completion_ids, grades)
 
     def __call__(
-        self, problems: Sequence[Problem], completions: Sequence[str], completion_ids: Sequence[Sequence[int]]
+        self, problems: Sequence[Problem], completions: Sequence[str], completion_ids: Sequence[TokenIds]
     ) -> Scores:
         """``[R]`` scores; waits for them."""
         return self.submit(problems, completions, completion_ids).result()

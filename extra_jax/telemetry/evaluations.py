@@ -113,6 +113,7 @@ class EvaluationLog:
         self._write("".join(f"{line}\n" for line in lines).encode())
 
     def _write(self, data: bytes) -> None:
+        assert self._part is not None  # `begin` comes first
         self._part.write(data)  # always at the end
         self._part.flush()
         os.fsync(self._part.fileno())
@@ -218,7 +219,7 @@ def evaluation_record(
     }
 
 
-def mean_summary(records: Sequence[Record]) -> dict[str, dict[str, float]]:
+def mean_summary(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """The scores that all benchmarks have, averaged over them with equal weights, with 95 % intervals.
 
     Returns:
@@ -226,8 +227,8 @@ def mean_summary(records: Sequence[Record]) -> dict[str, dict[str, float]]:
     """
     means = {}
     for name in records[0]["summary"]:
-        values = [_scores(record, name) for record in records]
-        if any(value is None for value in values):
+        values = [value for record in records if (value := _scores(record, name)) is not None]
+        if len(values) < len(records):
             continue
         draws = hierarchical_draws([value[None, :] for value in values]).mean(axis=1)
         low, high = quantile_interval(draws)
@@ -235,7 +236,7 @@ def mean_summary(records: Sequence[Record]) -> dict[str, dict[str, float]]:
     return means
 
 
-def _scores(record: Record, name: str) -> np.ndarray | None:
+def _scores(record: Mapping[str, Any], name: str) -> np.ndarray | None:
     """``[P]`` of one score."""
     kind, _, at = name.partition("@")
     if kind not in ("pass", "maj") or name not in record["summary"]:

@@ -5,7 +5,9 @@ trainer writes them, the progress line, the trackers and the report read them. A
 logged all the same; it only has no panel of its own.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 TIMING_PREFIX = "timing_s/"
 VERDICT_PREFIX = "verdicts/"
@@ -216,7 +218,7 @@ _METRICS = (
 METRICS: dict[str, Metric] = {metric.key: metric for metric in _METRICS}
 
 
-def phase_seconds(metrics: dict) -> dict[str, float]:
+def phase_seconds(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The ``timing_s/*`` values of one step, phase name -> seconds, in the order in which they were logged."""
     return {
         key.removeprefix(TIMING_PREFIX): float(value)

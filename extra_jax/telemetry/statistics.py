@@ -134,8 +134,8 @@ def paired_difference(before: np.ndarray, after: np.ndarray, k: int = 1, seed: i
         raise ExtraError(
             f"cannot pair {len(before)} problems before with {len(after)} after; evaluate both on the same problems"
         )
-    scores = (pass_at_k(correct.shape[1], correct.sum(1), k) for correct in (before, after))
-    return paired_change(*scores, seed)
+    first, second = (pass_at_k(correct.shape[1], correct.sum(1), k) for correct in (before, after))
+    return paired_change(first, second, seed)
 
 
 def paired_change(before: np.ndarray, after: np.ndarray, seed: int = 0) -> dict[str, float]:
@@ -169,7 +169,7 @@ def spearman(a: np.ndarray, b: np.ndarray, decimals: int | None = None) -> float
     pair = [np.asarray(x, np.float64) if decimals is None else np.round(x, decimals) for x in (a, b)]
     if len(pair[0]) < 3 or any(np.ptp(x) == 0 for x in pair):
         return float("nan")
-    return float(np.corrcoef(*map(ranks, pair))[0, 1])
+    return float(np.corrcoef(ranks(pair[0]), ranks(pair[1]))[0, 1])
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

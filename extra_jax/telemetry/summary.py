@@ -1,34 +1,32 @@
 """The numbers of one step's rollouts, over all processes."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from extra_jax.parallel.processes import allgather_rows
-from extra_jax.reward.verdict import Grade, Verdict
+from extra_jax.reward.scores import Scores
+from extra_jax.reward.verdict import Verdict
 from extra_jax.rollout.types import Rollouts
 from extra_jax.telemetry.names import VERDICT_PREFIX
 
 _VERDICTS = list(Verdict)
 
 
-def rollout_metrics(
-    rollouts: Rollouts, grades: Sequence[Grade], rewards: np.ndarray, advantages: np.ndarray, group_size: int
-) -> dict[str, float]:
+def rollout_metrics(rollouts: Rollouts, scores: Scores, advantages: np.ndarray, group_size: int) -> dict[str, float]:
     """Metrics under TRL's names (``telemetry/names.py``), the same on every process.
 
     Args:
         rollouts: ``R`` completions of this process, groups adjacent.
-        grades: ``[R]``.
-        rewards: ``[R]``.
+        scores: of these. ``pass_rate`` and ``groups/*`` count ``correct``, which is known also where a further reward
+            function failed; ``verdicts/*`` count the verdicts.
         advantages: ``[R]``.
         group_size: completions a prompt.
     """
-    codes = np.array([_VERDICTS.index(grade.verdict) for grade in grades])
+    codes = np.array([_VERDICTS.index(grade.verdict) for grade in scores.grades])
     prompt_tokens = np.array([len(ids) for ids in rollouts.prompt_ids])
-    columns = (rewards, advantages, codes, rollouts.lengths, rollouts.truncated, prompt_tokens)
-    rewards, advantages, codes, lengths, truncated, prompt_tokens = allgather_rows(np.stack(columns, axis=1)).T
-    correct = (codes == _VERDICTS.index(Verdict.CORRECT)).reshape(-1, group_size).mean(axis=1)
+    sampled = (rollouts.lengths, rollouts.truncated, prompt_tokens)
+    columns = np.stack((scores.rewards, advantages, scores.correct, codes, *sampled), axis=1)
+    rewards, advantages, correct, codes, lengths, truncated, prompt_tokens = allgather_rows(columns).T
+    correct = correct.reshape(-1, group_size).mean(axis=1)
     spread = rewards.reshape(-1, group_size).std(axis=1, ddof=1)
     finished = lengths[truncated == 0]
     metrics = {

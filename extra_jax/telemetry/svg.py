@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import TypeGuard
 
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 46.0, 12.0, 24.0, 30.0
 _HOVER_BINS = 160
@@ -124,7 +125,8 @@ def stacked_shares(
     frame = Frame(width, height, (min(xs), max(xs)), (0.0, 1.0))
     body, floor = [_y_axis(frame, [0.0, 0.25, 0.5, 0.75, 1.0], percent, "")], [0.0] * len(keep)
     for _, shares, color in parts:
-        top = [below + shares[i] for below, i in zip(floor, keep, strict=True)]
+        kept = [share for i in keep if _finite(share := shares[i])]
+        top = [below + share for below, share in zip(floor, kept, strict=True)]
         upper = [f"{frame.x(a):.1f},{frame.y(min(b, 1.0)):.1f}" for a, b in zip(xs, top, strict=True)]
         lower = [f"{frame.x(a):.1f},{frame.y(min(b, 1.0)):.1f}" for a, b in zip(xs, floor, strict=True)]
         body.append(f'<polygon class="area c{color}" points="{" ".join(upper + lower[::-1])}"/>')
@@ -188,7 +190,7 @@ def _tick_labels(ticks: Sequence[float], form: Callable[[float], str]) -> list[s
     return [form(t) for t in ticks]
 
 
-def _finite(value: Value) -> bool:
+def _finite(value: Value) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
@@ -254,8 +256,9 @@ def _draw(frame: Frame, series: Series) -> str:
             continue
         px, py = frame.x(x), frame.y(y)
         runs[-1].append(f"{px:.1f},{py:.1f}")
-        if series.low and _finite(series.low[i]) and _finite(series.high[i]):
-            ends = f'y1="{frame.y(series.low[i]):.1f}" y2="{frame.y(series.high[i]):.1f}"'
+        low, high = (series.low[i], series.high[i]) if series.low else (None, None)
+        if _finite(low) and _finite(high):
+            ends = f'y1="{frame.y(low):.1f}" y2="{frame.y(high):.1f}"'
             marks.append(f'<line class="bar c{series.color}" x1="{px:.1f}" x2="{px:.1f}" {ends}/>')
         if series.points:
             marks.append(f'<circle class="dot c{series.color}" cx="{px:.1f}" cy="{py:.1f}" r="3.2"/>')
@@ -301,7 +304,8 @@ def _hover(frame: Frame, series: Sequence[Series], form: Callable[[float], str],
     for s in series:
         for i, (x, y) in enumerate(zip(s.x, s.y, strict=True)):
             if _finite(y):
-                around = f" [{form(s.low[i])}, {form(s.high[i])}]" if s.low and _finite(s.low[i]) else ""
+                low, high = (s.low[i], s.high[i]) if s.low else (None, None)
+                around = f" [{form(low)}, {form(high)}]" if _finite(low) and _finite(high) else ""
                 table.setdefault(x, []).append(f"{s.label}: {form(y)}{around}")
     xs = sorted(table)
     xs = xs[:: math.ceil(len(xs) / _HOVER_BINS)]

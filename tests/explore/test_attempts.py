@@ -147,7 +147,8 @@ def test_prefix_overlap_is_the_share_of_common_first_tokens():
 
 def among(scores: list[float], fractions: list[float], level: float = 0.5, seed: int = 0) -> Choosing:
     pool = [prefix(s, [1], fraction=f) for s, f in zip(scores, fractions, strict=True)]
-    return Choosing("p0", pool, [], np.array(scores), level, np.zeros(20), False, np.random.default_rng(seed))
+    best = int(np.argmin(scores))
+    return Choosing("p0", pool, [], np.array(scores), level, np.zeros(20), False, np.random.default_rng(seed), best)
 
 
 def test_the_lowest_score_is_taken_and_lots_are_drawn_between_equal_ones():

@@ -145,3 +145,8 @@ def test_hidden_states_are_read_where_a_bonus_needs_vectors_made_of_them():
         ({"preset": "corrected"}, False),
     ):
         assert config_with(explore).explore.reads_hidden_states is expected
+
+
+def test_a_chooser_that_does_not_exist_is_found_before_the_first_step() -> None:
+    with pytest.raises(ExtraError, match=r"no chooser of prefixes is called 'lenght'; did you mean 'length'\?"):
+        prefixes(choose="lenght")

@@ -88,13 +88,13 @@ def numbers_and_target(problem: Problem) -> tuple[tuple[int, ...], int]:
         ExtraError: The problem is no countdown, or its ``meta`` was damaged on the way.
     """
     numbers, target = problem.meta.get("numbers"), problem.meta.get("target")
-    well_formed = isinstance(numbers, list | tuple) and len(numbers) > 0 and type(target) is int
-    if not well_formed or not all(type(number) is int for number in numbers):
-        raise ExtraError(
-            f"problem {problem.uid!r} is no countdown: meta has numbers={numbers!r} and target={target!r}; "
-            'it needs {"numbers": [int, ...], "target": int}.'
-        )
-    return tuple(numbers), target
+    given = numbers if isinstance(numbers, list | tuple) else ()
+    if given and type(target) is int and all(type(number) is int for number in given):
+        return tuple(given), target
+    raise ExtraError(
+        f"problem {problem.uid!r} is no countdown: meta has numbers={numbers!r} and target={target!r}; "
+        'it needs {"numbers": [int, ...], "target": int}.'
+    )
 
 
 def _problem(given: tuple[int, ...], steps: tuple[_Step, ...], max_target: int) -> Problem | None:
@@ -130,7 +130,8 @@ def _moves(values: tuple[int, ...], ceiling: int, rng: random.Random) -> list[tu
 
 def _walk(given: tuple[int, ...], ceiling: int, rng: random.Random) -> tuple[_Step, ...]:
     """Random legal steps until one value is left; empty when the walk runs into a dead end."""
-    values, steps = given, ()
+    values: tuple[int, ...] = given
+    steps: tuple[_Step, ...] = ()
     while len(values) > 1:
         moves = _moves(values, ceiling, rng)
         if not moves:
