@@ -12,7 +12,8 @@ from extra_jax.config.section import Section
 class DataConfig(Section):
     source: str = Field(
         "countdown",
-        description="`countdown`, `chain`, `reasoning_gym:NAME`, FILE.jsonl, FILE.parquet or `hub:ORG/NAME`.",
+        description="`countdown`, `chain`, `reasoning_gym:NAME`, `path/file.py:name` (a function that generates them), "
+        "FILE.jsonl, FILE.parquet or `hub:ORG/NAME`.",
     )
     split: str = Field("train", description="Split of a generated task or of a hub data set.")
     limit: int | None = Field(None, ge=1, description="Use this many problems; generated tasks make this many.")

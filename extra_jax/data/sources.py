@@ -13,6 +13,7 @@ from etils import epath
 from extra_jax.data.problem import Problem
 from extra_jax.data.rows import COLUMNS, Row, check_template, dress, to_problem
 from extra_jax.data.tasks import chain, countdown, gym
+from extra_jax.doors import call_with, load_object
 from extra_jax.errors import ExtraError
 
 TASKS: dict[str, Callable[..., list[Problem]]] = {"countdown": countdown.generate, "chain": chain.generate}
@@ -35,7 +36,8 @@ def load_problems(
     """The problems of one source, with unique uids, in a fixed order.
 
     Args:
-        source: ``"countdown"``, ``"chain"`` or ``"reasoning_gym:NAME"``; a path (local, ``gs://``, ``s3://``) that
+        source: ``"countdown"``, ``"chain"``, ``"reasoning_gym:NAME"``, or ``"path/file.py:name"``, a function
+            ``(count, *, seed, split, **difficulty) -> list[Problem]``; a path (local, ``gs://``, ``s3://``) that
             ends in ``.jsonl`` or ``.parquet``; or ``"hub:org/name"``, ``"hub:org/name:config"``.
         split: Split of a task or a hub data set. A file is one split, so anything but the default is refused there.
         seed: Decides which problems a task generates, and which rows ``limit`` keeps.
@@ -58,7 +60,7 @@ def load_problems(
         raise ExtraError("the system prompt is blank. Leave it out, or write one.")
     if limit is not None and (type(limit) is not int or limit < 1):
         raise ExtraError(f"{source}: limit is {limit!r}. Give a whole number of at least 1, or leave it out for all.")
-    if source in TASKS or source.startswith(gym.PREFIX):
+    if source in TASKS or source.startswith(gym.PREFIX) or is_own_task(source):
         problems = _generate(source, split, seed, limit, columns, difficulty)
     else:
         if difficulty:
@@ -124,6 +126,26 @@ def load_hub(name: str, split: str = "train", columns: Mapping[str, str] | None 
     return _problems(rows, where, f"{repository}/{split}", columns)
 
 
+def is_own_task(source: str) -> bool:
+    """Whether a source names a function of the user's that generates problems: ``path/file.py:name``."""
+    return ".py:" in source
+
+
+def _own_task(
+    task: str, count: int, seed: int, split: str, difficulty: Mapping[str, Any], generate: Callable[..., Any]
+) -> list[Problem]:
+    """What a function of the user's generates; its uids are unique, and a split is told to it."""
+    given = {"count": count, "seed": seed, "split": split, **difficulty}
+    problems = call_with(generate, given, f"data.source={task}: task")
+    if not isinstance(problems, list) or not problems or not all(isinstance(p, Problem) for p in problems):
+        raise ExtraError(
+            f"{task}: it must return a list of extra_jax.Problem with at least one; it gave {problems!r:.80}"
+        )
+    if len({problem.uid for problem in problems}) < len(problems):
+        raise ExtraError(f"{task}: two problems have one uid; make it of what the problem asks")
+    return problems
+
+
 def _generate(
     task: str,
     split: str,
@@ -138,6 +160,8 @@ def _generate(
         raise ExtraError(f"{task} is generated and has no columns to rename. Remove `columns`.")
     if task.startswith(gym.PREFIX):
         return gym.generate(task.removeprefix(gym.PREFIX), limit, seed=seed, split=split, **difficulty)
+    if is_own_task(task):
+        return _own_task(task, limit, seed, split, difficulty, load_object(task, "data.source"))
     fixed = ("count", "seed", "split")
     known = [name for name in inspect.signature(TASKS[task]).parameters if name not in fixed]
     for name in difficulty:
@@ -157,7 +181,7 @@ def _load(source: str, split: str, columns: Mapping[str, str] | None) -> list[Pr
     if reader is None:
         raise ExtraError(
             f"source {source!r} is not known.{nearest(source, list(TASKS))} Give {', '.join(TASKS)}, "
-            "reasoning_gym:NAME, a path that ends in .jsonl or .parquet, or hub:org/name."
+            "reasoning_gym:NAME, path/file.py:name, a path that ends in .jsonl or .parquet, or hub:org/name."
         )
     if split != "train":
         raise ExtraError(f"{source}: a file has no split {split!r}. Remove `split`, or give the file of that split.")
