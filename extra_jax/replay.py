@@ -109,8 +109,8 @@ def compare_updates(bundle: Bundle, run_dir: Path) -> list[Comparison]:
     batches = learner.batches(state.params, reference, bundle.rollouts, bundle.advantages)
     found, tolerance = [], _TOLERANCE[config.model.dtype]
     for index, batch in enumerate(batches * config.train.num_iterations):
-        state, told = learner.update(state, batch)
-        for name, value in sorted(jax.device_get(told).items()):
+        state, metrics = learner.update(state, batch)
+        for name, value in sorted(jax.device_get(metrics).items()):
             what = f"update {index + 1} {name}"
             found.append(Comparison(what, bundle.updates[index][name], float(value), tolerance))
     return found
@@ -133,9 +133,9 @@ def state_before(bundle: Bundle, initial: TrainState, run_dir: Path, mesh: Mesh)
             f"{run_dir}: no checkpoint of step {before}, from which step {bundle.step} started. Keep one in another "
             "run (checkpoint.every, checkpoint.keep), or recompute the advantages alone: --advantages-only"
         )
-    if (told := fingerprint(state.params, mesh)) != bundle.fingerprint:
+    if (present := fingerprint(state.params, mesh)) != bundle.fingerprint:
         raise ExtraError(
-            f"{origin} is not what step {bundle.step} started from: its fingerprint is {told}, that of the bundle "
+            f"{origin} is not what step {bundle.step} started from: its fingerprint is {present}, that of the bundle "
             f"{bundle.fingerprint}. Bring back the model of the run, or recompute the advantages alone: "
             "--advantages-only"
         )

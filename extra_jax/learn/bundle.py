@@ -121,8 +121,8 @@ def read_bundle(path: Path) -> Bundle:
         **{name: columns[name] for name in _ARRAYS},
     )
     outcome = {name: columns[name] for name in (*_SCORES, "advantages")}
-    told = {name: about[name] for name in ("step", "fingerprint", "updates", "devices")}
-    return Bundle(config=config, rollouts=rollouts, **told, **outcome)
+    facts = {name: about[name] for name in ("step", "fingerprint", "updates", "devices")}
+    return Bundle(config=config, rollouts=rollouts, **facts, **outcome)
 
 
 def _flat(name: str, rows: list[np.ndarray]) -> dict[str, np.ndarray]:
