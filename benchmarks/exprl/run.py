@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.exploration.run import steps_done, train
+from benchmarks.exploration.runs import steps_done, train
 
 ROOT = Path(__file__).parents[2]
 BASE = "tiny-base"
