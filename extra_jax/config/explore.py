@@ -49,6 +49,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 ``train.advantage``."""
 
 
+_GONE = {
+    "novelty": "novelty: {alpha: 0.5} is now bonus: {novelty: {alpha: 0.5}}",
+    "prefix": "prefix: {min_tokens: 4} is now prompts: {prefixes: {min_tokens: 4}} (slots_fraction is guided_fraction)",
+    "arm": "arm: X is now an element of bonus or prompts, see benchmarks/exploration/lab/arms.py",
+    "probe": "the probes are now callbacks, see benchmarks/exploration/lab/probes.py",
+    "std_epsilon": "std_epsilon: E is now train.advantage: {function: grpo, args: {epsilon: E}}",
+}
+
+
 class ExploreConfig(Section):
     """``preset: grpo`` without a bonus and a prompt policy explores nothing and costs nothing."""
 
@@ -83,6 +92,9 @@ class ExploreConfig(Section):
     def _fill_in_preset(cls, raw: Any) -> Any:
         if not isinstance(raw, Mapping):
             return raw
+        for key, now in _GONE.items():
+            if key in raw:
+                raise ValueError(now)
         merged = dict(raw)
         preset = PRESETS.get(merged.get("preset") or "grpo", {})
         for key, below in preset.items():

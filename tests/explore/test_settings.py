@@ -150,3 +150,9 @@ def test_hidden_states_are_read_where_a_bonus_needs_vectors_made_of_them():
 def test_a_chooser_that_does_not_exist_is_found_before_the_first_step() -> None:
     with pytest.raises(ExtraError, match=r"no chooser of prefixes is called 'lenght'; did you mean 'length'\?"):
         prefixes(choose="lenght")
+
+
+@pytest.mark.parametrize("key", ["novelty", "prefix", "arm", "probe", "std_epsilon"])
+def test_a_key_of_before_is_answered_with_the_new_one(key: str) -> None:
+    with pytest.raises(ExtraError, match=r"explore: .*\bnow\b"):
+        config_from_dict({"model": {"preset": "tiny"}, "explore": {key: None}})
