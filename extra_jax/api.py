@@ -16,7 +16,9 @@ from flax import nnx
 from extra_jax.assemble import train as run_grpo
 from extra_jax.checkpoint import restore_params
 from extra_jax.config import Config, config_from_dict, load_config
+from extra_jax.config.loading import apply_override
 from extra_jax.data.problem import Problem, Prompt
+from extra_jax.data.rows import Row, to_problem
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator
 from extra_jax.explore.door import PromptPolicy, Transform
@@ -27,6 +29,7 @@ from extra_jax.model.config import PRESETS, TINY_BASE
 from extra_jax.policy import Policy as Runtime
 from extra_jax.policy import load_policy
 from extra_jax.reward.door import register
+from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
 from extra_jax.run import TrainResult
 from extra_jax.sft import sft as run_sft
@@ -100,6 +103,7 @@ class Policy:
     def __init__(self, runtime: Runtime, params: nnx.State):
         self.runtime, self.params = runtime, params
         self._weights: nnx.State | None = None
+        self._samplers: dict[tuple[SamplingParams, int], Sampler] = {}
 
     @property
     def tokenizer(self) -> Any:
@@ -127,7 +131,7 @@ class Policy:
             top_p, top_k, min_p: filters; 1, 0 and 0 are off.
             max_completion_length: tokens; default: ``rollout.max_completion_length``.
             stop_strings: a completion ends with the token that completes one of them.
-            seed: of the draws.
+            seed: of the draws, from 0.
 
         Raises:
             ExtraError: no prompts, or fewer than one completion.
@@ -136,20 +140,24 @@ class Policy:
         if not asked or n < 1:
             raise ExtraError(f"generate() was given {len(asked)} prompts and n={n}; it needs at least one of each")
         ids = [self.tokenizer.encode_prompt(_prompt(prompt)) for prompt in asked]
-        room = -(-max(map(len, ids)) // _LENGTH_STEP) * _LENGTH_STEP
-        settings = self.runtime.config.rollout
-        longest = max_completion_length or settings.max_completion_length
-        config = self.runtime.config.model_copy(
-            update={
-                "rollout": settings.model_copy(update={"max_prompt_length": room, "max_completion_length": longest})
-            }
-        )
+        longest = max_completion_length or self.runtime.config.rollout.max_completion_length
         params = SamplingParams(temperature, top_p, top_k, min_p, longest, tuple(stop_strings))
-        sampler = replace(self.runtime, config=config).sampler(params, stream="generate", seed=seed)
+        sampler = self._sampler(params, -(-max(map(len, ids)) // _LENGTH_STEP) * _LENGTH_STEP)
         if self._weights is None:
             self._weights = self.runtime.rollout_weights(self.params)
         requests = [Request(prompt, n, index * n) for index, prompt in enumerate(ids)]
-        return _completions(sampler.generate(self._weights, requests, 0), self.runtime.decode, n)
+        # a step is an argument of the programs, but a seed is a constant of theirs, which would be compiled anew
+        return _completions(sampler.generate(self._weights, requests, seed), self.runtime.decode, n)
+
+    def _sampler(self, params: SamplingParams, max_prompt_length: int) -> Sampler:
+        """The sampler for these settings, whose programs are compiled once."""
+        key = params, max_prompt_length
+        if key not in self._samplers:
+            config = self.runtime.config
+            rollout = {"max_prompt_length": max_prompt_length, "max_completion_length": params.max_completion_length}
+            config = config.model_copy(update={"rollout": config.rollout.model_copy(update=rollout)})
+            self._samplers[key] = replace(self.runtime, config=config).sampler(params, stream="generate", seed=0)
+        return self._samplers[key]
 
     def export(self, folder: str | Path) -> Path:
         """Writes a Hugging Face folder that ``transformers`` loads."""
@@ -223,8 +231,8 @@ def train(
     Args:
         config: a YAML file, a mapping or a ``Config``.
         overrides: ``{"train.max_steps": 20}``.
-        problems: to train on, instead of ``data``: ``Problem`` or mappings with ``prompt`` and ``answer``; further
-            columns reach reward functions.
+        problems: to train on, instead of ``data``: ``Problem``, or rows as a file has them (ours, TRL's, verl's);
+            further columns reach reward functions.
         rewards: names, functions, or ``{"function": ..., "weight": ..., "args": ...}``, see ``docs/rewards.md``.
         advantage: an estimator, see ``docs/advantages.md``.
         explore: transforms and prompt policies, see ``docs/exploration.md``.
@@ -237,11 +245,21 @@ def train(
     if rewards is not None:
         settings = _settings(settings, {"reward.functions": [_reward(entry) for entry in rewards]})
     if settings.reward.source == "judge":
+        unused = {
+            "problems": problems,
+            "advantage": advantage,
+            "explore": explore or None,
+            "callbacks": callbacks or None,
+        }
+        if ignored := [name for name, value in unused.items() if value is not None]:
+            raise ExtraError(f"train() on judge scores makes no use of {' and '.join(ignored)}; leave it out")
         return _finished(train_on_scores(settings))
     return _finished(
         run_grpo(
             settings,
-            problems=None if problems is None else [_problem(row, number) for number, row in enumerate(problems)],
+            problems=None
+            if problems is None
+            else [_problem(row, number) for number, row in enumerate(problems, start=1)],
             advantage=None if advantage is None else make_advantage(settings, advantage),
             explore=explore,
             callbacks=callbacks,
@@ -285,17 +303,12 @@ def evaluate(policy: Policy, data: Mapping[str, Any] | str, n: int = 1, **settin
 
 def _settings(config: Settings, overrides: Mapping[str, Any] | None = None) -> Config:
     """A configuration with ``key.sub`` overrides, validated as a whole."""
+    given = [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()]
     if isinstance(config, str | Path):
-        return load_config(config, [f"{key}={json.dumps(value)}" for key, value in (overrides or {}).items()])
+        return load_config(config, given)
     tree = config.model_dump(mode="json") if isinstance(config, Config) else json.loads(json.dumps(config))
-    for key, value in (overrides or {}).items():
-        *sections, name = key.split(".")
-        place = tree
-        for section in sections:
-            if not isinstance(place.get(section), dict):
-                place[section] = {}
-            place = place[section]
-        place[name] = value
+    for override in given:
+        apply_override(tree, override)
     return config_from_dict(tree)
 
 
@@ -308,19 +321,7 @@ def _reward(entry: str | Callable[..., Any] | Mapping[str, Any]) -> Any:
 
 
 def _problem(row: Problem | Mapping[str, Any], number: int) -> Problem:
-    if isinstance(row, Problem):
-        return row
-    if missing := {"prompt", "answer"} - row.keys():
-        raise ExtraError(f"problems[{number}]: no {' and no '.join(sorted(missing))}; it has {sorted(row)}")
-    known = {"uid", "prompt", "answer", "solution", "source"}
-    return Problem(
-        uid=str(row.get("uid", f"problem/{number}")),
-        prompt=_prompt(row["prompt"]),
-        answer=str(row["answer"]),
-        solution=row.get("solution"),
-        source=str(row.get("source", "")),
-        meta={name: value for name, value in row.items() if name not in known},
-    )
+    return row if isinstance(row, Problem) else to_problem(Row("problems", number, row), "problems")
 
 
 def _prompt(prompt: str | Sequence[Mapping[str, str]]) -> Prompt:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from extra_jax.config import Config
 from extra_jax.data.problem import Problem
+from extra_jax.errors import ExtraError
 from extra_jax.exploration import Exploration, Parts
 from extra_jax.explore.build import make_exploration
 from extra_jax.explore.door import PromptPolicy, Transform
@@ -28,6 +29,11 @@ def train(
     Raises:
         ExtraError: bad input, found before the first step wherever possible.
     """
+    if explore and config.train.max_num_gen_batches > 1:  # of what the configuration names, it says so itself
+        raise ExtraError(
+            f"train.max_num_gen_batches={config.train.max_num_gen_batches} throws away the groups that exploration "
+            "works on; set it to 1"
+        )
 
     def make(parts: Parts) -> Exploration:
         return make_exploration(config, parts.problems, parts.prompts, parts.policy.tokenizer, explore)

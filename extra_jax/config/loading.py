@@ -34,7 +34,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(tree, dict):
         raise ExtraError(f"{path}: the top level must be a mapping of sections, not {type(tree).__name__}")
     for override in overrides:
-        _apply_override(tree, override)
+        apply_override(tree, override)
     return validated(Config, tree, str(path))
 
 
@@ -51,7 +51,7 @@ def section_from_overrides(section: type[Model], overrides: Sequence[str], origi
     """
     tree: dict[str, Any] = {}
     for override in overrides:
-        _apply_override(tree, override)
+        apply_override(tree, override)
     return validated(section, tree, origin)
 
 
@@ -80,7 +80,12 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Writes ``key.sub=value`` into a tree; the value is YAML.
+
+    Raises:
+        ExtraError: the text is of another form, or a part of the key is a value and no section.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ExtraError(f"override {override!r} is not of the form key.sub=value")

@@ -53,3 +53,28 @@ def test_a_history_has_an_array_for_each_number_and_the_steps_that_have_it() -> 
     assert history.steps("eval").tolist() == [0, 2]
     with pytest.raises(KeyError, match="there are eval, loss"):
         history["lost"]
+
+
+def test_what_would_have_no_effect_is_refused() -> None:
+    """Judge scores have their own loop, and dynamic sampling would drop the groups that exploration works on."""
+    tiny = {"model": {"preset": "tiny"}}
+    with pytest.raises(ExtraError, match="judge scores makes no use of problems and explore"):
+        ex.train({**tiny, "reward": "judge"}, problems=[], explore=[ex.explore.correct_only()])
+    with pytest.raises(ExtraError, match="max_num_gen_batches=3 throws away"):
+        ex.train({**tiny, "train": {"max_num_gen_batches": 3}}, explore=[ex.explore.correct_only()])
+
+
+def test_a_row_in_python_is_read_as_a_row_of_a_file() -> None:
+    with pytest.raises(ExtraError, match=r"problems, row 2, key 'problem': missing"):
+        ex.train({"model": {"preset": "tiny"}}, problems=[{"prompt": "1+1?", "answer": "2"}, {"answer": "3"}])
+
+
+def test_a_second_call_of_generate_compiles_nothing_and_a_seed_gives_other_tokens(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    policy = ex.load("tiny-base", model={"dtype": "float32"}, rollout={"dtype": "float32"})
+    with caplog.at_level("INFO", logger="extra_jax"):
+        texts = [policy.generate("3 4 6 = 24\n", n=4, max_completion_length=16, seed=seed).texts for seed in (0, 0, 1)]
+        compiled = [record.getMessage() for record in caplog.records]
+    assert texts[0] == texts[1] != texts[2]
+    assert len(compiled) == len(set(compiled)) > 0
