@@ -84,11 +84,11 @@ def offers(offered: Sequence[Offer], queued: Sequence[Guided]) -> dict[str, floa
     }
 
 
-def waiting(state: PrefixState) -> dict[str, float]:
-    """The queue and the length controller after a step."""
+def waiting(state: PrefixState, by_level: bool) -> dict[str, float]:
+    """The queue after a step, and the length controller where prefixes are chosen by it."""
     return {
         "guided_queue_size": len(state.queue),
         "pending": len(state.pending),
-        "prefix_level_hard": state.levels["hard"],
-        "prefix_level_easy": state.levels["easy"],
+        "prefix_level_hard": state.levels["hard"] if by_level else float("nan"),
+        "prefix_level_easy": state.levels["easy"] if by_level else float("nan"),
     }

@@ -151,7 +151,7 @@ def observe(step: Step, state: PrefixState, settings: PrefixSettings) -> tuple[P
         offers = gather_objects(_offers(step, settings, kinds))
         queued = enqueue(step, state, settings, kinds, offers)
         report |= prefix_report.offers(offers, queued)
-    return state, report | prefix_report.waiting(state)
+    return state, report | prefix_report.waiting(state, settings.chooser != "lowest_entropy")
 
 
 def _steer(state: PrefixState, settings: PrefixSettings, step: Step) -> None:

@@ -128,7 +128,7 @@ _METRICS = (
         "The same for prompts that waited and were not drawn: the difference is what regeneration does.",
     ),
     Metric("exploration/easy_prompt_count", "Easy prompts", "prompts", "Prompts that come back with a failure prefix."),
-    Metric("exploration/guided_pass_rate_hard", "Pass rate, success prefix", "share", "Of hard prompts."),
+    Metric("exploration/guided_pass_rate_hard", "Guided pass rate, hard", "share", "Prompts that failed."),
     Metric("exploration/guided_pass_rate_easy", "Pass rate, failure prefix", "share", "Of easy prompts."),
     Metric(
         "exploration/prefix_level_hard",
