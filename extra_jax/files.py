@@ -1,16 +1,19 @@
-"""Files and folders that appear whole or not at all, whenever the process is killed.
+"""Files and folders that appear whole or not at all, whenever the process is killed, and files that others wrote.
 
 A file is written beside its name, synced to disk and renamed. In a bucket (``gs://``, through ``epath``) an object
 appears when it is complete, so there it is written directly.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
+
+from extra_jax.errors import ExtraError
 
 PathT = TypeVar("PathT", bound=str | os.PathLike[str])
 
@@ -76,3 +79,55 @@ def replace_folder(finished: Path, target: Path) -> None:
     finished.rename(target)
     sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a local or remote file that somebody else may have written.
+
+    Raises:
+        ExtraError: there is no such file, it is no ordinary file (a folder, or a pipe that would never end), it cannot
+            be read, or it is not UTF-8. A byte order mark is not part of the text.
+    """
+    from etils import epath
+
+    file = epath.Path(path)
+    try:
+        if not file.is_file():
+            what = "is not an ordinary file" if file.exists() else "there is no such file"
+            raise ExtraError(f"{os.fspath(path)}: {what}. Check the path; relative ones start at the working folder.")
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ExtraError(f"{os.fspath(path)}: not UTF-8 text ({error}). Write it again as UTF-8.") from error
+    except OSError as error:
+        raise ExtraError(f"{os.fspath(path)}: cannot be read ({error.strerror or error}).") from error
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The value of JSON text that somebody else may have written; ``where`` (file, row) starts every message.
+
+    Raises:
+        ExtraError: not JSON, not UTF-8, nested too deep, a number of thousands of digits, or half of a surrogate pair,
+            which no UTF-8 file can hold.
+    """
+    try:
+        value = json.loads(text)
+        if "\\u" in (text if isinstance(text, str) else text.decode("utf-8-sig", "replace")):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ExtraError(f"{where}: nested too deep to be read. Repair or remove it.") from error
+    except ValueError as error:  # also JSONDecodeError, UnicodeDecodeError and UnicodeEncodeError
+        raise ExtraError(f"{where}: not valid JSON in UTF-8 ({error}). Repair or remove it.") from error
+    return value
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value of a JSON file that somebody else may have written, as ``read_text`` and ``parse_json`` read it."""
+    return parse_json(read_text(path), os.fspath(path))
+
+
+def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """As ``read_json``, where the file must hold an object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ExtraError(f"{os.fspath(path)}: expected a JSON object, found {type(value).__name__}.")
+    return value

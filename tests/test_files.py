@@ -1,10 +1,22 @@
 """Files that appear whole or not at all."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 
-from extra_jax.files import is_remote, replace_folder, whole_file, write_file
+from extra_jax.errors import ExtraError
+from extra_jax.files import (
+    is_remote,
+    parse_json,
+    read_json,
+    read_json_object,
+    read_text,
+    replace_folder,
+    whole_file,
+    write_file,
+)
 
 
 def test_text_and_bytes_arrive_in_folders_that_were_not_there(tmp_path):
@@ -47,3 +59,42 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
 def test_urls_are_told_from_paths():
     assert all(map(is_remote, ("gs://b/x", Path("gs://b/x"))))
     assert not any(map(is_remote, ("runs/a:b/x", "/x")))
+
+
+BROKEN_JSON = {
+    "truncated": b'{"a": 1',
+    "nested": b"[" * 100_000 + b"]" * 100_000,
+    "digits": b'{"a": ' + b"9" * 5_000 + b"}",
+    "binary": b"\xff\xfe\x00",
+    "surrogate": b'{"a": "\\ud800"}',
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_JSON)
+def test_json_that_cannot_be_read_is_an_error_that_names_the_file(name, tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(BROKEN_JSON[name])
+    with pytest.raises(ExtraError, match=re.escape(str(path))):
+        read_json(path)
+    with pytest.raises(ExtraError, match="row 3"):
+        parse_json(BROKEN_JSON[name], "data.jsonl, row 3")
+
+
+def test_json_with_a_byte_order_mark_and_a_whole_surrogate_pair_is_read(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(b'\xef\xbb\xbf{"a": "\\ud83d\\ude00"}')
+    assert read_json_object(path) == {"a": "\N{GRINNING FACE}"}
+    assert parse_json(path.read_bytes(), "x") == {"a": "\N{GRINNING FACE}"}
+
+
+def test_a_pipe_a_folder_and_a_missing_file_are_errors_and_no_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, message in ((tmp_path / "pipe", "ordinary"), (tmp_path, "ordinary"), (tmp_path / "no", "no such file")):
+        with pytest.raises(ExtraError, match=message):
+            read_text(path)
+
+
+def test_an_object_is_asked_for(tmp_path):
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(ExtraError, match="expected a JSON object, found list"):
+        read_json_object(tmp_path / "x.json")
