@@ -90,7 +90,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
     """
     from etils import epath
 
-    file = epath.Path(path)
+    # Of a local path, epath's `is_file` means "no folder", which would wait at a pipe for ever.
+    file = epath.Path(path) if is_remote(path) else Path(path)
     try:
         if not file.is_file():
             what = "is not an ordinary file" if file.exists() else "there is no such file"
