@@ -26,12 +26,11 @@ from extra_jax.export import export_policy
 from extra_jax.exprl.loop import exprl, train_on_scores
 from extra_jax.learn.advantage import Estimator, make_advantage
 from extra_jax.model.config import PRESETS, TINY_BASE
-from extra_jax.policy import Policy as Runtime
-from extra_jax.policy import load_policy
 from extra_jax.reward.door import register
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
 from extra_jax.run import TrainResult
+from extra_jax.runtime import Runtime, load_policy
 from extra_jax.sft import sft as run_sft
 from extra_jax.stages import Callback
 from extra_jax.telemetry.files import CONFIG_FILE
@@ -343,4 +342,4 @@ def _completions(rollouts: Rollouts, decode: Callable[[Rollouts], list[str]], n:
 
 
 def _finished(result: TrainResult) -> TrainedRun:
-    return TrainedRun(History(result.history), Policy(result.policy, result.params), result.run_dir, result.step)
+    return TrainedRun(History(result.history), Policy(result.runtime, result.params), result.run_dir, result.step)

@@ -1,11 +1,12 @@
 """From a configuration to a training: what the verb ``train`` runs. ``train.py`` itself knows no exploration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from extra_jax.config import Config
 from extra_jax.data.problem import Problem
+from extra_jax.data.tokenizer import Tokenizer
 from extra_jax.errors import ExtraError
-from extra_jax.exploration import Exploration, Parts
+from extra_jax.exploration import Exploration
 from extra_jax.explore.build import make_exploration
 from extra_jax.explore.door import PromptPolicy, Transform
 from extra_jax.learn.advantage import Advantage
@@ -35,7 +36,7 @@ def train(
             "works on; set it to 1"
         )
 
-    def make(parts: Parts) -> Exploration:
-        return make_exploration(config, parts.problems, parts.prompts, parts.policy.tokenizer, explore)
+    def make(problems: Sequence[Problem], prompts: Mapping[str, list[int]], tokenizer: Tokenizer) -> Exploration:
+        return make_exploration(config, problems, prompts, tokenizer, explore)
 
     return train_grpo(config, problems=problems, advantage=advantage, explore=make, callbacks=callbacks)

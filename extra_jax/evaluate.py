@@ -23,7 +23,6 @@ from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.parallel.processes import agree, filled_share, gather_objects, is_main
-from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.majority import majority_scores
 from extra_jax.reward.overlap import OverlappedGrading
 from extra_jax.reward.rewards import Rewards, make_rewards, rewards_identity
@@ -31,6 +30,7 @@ from extra_jax.reward.verdict import ComparesAnswers
 from extra_jax.rollout.session import Progress as OnProgress
 from extra_jax.rollout.types import Request, SamplingParams
 from extra_jax.run_dir import open_run
+from extra_jax.runtime import Runtime, load_policy
 from extra_jax.telemetry.evaluations import EvaluationLog, Record, flat_metrics
 from extra_jax.telemetry.files import to_json
 from extra_jax.telemetry.progress import Progress
@@ -61,7 +61,7 @@ class Evaluator:
         own: measurements of the run itself; others go beside them where they were made in another way.
     """
 
-    def __init__(self, policy: Policy, run_dir: Path, *, own: bool = True):
+    def __init__(self, policy: Runtime, run_dir: Path, *, own: bool = True):
         config = policy.config
         self.policy, self.run_dir, self.own, self.settings = policy, run_dir, own, config.eval
         self.params = eval_sampling(config)

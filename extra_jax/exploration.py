@@ -1,18 +1,17 @@
 """What the training loop knows of exploration: prompts before a step, advantages after it, and a state to save.
 
-The loop is handed an ``Exploration`` and imports nothing of ``explore/``. ``PlainGRPO`` is the one that does nothing.
+The loop is handed an ``Exploration`` and imports nothing of ``explore/``. The base class is plain GRPO.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from extra_jax.data.problem import Problem
-from extra_jax.learn.advantage import Advantage
-from extra_jax.policy import Policy
+from extra_jax.data.tokenizer import Tokenizer
 from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Request, Rollouts
 
@@ -68,16 +67,19 @@ class Explored(NamedTuple):
     columns: Mapping[str, Sequence[Any]] = MappingProxyType({})
 
 
-class Exploration(Protocol):
-    """Every process calls everything together and holds the same state."""
+class Exploration:
+    """None: the next problems, and the estimator's advantages. Those that explore override it (``explore/``).
+
+    Every process calls everything together and holds the same state.
+    """
 
     def prompts(self, draw: Callable[[int], list[Problem]], step: int, count: int) -> list[PromptRequest]:
         """The ``count`` prompts of a whole step, the same on every process; ``draw(n)`` takes the next n problems."""
-        ...
+        return [PromptRequest(problem) for problem in draw(count)]
 
     def spans(self, rollouts: Rollouts) -> np.ndarray | None:
         """``[R, 2]`` completion tokens whose mean hidden state ``advantages`` wants; ``None``: it wants none."""
-        ...
+        return None
 
     def advantages(
         self,
@@ -98,61 +100,16 @@ class Exploration(Protocol):
             hidden: ``[R, D]`` mean hidden states over ``spans``, or ``None`` with them.
             step: of the run, from 0.
         """
-        ...
-
-    def state(self) -> dict[str, Any] | None:
-        """A tree of arrays, numbers and texts for the checkpoint; ``None`` where there is nothing to save."""
-        ...
-
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Continues where ``state`` was called."""
-        ...
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What an exploration may be built from.
-
-    Attributes:
-        policy: with the configuration of the run and its tokenizer.
-        problems: all training problems.
-        prompts: their token ids by uid.
-        advantage: the estimator of the run, for those who change rewards before it.
-    """
-
-    policy: Policy
-    problems: Sequence[Problem]
-    prompts: Mapping[str, list[int]]
-    advantage: Advantage
-
-
-MakeExploration = Callable[[Parts], Exploration]
-"""Called once, before the first step."""
-
-
-@dataclass(frozen=True)
-class PlainGRPO:
-    """No exploration: the next problems, and the estimator's advantages."""
-
-    def prompts(self, draw: Callable[[int], list[Problem]], step: int, count: int) -> list[PromptRequest]:
-        return [PromptRequest(problem) for problem in draw(count)]
-
-    def spans(self, rollouts: Rollouts) -> np.ndarray | None:
-        return None
-
-    def advantages(
-        self,
-        requests: list[PromptRequest],
-        rollouts: Rollouts,
-        scores: Scores,
-        advantages: np.ndarray,
-        hidden: np.ndarray | None,
-        step: int,
-    ) -> Explored:
         return Explored(advantages)
 
     def state(self) -> dict[str, Any] | None:
+        """A tree of arrays, numbers and texts for the checkpoint; ``None`` where there is nothing to save."""
         return None
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        return None
+        """Continues where ``state`` was called."""
+
+
+MakeExploration = Callable[[Sequence[Problem], Mapping[str, list[int]], Tokenizer], Exploration]
+"""(all training problems, token ids of their prompts by uid, tokenizer) -> what the run explores with; called once,
+before the first step."""

@@ -9,11 +9,11 @@ from extra_jax.config import Config
 from extra_jax.errors import ExtraError
 from extra_jax.learn.grpo import Learner
 from extra_jax.model.hf import save_params
-from extra_jax.policy import Policy, load_policy
 from extra_jax.run_dir import open_run
+from extra_jax.runtime import Runtime, load_policy
 
 
-def export_policy(policy: Policy, params: nnx.State, folder: Path) -> None:
+def export_policy(policy: Runtime, params: nnx.State, folder: Path) -> None:
     """Writes parameters, tokenizer and chat template as a Hugging Face folder; replaces an earlier export."""
     save_params(
         folder,

@@ -25,13 +25,13 @@ from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator
-from extra_jax.exploration import Exploration, PlainGRPO
+from extra_jax.exploration import Exploration
 from extra_jax.export import export_policy
 from extra_jax.learn.update import TrainState
 from extra_jax.parallel.processes import is_main
 from extra_jax.parallel.shutdown import GracefulStop
-from extra_jax.policy import Policy
 from extra_jax.run_dir import check_length, open_run
+from extra_jax.runtime import Runtime
 from extra_jax.telemetry.journal import Journal, Record
 from extra_jax.telemetry.metrics import read_metrics
 from extra_jax.telemetry.timing import PhaseTimer
@@ -76,14 +76,14 @@ class TrainResult:
     """What came of a run.
 
     Attributes:
-        policy: what does not change in training.
+        runtime: what does not change in training.
         params: at the end, in the training layout.
         run_dir: everything else.
         step: finished steps.
         history: the numbers of each step, evaluations included, also of the steps before a restart; on process 0.
     """
 
-    policy: Policy
+    runtime: Runtime
     params: nnx.State
     run_dir: Path
     step: int
@@ -107,13 +107,13 @@ class Run:
 
     state: TrainState
 
-    def __init__(self, policy: Policy, max_steps: int):
+    def __init__(self, policy: Runtime, max_steps: int):
         self.policy, self.max_steps = policy, max_steps
         self.directory = open_run(policy.config)
         self._stack = ExitStack()
         self._tokens = Count()
         self._cursors: dict[str, Cursor] = {"num_tokens": self._tokens}
-        self._explore: Exploration = PlainGRPO()
+        self._explore = Exploration()
         self._done = 0
         self._stopped = False
 

@@ -9,11 +9,11 @@ from extra_jax.config import Config
 from extra_jax.data.load import load_data
 from extra_jax.data.problem import Problem, Prompt
 from extra_jax.errors import ExtraError
-from extra_jax.policy import load_policy, sampling_params
 from extra_jax.reward.rewards import make_rewards
 from extra_jax.reward.verdict import Grade
 from extra_jax.rollout.types import Request, Rollouts
 from extra_jax.run_dir import open_run
+from extra_jax.runtime import load_policy, sampling_params
 
 _SHOWN = 4  # problems of data that are sampled where no prompt is given
 

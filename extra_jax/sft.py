@@ -17,8 +17,8 @@ from extra_jax.learn.loss import Mean, sequence_weights
 from extra_jax.learn.optimizer import make_optimizer
 from extra_jax.learn.score import token_logprobs
 from extra_jax.learn.update import LossFn, Update, init_state
-from extra_jax.policy import Policy, load_policy
 from extra_jax.run import Run, TrainResult
+from extra_jax.runtime import Runtime, load_policy
 
 
 def sft(config: Config) -> TrainResult:
@@ -51,7 +51,7 @@ def sft(config: Config) -> TrainResult:
         return run.result()
 
 
-def solution_loss(policy: Policy) -> LossFn:
+def solution_loss(policy: Runtime) -> LossFn:
     """Cross-entropy of the solution tokens, as a ``LossFn``."""
 
     def loss_fn(params: nnx.State, batch: TokenBatch) -> tuple[jax.Array, dict[str, Mean]]:
@@ -63,7 +63,7 @@ def solution_loss(policy: Policy) -> LossFn:
     return loss_fn
 
 
-def encode_examples(policy: Policy, problems: list[Problem], row_length: int) -> dict[str, Example]:
+def encode_examples(policy: Runtime, problems: list[Problem], row_length: int) -> dict[str, Example]:
     """Prompt and solution of each problem by uid."""
     examples = {}
     for problem in problems:

@@ -11,10 +11,10 @@ from flax import nnx
 from extra_jax.data.problem import Problem
 from extra_jax.exploration import Exploration, Explored, PromptRequest
 from extra_jax.learn.update import TrainState
-from extra_jax.policy import Policy
 from extra_jax.reward.rewards import Rewards
 from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts
+from extra_jax.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class BeforeUpdate(NamedTuple):
 
     Attributes:
         step: of the run, from 0.
-        policy: of the run.
+        runtime: of the run.
         params: training layout.
         weights: the same parameters in the rollout layout.
         rewards: of the run.
@@ -75,7 +75,7 @@ class BeforeUpdate(NamedTuple):
     """
 
     step: int
-    policy: Policy
+    runtime: Runtime
     params: nnx.State
     weights: nnx.State
     rewards: Rewards

@@ -20,17 +20,17 @@ from extra_jax.data.loader import ProblemLoader
 from extra_jax.data.problem import Problem
 from extra_jax.dynamic_sampling import with_dynamic_sampling
 from extra_jax.errors import ExtraError
-from extra_jax.exploration import MakeExploration, Parts, PlainGRPO, make_requests
+from extra_jax.exploration import Exploration, MakeExploration, make_requests
 from extra_jax.learn.advantage import Advantage, make_advantage
 from extra_jax.learn.grpo import Learner
 from extra_jax.learn.update import TrainState
 from extra_jax.parallel.processes import share
-from extra_jax.policy import load_policy, sampling_params
 from extra_jax.replay import with_dumps
 from extra_jax.reward.metrics import reward_metrics
 from extra_jax.reward.overlap import OverlappedGrading
 from extra_jax.reward.rewards import Rewards, make_rewards
 from extra_jax.run import Run, TrainResult, check_batches
+from extra_jax.runtime import load_policy, sampling_params
 from extra_jax.stages import BeforeUpdate, Callback, OldLogprobs, Sampled, Updates
 from extra_jax.telemetry.journal import Record
 from extra_jax.telemetry.summary import rollout_metrics
@@ -67,7 +67,7 @@ def train(
         prompt_ids = policy.encode_prompts(problems)
         loader = ProblemLoader(problems, settings.prompts_per_step, config.run.seed)
         advantage = advantage or make_advantage(config)
-        exploration = explore(Parts(policy, problems, prompt_ids, advantage)) if explore else PlainGRPO()
+        exploration = explore(problems, prompt_ids, policy.tokenizer) if explore else Exploration()
         sampler = policy.sampler(sampling_params(config), stream="rollout")
         learner = Learner(policy.graphdef, config, policy.mesh)
         reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None

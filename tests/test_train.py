@@ -21,11 +21,11 @@ from training_runs import (
 from extra_jax.config import Config, config_from_dict, load_config
 from extra_jax.errors import ExtraError
 from extra_jax.learn.grpo import Learner
-from extra_jax.policy import Policy
 from extra_jax.rollout.session import Finished
 from extra_jax.rollout.types import Request, Rollouts, StopReason
 from extra_jax.run import check_batches
 from extra_jax.run_dir import open_run
+from extra_jax.runtime import Runtime
 from extra_jax.train import train
 
 pytest_plugins = ("training_fixtures",)
@@ -144,7 +144,7 @@ def test_the_reference_model_exists_only_when_beta_is_positive(
         raise SeenEnough
 
     monkeypatch.setattr(Learner, "batches", batches)
-    monkeypatch.setattr(Policy, "sampler", lambda *args, **kwargs: Canned())
+    monkeypatch.setattr(Runtime, "sampler", lambda *args, **kwargs: Canned())
     with pytest.raises(SeenEnough):
         train(config_from_dict(grpo(base, tmp_path, beta=beta) | {"eval": {}}))
 

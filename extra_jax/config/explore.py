@@ -81,12 +81,6 @@ class ExploreConfig(Section):
         """Whether exploration does anything at all."""
         return any(arguments is not None for arguments in (*self.bonus.values(), *self.prompts.values()))
 
-    @property
-    def reads_hidden_states(self) -> bool:
-        """Whether a step needs hidden states of the policy, whatever the update needs."""
-        transforms = any(arguments is not None for arguments in self.bonus.values())
-        return transforms and self.encoder.get("name") == "policy_hidden"
-
     @model_validator(mode="before")
     @classmethod
     def _fill_in_preset(cls, raw: Any) -> Any:

@@ -9,11 +9,11 @@ from extra_jax.data.problem import Problem
 from extra_jax.data.tokenizer import Tokenizer
 from extra_jax.doors import Registry, call_with
 from extra_jax.errors import ExtraError
-from extra_jax.exploration import Exploration, PlainGRPO
+from extra_jax.exploration import Exploration
 from extra_jax.explore import novelty, prefixes  # noqa: F401  they register what we ship
 from extra_jax.explore.door import BONUSES, PROMPTS, PromptPolicy, RunInfo, Transform, chain
 from extra_jax.explore.encoders import EncoderSettings
-from extra_jax.explore.explorer import Explorer
+from extra_jax.explore.explorer import Explorer, reads_hidden_states
 
 Made = TypeVar("Made", Transform, PromptPolicy)
 
@@ -45,7 +45,7 @@ def make_exploration(
             f"explore: {strange[0]!r} is neither a Transform nor a PromptPolicy; call it with its settings"
         )
     if not parts:
-        return PlainGRPO()
+        return Exploration()
     run = RunInfo(
         problems={problem.uid: problem for problem in problems},
         prompt_ids=prompt_ids,
@@ -56,9 +56,15 @@ def make_exploration(
         group_size=config.train.num_generations,
         max_prompt_length=config.rollout.max_prompt_length,
         max_completion_length=config.rollout.max_completion_length,
-        encoder=validated(EncoderSettings, config.explore.encoder, "explore.encoder"),
+        encoder=_encoder(config),
     )
     return Explorer(run, chain(*transforms), policies)
+
+
+def needs_hidden_states(config: Config) -> bool:
+    """Whether what ``explore`` names wants a scoring pass before the advantages, whatever the update needs."""
+    transforms = [part for part in configured(config) if isinstance(part, Transform)]
+    return reads_hidden_states(chain(*transforms), _encoder(config))
 
 
 def configured(config: Config) -> list[Transform | PromptPolicy]:
@@ -68,6 +74,10 @@ def configured(config: Config) -> list[Transform | PromptPolicy]:
         *(_made(BONUSES, Transform, name, arguments) for name, arguments in bonuses if arguments is not None),
         *(_made(PROMPTS, PromptPolicy, name, arguments) for name, arguments in prompts if arguments is not None),
     ]
+
+
+def _encoder(config: Config) -> EncoderSettings:
+    return validated(EncoderSettings, config.explore.encoder, "explore.encoder")
 
 
 def _made(registry: Registry[Callable[..., Made]], kind: type[Made], name: str, arguments: Mapping[str, Any]) -> Made:

@@ -14,9 +14,9 @@ import numpy as np
 
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
-from extra_jax.exploration import Explored, PromptRequest
+from extra_jax.exploration import Exploration, Explored, PromptRequest
 from extra_jax.explore.door import Draw, PromptPolicy, PromptStep, RunInfo, Transform
-from extra_jax.explore.encoders import make_encoder, token_spans
+from extra_jax.explore.encoders import EncoderSettings, token_spans
 from extra_jax.explore.step import Step, make_step
 from extra_jax.parallel.processes import allgather, share
 from extra_jax.reward.scores import Scores
@@ -25,7 +25,7 @@ from extra_jax.rollout.types import Rollouts
 PREFIX = "exploration/"
 
 
-class Explorer:
+class Explorer(Exploration):
     """An ``Exploration`` made of one transform (a chain) and prompt policies.
 
     Args:
@@ -40,7 +40,6 @@ class Explorer:
         self._prompt_states = [policy.init(run) for policy in self._policies]
 
     def prompts(self, draw: Callable[[int], list[Problem]], step: int, count: int) -> list[PromptRequest]:
-        """See ``Exploration``."""
         source: Draw = lambda n: [PromptRequest(problem) for problem in draw(n)]  # noqa: E731
         for place in range(len(self._policies)):
             source = partial(self._drawn, place, source, step)
@@ -57,9 +56,7 @@ class Explorer:
         return requests
 
     def spans(self, rollouts: Rollouts) -> np.ndarray | None:
-        """See ``Exploration``: wanted where a transform reads hidden states, or vectors that are made of them."""
-        by_policy = make_encoder(self.run.encoder) is None if "vectors" in self._transform.reads else False
-        if not by_policy and "hidden" not in self._transform.reads:
+        if not reads_hidden_states(self._transform, self.run.encoder):
             return None
         return token_spans(rollouts, self.run.tokenizer, self.run.encoder.text_span)
 
@@ -72,7 +69,6 @@ class Explorer:
         hidden: np.ndarray | None,
         step: int,
     ) -> Explored:
-        """See ``Exploration``."""
         first = share(len(requests)).start * self.run.group_size
         seen = make_step(step, self.run, requests, rollouts, scores, advantages, hidden, first)
         values, self._state, report = self._transform.update(seen, seen.advantages, self._state)
@@ -92,7 +88,6 @@ class Explorer:
         return Explored(values.ravel()[seen.local], metrics, columns)
 
     def state(self) -> dict[str, Any]:
-        """See ``Exploration``."""
         policies = zip(self._policies, self._prompt_states, strict=True)
         return {
             "transform": self._transform.save(self._state),
@@ -100,12 +95,16 @@ class Explorer:
         }
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """See ``Exploration``."""
         if state is None:
             return
         self._state = self._transform.load(state["transform"], self.run)
         trees = zip(self._policies, state["policies"], strict=True)
         self._prompt_states = [policy.load(tree, self.run) for policy, tree in trees]
+
+
+def reads_hidden_states(transform: Transform, encoder: EncoderSettings) -> bool:
+    """Whether a transform wants hidden states of the policy, or vectors that are made of them."""
+    return "hidden" in transform.reads or ("vectors" in transform.reads and encoder.name == "policy_hidden")
 
 
 def _sorted_out(reports: Sequence[Mapping[str, Any]], step: Step) -> tuple[dict[str, float], dict[str, list[Any]]]:

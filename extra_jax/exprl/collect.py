@@ -22,11 +22,11 @@ from extra_jax.judge import store
 from extra_jax.judge.segment import Segmenter, TokenBytes
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.parallel.processes import agree, filled_share, is_main, on_main
-from extra_jax.policy import Policy, load_policy, sampling_params
 from extra_jax.reward.rewards import make_rewards
 from extra_jax.rollout.engine import Progress as OnProgress
 from extra_jax.rollout.types import Request, Rollouts
 from extra_jax.run_dir import open_run
+from extra_jax.runtime import Runtime, load_policy, sampling_params
 from extra_jax.telemetry.progress import Progress
 
 # Rollouts of one file. With more of them a kill loses more; with fewer the sampler waits more often for the longest.
@@ -44,7 +44,7 @@ class Collector:
         ExtraError: the store holds rollouts that were drawn with other settings.
     """
 
-    def __init__(self, policy: Policy, problems: Sequence[Problem]):
+    def __init__(self, policy: Runtime, problems: Sequence[Problem]):
         config = policy.config
         self.policy, self.folder = policy, store_folder(config)
         self.prompts = policy.encode_prompts(problems)

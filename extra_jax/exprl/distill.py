@@ -19,7 +19,7 @@ from extra_jax.learn.batch import Example, MicroBatches, micro_batches, packed_t
 from extra_jax.learn.score import token_logprobs
 from extra_jax.learn.update import micro_batch
 from extra_jax.parallel.processes import allgather, to_local
-from extra_jax.policy import Policy
+from extra_jax.runtime import Runtime
 
 
 class Teacher:
@@ -32,7 +32,7 @@ class Teacher:
         ExtraError: a problem without a reference, or a template without its fields.
     """
 
-    def __init__(self, policy: Policy, params: nnx.State, problems: Sequence[Problem]):
+    def __init__(self, policy: Runtime, params: nnx.State, problems: Sequence[Problem]):
         self.policy, self._params = policy, jax.tree.map(jnp.copy, params)
         config = policy.config
         self._contexts = {p.uid: np.array(self._prompt(p), np.int32) for p in problems}

@@ -22,10 +22,10 @@ from extra_jax.exprl.drift import Drift
 from extra_jax.exprl.rounds import RoundSource
 from extra_jax.exprl.stored_source import StoreSource
 from extra_jax.learn.grpo import Learner
-from extra_jax.policy import Policy, load_policy
 from extra_jax.reward.scores import Scores
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.run import Run, TrainResult, check_batches
+from extra_jax.runtime import Runtime, load_policy
 from extra_jax.telemetry.journal import Record
 from extra_jax.telemetry.summary import rollout_metrics
 
@@ -40,7 +40,7 @@ def exprl(config: Config) -> TrainResult:
     return _train(config, RoundSource)
 
 
-def _train(config: Config, make_source: Callable[[Policy, nnx.State], Source]) -> TrainResult:
+def _train(config: Config, make_source: Callable[[Runtime, nnx.State], Source]) -> TrainResult:
     check_settings(config)
     # The policy that sampled the rollouts is the one to compare with, however many updates it is ago.
     settings = config.train.model_copy(update={"old_logprobs": "sampler"})

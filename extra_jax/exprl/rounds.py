@@ -22,7 +22,7 @@ from extra_jax.exprl.scored import Scored, find_judge, score, unjudged
 from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
 from extra_jax.parallel.processes import agree, filled_share, on_main
-from extra_jax.policy import Policy
+from extra_jax.runtime import Runtime
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.timing import PhaseTimer
 
@@ -39,7 +39,7 @@ class RoundSource:
         ExtraError: the number of steps is no whole number of rounds, or the problems or the store do not fit.
     """
 
-    def __init__(self, policy: Policy, params: nnx.State):
+    def __init__(self, policy: Runtime, params: nnx.State):
         config = self.config = policy.config
         self.per_round, t = config.exprl.steps_per_round, config.train
         if t.max_steps % self.per_round:

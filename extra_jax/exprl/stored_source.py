@@ -14,7 +14,7 @@ from extra_jax.exprl.stored import StoredGroups
 from extra_jax.judge import store
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.parallel.processes import filled_share
-from extra_jax.policy import Policy
+from extra_jax.runtime import Runtime
 from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.timing import PhaseTimer
 
@@ -29,7 +29,7 @@ class StoreSource:
         ExtraError: the store does not fit the configuration, or its scores do not.
     """
 
-    def __init__(self, policy: Policy, params: nnx.State):
+    def __init__(self, policy: Runtime, params: nnx.State):
         config = self.config = policy.config
         folder = store_folder(config)
         self.stored = StoredGroups(folder, config.train.num_generations)

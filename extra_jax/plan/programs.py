@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from extra_jax.config import Config
+from extra_jax.explore.build import needs_hidden_states
 from extra_jax.learn.batch import FEWEST_SPANS, MicroBatches, TokenBatch
 from extra_jax.learn.grpo import Learner
 from extra_jax.learn.packing import bucket, shares_contexts
@@ -21,8 +22,8 @@ from extra_jax.parallel.reshard import reshard_program
 from extra_jax.parallel.sharding import ROLLOUT, TRAIN, batch_sharding, batch_ways, param_shardings, replicated
 from extra_jax.plan.sampler import sampler_programs
 from extra_jax.plan.workload import Workload, describe_workload
-from extra_jax.policy import scans_layers
 from extra_jax.rollout.programs import PREFILL_ROWS
+from extra_jax.runtime import scans_layers
 
 KINDS = ("parameters", "optimizer", "reference", "sampler", "cache", "batches")
 
@@ -86,7 +87,7 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
     sampler = sampler_programs(config, shape, mesh, weights, work.slots, work.chunk, scan=scan)
 
     training = ("parameters", "optimizer", "reference")
-    early = config.explore.reads_hidden_states  # novelty needs them while the sampler's weights are still there
+    early = needs_hidden_states(config)  # novelty needs them while the sampler's weights are still there
     spans = (_spans(config, batches, mesh),) if early else ()
     rollout = (*training, "sampler", "cache")
     prompts_a_call = PREFILL_ROWS * batch_ways(mesh)
@@ -146,7 +147,7 @@ def _batches(config: Config, work: Workload, mesh: Mesh) -> MicroBatches:
         weights=column(np.float32),
         advantages=column(np.float32),
         sampling_logprobs=column(np.float32),
-        old_logprobs=column(np.float32) if t.updates_per_step > 1 else None,
+        old_logprobs=column(np.float32) if t.updates_per_step > 1 or t.old_logprobs == "sampler" else None,
         ref_logprobs=column(np.float32) if t.beta > 0 else None,
         entropy_weights=column(np.float32) if t.uses_entropy else None,
         contexts=column(np.int32) if shares_contexts(work.row_length) else None,

@@ -13,10 +13,10 @@ from extra_jax.config import Config
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import abstract_model
 from extra_jax.parallel.sharding import TRAIN, batch_sharding, replicated
-from extra_jax.policy import sampling_params
 from extra_jax.rollout import cache, decode
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.programs import PREFILL_ROWS
+from extra_jax.runtime import sampling_params
 
 _STOPS = (0, 1)  # any two tokens: their values are constants of the program, their number its shape
 

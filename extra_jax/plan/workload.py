@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from extra_jax.config import Config
+from extra_jax.explore.build import needs_hidden_states
 from extra_jax.learn.packing import shares_contexts
 from extra_jax.learn.score import chunk_length
 from extra_jax.model.config import Qwen3Config
@@ -75,7 +76,8 @@ def describe_workload(config: Config, shape: Qwen3Config, shards: int) -> Worklo
     positions = t.micro_batch_rows * row_length
     in_loss = positions * _PACKED * completion / row_tokens
     slots = shards * math.ceil(min(r.slots, t.completions_per_step) / shards)
-    scored = (t.updates_per_step > 1 or config.explore.reads_hidden_states) + (t.beta > 0)
+    compares = t.updates_per_step > 1 and t.old_logprobs == "learner"
+    scored = (compares or needs_hidden_states(config)) + (t.beta > 0)
     return Workload(
         prompts=t.prompts_per_step,
         completions=t.completions_per_step,

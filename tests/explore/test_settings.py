@@ -7,11 +7,10 @@ import pytest
 from explore.steps import CHARACTERS, PROBLEMS, config_with
 from extra_jax.config import config_from_dict
 from extra_jax.errors import ExtraError
-from extra_jax.exploration import PlainGRPO
+from extra_jax.exploration import Exploration
 from extra_jax.explore import PromptPolicy, Transform, novelty, prefixes
-from extra_jax.explore.build import configured, make_exploration
+from extra_jax.explore.build import configured, make_exploration, needs_hidden_states
 from extra_jax.explore.encoders import EncoderSettings
-from extra_jax.explore.explorer import Explorer
 
 NGRAMS = {"name": "hashed_ngram", "size": 32}
 OWN = """
@@ -28,7 +27,7 @@ def number(weight):
 """
 
 
-def explored(explore: dict, parts: list | None = None, **train: int) -> Explorer | PlainGRPO:
+def explored(explore: dict, parts: list | None = None, **train: int) -> Exploration:
     config = config_with(explore, **train)
     prompts = {uid: CHARACTERS.encode(problem.prompt) for uid, problem in PROBLEMS.items()}
     return make_exploration(config, list(PROBLEMS.values()), prompts, CHARACTERS, parts)
@@ -37,7 +36,7 @@ def explored(explore: dict, parts: list | None = None, **train: int) -> Explorer
 def test_exploration_is_off_unless_asked_for():
     explore = config_from_dict({"model": {"preset": "tiny"}}).explore
     assert (explore.preset, explore.bonus, explore.prompts, explore.active) == ("grpo", {}, {}, False)
-    assert explored({}) == PlainGRPO()
+    assert type(explored({})) is Exploration
 
 
 def test_the_recommended_preset_is_the_defaults_of_the_functions():
@@ -88,7 +87,7 @@ def test_a_run_knows_its_sizes():
 
 
 def test_parts_given_in_python_are_used_in_place_of_those_of_the_configuration():
-    assert explored({"preset": "corrected", "encoder": NGRAMS}, []) == PlainGRPO()
+    assert type(explored({"preset": "corrected", "encoder": NGRAMS}, [])) is Exploration
     state = explored({"encoder": NGRAMS}, [novelty(0.2), prefixes(guided_fraction=0.1)]).state()
     assert (len(state["transform"]), len(state["policies"])) == (1, 1)
 
@@ -138,13 +137,21 @@ def test_what_is_no_part_of_exploration_is_refused():
         explored({}, [novelty])
 
 
-def test_hidden_states_are_read_where_a_bonus_needs_vectors_made_of_them():
+def test_hidden_states_are_read_where_a_bonus_needs_them_or_vectors_made_of_them(tmp_path: Path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from extra_jax.explore import stateless\n"
+        "def looks():\n"
+        "    return stateless(lambda step, values, state: (values, state, {}))._replace(reads=('hidden',))\n"
+    )
     for explore, expected in (
         ({"preset": "corrected", "encoder": {"name": "policy_hidden"}}, True),
         ({"prompts": {"prefixes": {}}, "encoder": {"name": "policy_hidden"}}, False),
         ({"preset": "corrected"}, False),
+        ({"bonus": {f"{mine}:looks": {}}}, True),
+        ({"bonus": {f"{mine}:looks": None}}, False),
     ):
-        assert config_with(explore).explore.reads_hidden_states is expected
+        assert needs_hidden_states(config_with(explore)) is expected
 
 
 def test_a_chooser_that_does_not_exist_is_found_before_the_first_step() -> None:

@@ -13,7 +13,7 @@ LAYERS = (
     {"config"},
     {"model", "data", "parallel"},
     {"rollout", "reward", "learn"},
-    {"policy", "exploration", "telemetry"},
+    {"runtime", "exploration", "telemetry"},
     {"explore", "judge"},
     {"checkpoint", "run_dir", "evaluate", "stages", "dynamic_sampling", "export", "run"},
     {"train", "sft", "exprl", "sample", "replay", "plan", "dry_run"},

@@ -114,6 +114,8 @@ def test_a_workload_by_hand() -> None:
     assert work.decode_calls == 20  # 16 x 160 tokens over 8 slots and 16 tokens
     assert work.head_chunks == 6  # of 128; 661 of the 768 positions of 2 rows are in the loss
     assert describe_workload(config(), SHAPE, 2).scorings == 0
+    sampler = config(num_iterations=2, num_minibatches=2, beta=0.1, old_logprobs="sampler")
+    assert describe_workload(sampler, SHAPE, 2).scorings == 2, "only those of the reference model"
     alone = describe_workload(config(row_length=MAX_SHARING_ROW + 1), SHAPE, 2)
     assert alone.row_tokens == 192
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from extra_jax.data.problem import Problem
 from extra_jax.explore.explorer import Explorer
-from extra_jax.policy import sampling_params
+from extra_jax.runtime import sampling_params
 from extra_jax.stages import BeforeUpdate, Callback
 
 from .gain import GainProbe
@@ -23,7 +23,7 @@ def gradient_probe(every: int, folds: int = 4) -> Callback:
     def call(now: BeforeUpdate) -> Mapping[str, float]:
         if not made:
             made.append(
-                GradientProbe(now.policy.graphdef, now.policy.config, now.policy.mesh, every=every, folds=folds)
+                GradientProbe(now.runtime.graphdef, now.runtime.config, now.runtime.mesh, every=every, folds=folds)
             )
         rollouts = now.sampled.rollouts
         lineage = np.array([prompt.lineage is not None for prompt in now.sampled.prompts], bool)
@@ -43,10 +43,10 @@ def gain_probe(every: int, prompts: int = 32, samples: int = 8) -> Callback:
         if not made:
 
             def correct(problems: Sequence[Problem], texts: Sequence[str]) -> np.ndarray:
-                ids = [now.policy.tokenizer.encode(text) for text in texts]
+                ids = [now.runtime.tokenizer.encode(text) for text in texts]
                 return now.rewards(problems, texts, ids).correct
 
-            sampler = now.policy.sampler(sampling_params(now.policy.config), stream="probe")
+            sampler = now.runtime.sampler(sampling_params(now.runtime.config), stream="probe")
             made.append(GainProbe(now.exploration.run, now.exploration, sampler, correct, every, prompts, samples))
         return made[0](now.weights, now.step)
 

@@ -1,4 +1,4 @@
-"""The policy: a model, its tokenizer and its place on the mesh. Every verb starts from one."""
+"""A model without its parameters: its shape, its tokenizer and its place on the mesh. Every verb starts from one."""
 
 import zlib
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from extra_jax.rollout.types import Rollouts, SamplingParams
 
 
 @dataclass(frozen=True)
-class Policy:
+class Runtime:
     """What does not change during a run.
 
     Attributes:
@@ -100,7 +100,7 @@ def scans_layers(shape: Qwen3Config) -> bool:
     return shape.num_hidden_layers > MAX_UNROLLED
 
 
-def load_policy(config: Config) -> tuple[Policy, nnx.State]:
+def load_policy(config: Config) -> tuple[Runtime, nnx.State]:
     """Joins the processes, lays out the mesh, loads the tokenizer and the initial parameters (training layout).
 
     Raises:
@@ -117,4 +117,4 @@ def load_policy(config: Config) -> tuple[Policy, nnx.State]:
             f"tokenizer {path!r} has {tokenizer.vocab_size} tokens, the model only {model_config.vocab_size}: "
             "set tokenizer.path to the tokenizer of the model"
         )
-    return Policy(config, mesh, model_config, graphdef, tokenizer), params
+    return Runtime(config, mesh, model_config, graphdef, tokenizer), params
