@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -33,6 +33,9 @@ class Registry(Generic[T]):
         self.kind, self.key = kind, key
         self._entries: dict[str, T] = {}
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
     @property
     def names(self) -> list[str]:
         return sorted(self._entries)
@@ -43,7 +46,7 @@ class Registry(Generic[T]):
         def add(entry: T) -> T:
             known = getattr(self._entries.get(name), "__module__", "")
             if known.startswith(_OURS) and not getattr(entry, "__module__", "").startswith(_OURS):
-                raise ExtraError(f"the {self.kind} {name!r} exists already; choose another name")
+                raise ExtraError(f"{self.key}: the name {name!r} is taken by the package; give yours another one")
             self._entries[name] = entry
             return entry
 
@@ -59,11 +62,10 @@ class Registry(Generic[T]):
             return self._entries[spec]
         if ":" in spec:
             return load_object(spec, self.key)
-        near = difflib.get_close_matches(spec, self._entries, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(spec, self._entries)
         raise ExtraError(
-            f"{self.key}: no {self.kind} is called {spec!r}{hint or '.'} There are {', '.join(self.names)}, and your "
-            "own as path/file.py:name"
+            f"{self.key}: no {self.kind} is called {spec!r}{f'; {hint}' if hint else '.'} There are "
+            f"{', '.join(self.names)}, and your own as path/file.py:name"
         )
 
 
@@ -81,9 +83,8 @@ def load_object(spec: str, key: str) -> Any:
     module = _load_file(Path(origin), key) if origin.endswith(".py") else _import(origin, key)
     if not hasattr(module, name):
         public = [n for n in vars(module) if not n.startswith("_")]
-        near = difflib.get_close_matches(name, public, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ExtraError(f"{key}: {origin} has no {name!r}{hint}")
+        hint = did_you_mean(name, public)
+        raise ExtraError(f"{key}: {origin} has no {name!r}{hint and f'; {hint}'}")
     return getattr(module, name)
 
 
@@ -131,13 +132,33 @@ def call_with(function: Callable[..., T], arguments: Mapping[str, Any], where: s
         ExtraError: a name that the function does not take, or one that is missing; names the nearest.
     """
     parameters = inspect.signature(function).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for name in arguments:
-            if name not in parameters:
-                near = difflib.get_close_matches(name, parameters, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters) or 'nothing'}"
-                raise ExtraError(f"{where}.{name}: unknown setting; {hint}")
+    if not takes_any(parameters):
+        refuse_unknown(arguments, parameters, where)
         required = [n for n, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
         if missing := [name for name in required if name not in arguments]:
             raise ExtraError(f"{where}: {', '.join(missing)} is missing")
     return function(**arguments)
+
+
+def takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether a function takes keywords of any name."""
+    return any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Refuses settings under the key ``where`` that nobody takes.
+
+    Raises:
+        ExtraError: names the first of them, and the nearest that there is, or all.
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"it takes {', '.join(known) or 'none'}"
+            raise ExtraError(f"{where}.{name}: unknown setting; {hint}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'x'?`` for a typo, and nothing where no name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else ""

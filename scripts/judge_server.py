@@ -21,12 +21,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from extra_jax.data.problem import Problem
-from extra_jax.reward.chain import count_established_steps
-
 MODEL = "chain-judge"
 _SECTION = re.compile(r"^# (Problem|Reference solution|[^\n]*[Tt]race[^\n]*)\n", re.MULTILINE)
 _STEP = re.compile(r"(-?\d+)([-+*])(\d+)=(-?\d+)")
+
+
+def count_established_steps(reference: list[str], text: str) -> int:
+    """How many steps of the reference solution ``text`` establishes: the longest common subsequence of lines.
+
+    A line establishes a step by stating it exactly, in the order of the reference; further lines never lower the count.
+    """
+    best = [0] * (len(reference) + 1)  # best[k]: longest match of the lines read so far within the first k steps
+    for line in text.split("\n"):
+        diagonal = 0
+        for k, step in enumerate(reference, start=1):
+            diagonal, best[k] = best[k], max(best[k - 1], diagonal + 1 if line == step else best[k])
+    return best[-1]
 
 
 @dataclass
@@ -118,8 +128,7 @@ def grade(user: str, lenient: bool = False) -> int:
     if title.startswith("One step"):
         lines = [line for line in trace.splitlines() if line]
         return 1 + math.floor(4 * sum(line in steps for line in lines) / len(lines)) if lines else 1
-    problem = Problem("", "", "", "\n".join(steps))
-    level = 1 + math.floor(4 * count_established_steps(problem, trace.rstrip("\n")) / len(steps))
+    level = 1 + math.floor(4 * count_established_steps(steps, trace.rstrip("\n")) / len(steps))
     written = [line for line in trace.splitlines() if re.match(r"-?\d", line)]  # steps or attempts at them, no remarks
     return level if lenient or written[-1:] == steps[-1:] else min(level, 4)
 

@@ -1,6 +1,5 @@
 """The advantage door: ``train.advantage`` names the function from rewards to advantages. See ``docs/advantages.md``."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 
 from extra_jax.config import Config
-from extra_jax.doors import Registry
+from extra_jax.doors import Registry, refuse_unknown, takes_any
 from extra_jax.errors import ExtraError
 from extra_jax.learn import estimators
 from extra_jax.parallel.processes import allgather, allgather_rows, gather_objects
@@ -109,16 +108,13 @@ def make_advantage(config: Config, estimator: Estimator | None = None) -> Advant
 
 def _keywords(function: Estimator, name: str, config: Config) -> tuple[list[str], dict[str, Any]]:
     """The ``INPUTS`` that an estimator asks for, and its settings."""
-    parameters = list(inspect.signature(function).parameters.values())[2:]
+    signature = inspect.signature(function).parameters
+    parameters = list(signature.values())[2:]
     settings = dict(config.train.advantage.args)
     names = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
     own = [one for one in names if one not in INPUTS]
-    open_ended = any(one.kind is one.VAR_KEYWORD for one in parameters)
-    for key in settings:
-        if key in INPUTS or (key not in own and not open_ended):
-            near = difflib.get_close_matches(key, own, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(own) or 'none'}"
-            raise ExtraError(f"train.advantage.args.{key}: {name} has no such setting; {hint}")
+    checked = settings.keys() & INPUTS.keys() if takes_any(signature) else settings
+    refuse_unknown(checked, own, f"train.advantage: args of {name}")
     scale = config.train.scale_rewards
     if "scale_rewards" in own:
         settings.setdefault("scale_rewards", scale)

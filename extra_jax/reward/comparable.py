@@ -7,11 +7,10 @@ weaknesses are part of them; train and report with ``math``.
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Self
 
 from extra_jax.answers.symbolic import library
 from extra_jax.data.problem import Problem
-from extra_jax.reward.verdict import Finished, Grade, Verdict
+from extra_jax.reward.verdict import Grade, Grader, Verdict
 from extra_jax.reward.workers import Limits, PendingGrades, WorkerPool
 
 _BOX_TAIL = 100
@@ -51,7 +50,7 @@ def math_verify_task(gold: str, completion: str) -> tuple[str, str | None, str]:
     return (Verdict.CORRECT if same else Verdict.WRONG).value, str(got[0])[:200], ""
 
 
-class StrictBoxGrader:
+class StrictBoxGrader(Grader):
     """``grade_dapo_strict_box`` as a ``Grader``; needs no workers."""
 
     name = "dapo_strict_box/1"
@@ -60,19 +59,12 @@ class StrictBoxGrader:
         """Grades in the order of the input."""
         return [grade_dapo_strict_box(p.answer, text) for p, text in zip(problems, completions, strict=True)]
 
-    def submit(self, problems: Sequence[Problem], completions: Sequence[str]) -> Finished:
-        """Grades at once: no text is slow to grade."""
-        return Finished(self.grade(problems, completions))
-
     def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether they are equal as text, which is how it compares with the gold."""
         return [one == other for one, other in pairs]
 
-    def close(self) -> None:
-        """Nothing to close."""
 
-
-class MathVerifyGrader:
+class MathVerifyGrader(Grader):
     """Plain math-verify on a ``WorkerPool``; a ``Grader`` whose name carries the version of the library."""
 
     def __init__(self, *, workers: int = 2, limits: Limits | None = None) -> None:
@@ -84,10 +76,6 @@ class MathVerifyGrader:
         pairs = zip(problems, completions, strict=True)
         return PendingGrades(self.name, [(None, self._pool.submit(problem.answer, text)) for problem, text in pairs])
 
-    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
-        """Grades in the order of the input."""
-        return self.submit(problems, completions).result()
-
     def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether math-verify printed them alike."""
         return [one == other for one, other in pairs]
@@ -95,9 +83,3 @@ class MathVerifyGrader:
     def close(self) -> None:
         """Stop the workers."""
         self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()

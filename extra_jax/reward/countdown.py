@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from extra_jax.data.problem import Problem
 from extra_jax.data.tasks.countdown import numbers_and_target
 from extra_jax.errors import ExtraError
-from extra_jax.reward.verdict import Finished, Grade, Verdict
+from extra_jax.reward.verdict import Grade, Grader, Verdict
 
 # Positive integers without leading zeros; the length bound keeps a run-away completion cheap to grade.
 _NUMBER = r"([1-9][0-9]{0,17})"
 _STEP = re.compile(_NUMBER + r"([-+*/])" + _NUMBER + "=" + _NUMBER)
 
 
-class CountdownGrader:
+class CountdownGrader(Grader):
     """`Grader` for `extra_jax.data.tasks.countdown`.
 
     ``correct``: every line is a legal step and the last result is the target. ``no_answer``: the completion
@@ -25,15 +25,7 @@ class CountdownGrader:
     name = "countdown/1"
 
     def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
-        """One grade per completion, in order; both sequences have the same length."""
         return [self._grade(problem, text) for problem, text in zip(problems, completions, strict=True)]
-
-    def submit(self, problems: Sequence[Problem], completions: Sequence[str]) -> Finished:
-        """Grades at once: no text is slow to grade."""
-        return Finished(self.grade(problems, completions))
-
-    def close(self) -> None:
-        """Nothing to release."""
 
     def _grade(self, problem: Problem, completion: str) -> Grade:
         try:

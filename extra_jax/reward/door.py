@@ -6,7 +6,6 @@ function that also says ``correct``; a class of one can be named wherever a func
 """
 
 import asyncio
-import difflib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from extra_jax.data.problem import Problem
-from extra_jax.doors import load_object
+from extra_jax.doors import Registry, did_you_mean, refuse_unknown, takes_any
 from extra_jax.errors import ExtraError
 from extra_jax.reward.calling import call_async, checked
 from extra_jax.reward.workers import Limits, Outcome, WorkerPool
@@ -33,7 +32,7 @@ _STANDARD = ("prompts", "completions", "completion_ids", "answer", "solution", "
 
 Reward = Callable[..., Any]
 TokenIds = Sequence[int] | np.ndarray
-_registered: dict[str, Reward] = {}
+REWARDS: Registry[Reward] = Registry("reward function", KEY)
 
 
 def reward(function: Reward | None = None, *, name: str | None = None, in_process: bool = False) -> Any:
@@ -62,11 +61,7 @@ def register(function: Reward) -> str:
         ExtraError: the name is that of one of ours.
     """
     name = reward_name(function)
-    ours = f"{__package__}."
-    known = _registered.get(name)
-    if known is not None and known.__module__.startswith(ours) and not function.__module__.startswith(ours):
-        raise ExtraError(f"{name} is a reward function of the package; give yours another name: @reward(name=...)")
-    _registered[name] = function
+    REWARDS.register(name)(function)
     return name
 
 
@@ -84,39 +79,15 @@ def find(spec: str) -> Reward:
     Raises:
         ExtraError: there is none; says what there is, and the nearest name.
     """
-    if spec in _registered:
-        return _registered[spec]
-    if ":" in spec:
-        found = load_object(spec, KEY)
-        if not callable(found):
-            raise ExtraError(f"{KEY}: {spec} is a {type(found).__name__}, not a function or a grader")
-        return found
-    close = difflib.get_close_matches(spec, _registered, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ExtraError(
-        f"{KEY}: no reward function is called {spec!r}.{hint} There are {', '.join(sorted(_registered))}, and your own "
-        "as path/file.py:name"
-    )
+    function = REWARDS.get(spec)
+    if not callable(function):
+        raise ExtraError(f"{KEY}: {spec} is a {type(function).__name__}, not a function or a grader")
+    return function
 
 
 def completion_text(completion: Any) -> str:
     """A completion as text: itself, or what the assistant says where the prompt was a chat."""
     return completion if isinstance(completion, str) else "".join(message["content"] for message in completion)
-
-
-def check_args(name: str, takes: Mapping[str, inspect.Parameter], args: Mapping[str, Any]) -> None:
-    """Refuses settings that a function or grader does not take.
-
-    Raises:
-        ExtraError: names the nearest parameter.
-    """
-    if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-        return
-    for arg in args:
-        if arg not in takes:
-            close = difflib.get_close_matches(arg, takes, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(takes) or 'none'}"
-            raise ExtraError(f"{KEY}: {name} has no argument {arg!r}; {hint}")
 
 
 @dataclass(frozen=True)
@@ -174,9 +145,10 @@ class FunctionReward:
         self.spec = None if self.asynchronous else spec
         self.timeout = timeout
         self.parameters = inspect.signature(function).parameters
-        self.takes_all = any(p.kind is p.VAR_KEYWORD for p in self.parameters.values())
+        self.takes_all = takes_any(self.parameters)
         self._pool: WorkerPool | None = None
-        check_args(name, self.parameters, args)
+        if not self.takes_all:
+            refuse_unknown(args, self.parameters, f"{KEY}: args of {name}")
 
     @property
     def blocks(self) -> bool:
@@ -196,11 +168,10 @@ class FunctionReward:
                 parameter.VAR_POSITIONAL,
             )
             if needed and name not in columns and name not in self.args:
-                close = difflib.get_close_matches(name, columns, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
+                hint = did_you_mean(name, columns)
                 raise ExtraError(
-                    f"{KEY}: {self.name} takes {name!r}, which the problems do not have.{hint} They have "
-                    f"{', '.join(columns)}; or give it as args: {{{name}: ...}}"
+                    f"{KEY}: {self.name} takes {name!r}, which the problems do not have{f'; {hint}' if hint else '.'} "
+                    f"They have {', '.join(columns)}; or give it as args: {{{name}: ...}}"
                 )
 
     def arguments(self, batch: Batch) -> dict[str, Any]:
@@ -268,7 +239,7 @@ def worker_spec(function: Reward, spec: str) -> str | None:
     """
     if getattr(function, "in_process", False):
         return None
-    if spec not in _registered:
+    if spec not in REWARDS:
         return spec
     module, name = sys.modules.get(function.__module__), getattr(function, "__qualname__", "")
     if module is None or module.__name__ == "__main__" or getattr(module, name, None) is not function:

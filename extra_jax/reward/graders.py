@@ -1,17 +1,17 @@
 """Graders as reward functions: a number for each verdict, and what says ``correct``."""
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from extra_jax.doors import did_you_mean, refuse_unknown, takes_any
 from extra_jax.errors import ExtraError
 from extra_jax.reward.chain import ChainGrader
 from extra_jax.reward.comparable import MathVerifyGrader, StrictBoxGrader
 from extra_jax.reward.countdown import CountdownGrader
-from extra_jax.reward.door import KEY, Reward, check_args, reward
+from extra_jax.reward.door import KEY, Reward, reward
 from extra_jax.reward.gym import ReasoningGymGrader
 from extra_jax.reward.math import Options
 from extra_jax.reward.verdict import Grade, Grader, Verdict
@@ -64,7 +64,9 @@ class GradedReward:
 
     def __init__(self, name: str, make: Reward, args: Mapping[str, Any]) -> None:
         own = {key: value for key, value in args.items() if key != "values"}
-        check_args(name, inspect.signature(make).parameters, own)
+        parameters = inspect.signature(make).parameters
+        if not takes_any(parameters):
+            refuse_unknown(own, parameters, f"{KEY}: args of {name}")
         self.name, self._make, self._args = name, make, own
         self.values = _values(name, args.get("values") or {})
         self._grader: Grader | None = None
@@ -92,8 +94,7 @@ def _values(name: str, given: Any) -> dict[str, float | None]:
         raise ExtraError(f"{KEY}: values of {name} is {given!r}; give a number for verdicts, e.g. {{wrong: -1}}")
     for verdict, value in given.items():
         if verdict not in list(Verdict):
-            close = difflib.get_close_matches(str(verdict), [str(v) for v in Verdict], n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(Verdict)}"
+            hint = did_you_mean(str(verdict), Verdict) or f"there are {', '.join(Verdict)}"
             raise ExtraError(f"{KEY}: values of {name}: no verdict is called {str(verdict)!r}; {hint}")
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ExtraError(

@@ -9,13 +9,13 @@ from typing import Any
 from extra_jax.answers.extract import after_thinking, last_answer
 from extra_jax.data.problem import Problem
 from extra_jax.data.tasks.gym import library, make_entry
-from extra_jax.reward.verdict import Grade, Verdict
+from extra_jax.reward.verdict import Grade, Grader, Verdict
 from extra_jax.reward.workers import Limits, PendingGrades, WorkerPool
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
 
 
-class ReasoningGymGrader:
+class ReasoningGymGrader(Grader):
     """``score_answer`` of the problem's data set as a ``Grader``: the score is the reward, 1 is ``correct``.
 
     The answer is what stands in the last ``<answer>`` element after the thinking, or else in the last box.
@@ -35,10 +35,6 @@ class ReasoningGymGrader:
         """Starts grading and returns at once."""
         pairs = zip(problems, completions, strict=True)
         return PendingGrades(self.name, [self._begin(problem, text) for problem, text in pairs])
-
-    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
-        """Grades in the order of the input."""
-        return self.submit(problems, completions).result()
 
     def close(self) -> None:
         """Stops the workers."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from extra_jax.answers.verdict import Verdict
 from extra_jax.data.problem import Problem
@@ -33,7 +33,7 @@ class Pending(Protocol):
     """Grades that are being worked on."""
 
     def result(self) -> list[Grade]:
-        """Waits for the grades; their order follows the input."""
+        """Waits for the grades, which are in the order of the input."""
         ...
 
 
@@ -48,17 +48,26 @@ class Finished:
 
 
 class Grader(Protocol):
-    """Grades completions; order of the result follows the order of the input."""
+    """Grades completions. A class that inherits from it writes ``grade``, or ``submit`` where grading is slow."""
 
     name: str
 
     def submit(self, problems: Sequence[Problem], completions: Sequence[str]) -> Pending:
         """Starts grading and returns at once, so that it overlaps with generation."""
-        ...
+        return Finished(self.grade(problems, completions))
 
-    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]: ...
+    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
+        """One grade per completion, in order; both sequences have the same length."""
+        return self.submit(problems, completions).result()
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stops what grades; nothing where that needs no process."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
 
 
 @runtime_checkable

@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from typing import Any, Literal, Self
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.reward import math as math_grader
-from extra_jax.reward.verdict import Grade, Verdict
+from extra_jax.reward.verdict import Grade, Grader, Verdict
 from extra_jax.reward.worker_process import Channel, Settings
 
 _ATTEMPTS = 2
@@ -228,24 +227,19 @@ class PendingGrades:
         self._name = name
         self._grades = grades
 
-    def done(self) -> bool:
-        """Whether ``result`` would return at once."""
-        return all(isinstance(grade, Grade) or grade[1].done() for grade in self._grades)
+    def result(self) -> list[Grade]:
+        """Waits for all grades."""
+        return [grade if isinstance(grade, Grade) else self._settle(*grade) for grade in self._grades]
 
-    def result(self, timeout: float | None = None) -> list[Grade]:
-        """Wait for all grades; ``TimeoutError`` when one is not there after ``timeout`` seconds in all."""
-        end = None if timeout is None else time.monotonic() + timeout
-        return [grade if isinstance(grade, Grade) else self._settle(*grade, end) for grade in self._grades]
-
-    def _settle(self, answer: str | None, future: "Future[Outcome]", end: float | None) -> Grade:
-        outcome = future.result(None if end is None else max(0.0, end - time.monotonic()))
+    def _settle(self, answer: str | None, future: "Future[Outcome]") -> Grade:
+        outcome = future.result()
         if outcome.status == "done":
             verdict, answer, detail, *score = outcome.value
             return Grade(Verdict(verdict), answer, self._name, detail, *score)
         return Grade(Verdict(outcome.status), answer, self._name, outcome.detail)
 
 
-class MathGrader:
+class MathGrader(Grader):
     """``math.grade_math`` on a ``WorkerPool``; a ``Grader``.
 
     Args:
@@ -268,10 +262,6 @@ class MathGrader:
         pairs = zip(problems, completions, strict=True)
         return PendingGrades(self.name, [self._begin(problem.answer, text) for problem, text in pairs])
 
-    def grade(self, problems: Sequence[Problem], completions: Sequence[str]) -> list[Grade]:
-        """Grades in the order of the input."""
-        return self.submit(problems, completions).result()
-
     def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether either one would be correct if the other were the gold; what takes too long is not the same."""
         same = self._accepted(pairs)
@@ -283,12 +273,6 @@ class MathGrader:
     def close(self) -> None:
         """Stop the workers."""
         self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def _accepted(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         values = [tuple(map(math_grader.plain_rational, pair)) for pair in pairs]

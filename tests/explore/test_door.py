@@ -240,7 +240,7 @@ def test_a_name_can_be_taken_again_but_not_one_of_ours():
     assert names.get("mine") is subtract
     names.register("ours")(novelty)
     assert names.names == ["mine", "ours"]
-    with pytest.raises(ExtraError, match="the bonus 'ours' exists already; choose another name"):
+    with pytest.raises(ExtraError, match="the name 'ours' is taken by the package; give yours another one"):
         names.register("ours")(add)
     assert names.get("ours") is novelty
 

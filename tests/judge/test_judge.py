@@ -1,5 +1,6 @@
 """The judge verb over real HTTP: cost, faults, kills, and that it needs no jax."""
 
+import functools
 import importlib.util
 import json
 import multiprocessing
@@ -14,14 +15,12 @@ import pytest
 
 from extra_jax import cli
 from extra_jax.config import JudgeConfig
-from extra_jax.data.tasks import chain
 from extra_jax.errors import ExtraError
 from extra_jax.judge import run, store
 from extra_jax.judge.identity import choose_rubric, judge_id
 from extra_jax.judge.join import STATUSES, join_scores
 from extra_jax.judge.replies import Reply, ReplyCache, question_key
 from extra_jax.judge.rubric import load_rubric
-from extra_jax.reward.chain import count_established_steps
 
 from .stores import SERVER, chain_store, judge_server
 
@@ -51,9 +50,17 @@ def scores_of(folder, rows, config):
 
 
 def expected_level(row):
-    steps = row["reference"].count("\n")
-    problem = chain.Problem("", "", "", row["reference"])
-    return 1 + 4 * count_established_steps(problem, row["text"]) // steps
+    reference = row["reference"].splitlines()
+    return 1 + 4 * longest_common_subsequence(tuple(reference), tuple(row["text"].split("\n"))) // len(reference)
+
+
+@functools.cache
+def longest_common_subsequence(some, others):
+    if not some or not others:
+        return 0
+    if some[0] == others[0]:
+        return 1 + longest_common_subsequence(some[1:], others[1:])
+    return max(longest_common_subsequence(some[1:], others), longest_common_subsequence(some, others[1:]))
 
 
 def test_the_embedded_judge_gives_a_five_only_to_what_ends_like_the_reference():

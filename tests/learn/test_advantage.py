@@ -97,9 +97,9 @@ def test_the_example_is_chosen_by_its_file_and_shares_the_reward_of_equal_answer
         ),
         ("nowhere.py:f", r"train.advantage: there is no file .*nowhere.py"),
         (f"{EXAMPLE}:shared_answer", "has no 'shared_answer'; did you mean 'shared_answers'"),
-        ({"function": "pass_at_k", "args": {"K": 8}}, "args.K: pass_at_k has no such setting; it takes k, epsilon"),
-        ({"function": "ucpo", "args": {"correct": 1}}, "args.correct: ucpo has no such setting"),
-        ({"function": "rloo", "args": {"epsilon": 1}}, "rloo has no such setting; it takes none"),
+        ({"function": "pass_at_k", "args": {"K": 8}}, "args of pass_at_k.K: unknown setting; it takes k, epsilon"),
+        ({"function": "ucpo", "args": {"correct": 1}}, "args of ucpo.correct: unknown setting"),
+        ({"function": "rloo", "args": {"epsilon": 1}}, "args of rloo.epsilon: unknown setting; it takes none"),
         ({"function": "ucpo", "args": {"tua": 1}}, "did you mean 'tau'"),
     ],
 )
@@ -149,7 +149,7 @@ def test_the_decorator_gives_an_estimator_a_name_but_not_one_of_ours(monkeypatch
     def grpo(rewards, valid):
         return halves(rewards, valid)
 
-    with pytest.raises(ExtraError, match="'grpo' exists already"):
+    with pytest.raises(ExtraError, match="the name 'grpo' is taken"):
         door.advantage(grpo)
 
 

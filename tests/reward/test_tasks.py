@@ -1,14 +1,12 @@
 """The graders of the generated tasks."""
 
-from itertools import combinations
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extra_jax.data.problem import Problem
 from extra_jax.data.tasks import chain, countdown
-from extra_jax.reward.chain import ChainGrader, count_established_steps
+from extra_jax.reward.chain import ChainGrader
 from extra_jax.reward.countdown import CountdownGrader
 from extra_jax.reward.verdict import Grade, Verdict
 
@@ -139,38 +137,3 @@ def test_grades_follow_the_order_of_the_completions():
 )
 def test_chain_verdict_is_the_final_result(text, verdict):
     assert grade_chain(text).verdict == verdict
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("", 0),
-        ("7+5=12\n", 1),
-        ("7+5=12\n12*3=3", 1),
-        ("7+5=12\n12*3=36\n36-8=28\n", 3),
-        ("7+5=13\n12*3=36\n36-8=28\n", 2),
-        ("7+5=12\nhm\n12*3=35\n12*3=36\n", 2),
-        ("36-8=28\n12*3=36\n7+5=12\n", 1),
-        ("7+5=12\n7+5=12\n7+5=12\n", 1),
-    ],
-)
-def test_established_steps_are_counted_in_order(text, count):
-    assert count_established_steps(CHAIN, text) == count
-
-
-@given(st.lists(st.sampled_from(["1+1=2", "2-1=1", "1+2=3", "x"]), max_size=7))
-def test_established_steps_are_the_longest_common_subsequence(lines):
-    reference = ["1+1=2", "2-1=1", "1+1=2", "2-1=1", "1+2=3"]
-    problem = Problem("c", "", "3", "\n".join(reference) + "\n")
-    matching = (
-        size
-        for size in range(len(reference), -1, -1)
-        for picked in combinations(lines, size)
-        if picked in set(combinations(reference, size))
-    )
-    assert count_established_steps(problem, "\n".join(lines)) == next(matching)
-
-
-def test_established_steps_need_a_reference():
-    with pytest.raises(ValueError, match="no reference solution"):
-        count_established_steps(Problem("c", "", "3"), "1+2=3")

@@ -254,21 +254,16 @@ def test_poisoned_samples_do_not_touch_their_neighbours(grader):
 def test_submit_does_not_wait(grader):
     pending = grader.submit([problem("x+1")] * 50, [boxed("1+x")] * 50)
     assert [grade.verdict for grade in pending.result()] == [Verdict.CORRECT] * 50
-    assert pending.done()
 
 
 def test_pending_grades_map_outcomes_to_verdicts():
     futures = [Future() for _ in range(3)]
     pending = PendingGrades("g", [Grade(Verdict.WRONG, "1", "g"), *[("a", future) for future in futures]])
-    assert not pending.done()
-    with pytest.raises(TimeoutError):
-        pending.result(timeout=0.01)
     outcomes = [
         Outcome("done", ["correct", "b", ""], ""), Outcome("timeout", None, "late"), Outcome("error", None, "broken"),
     ]  # fmt: skip
     for future, outcome in zip(futures, outcomes, strict=True):
         future.set_result(outcome)
-    assert pending.done()
     assert pending.result()[1:] == [
         Grade(Verdict.CORRECT, "b", "g"),
         Grade(Verdict.TIMEOUT, "a", "g", "late"),

@@ -4,7 +4,7 @@ import os
 import time
 
 from extra_jax.reward.door import reward
-from extra_jax.reward.verdict import Finished, Grade, Verdict
+from extra_jax.reward.verdict import Grade, Grader, Verdict
 
 
 def lengths(completions, **columns):
@@ -72,16 +72,10 @@ async def patient(completions, seconds):
     return [seconds for _ in completions]
 
 
-class Shouts:
+class Shouts(Grader):
     """A grader: correct is what is written in capitals."""
 
     name = "shouts/1"
 
-    def submit(self, problems, completions):
-        return Finished(self.grade(problems, completions))
-
     def grade(self, problems, completions):
         return [Grade(Verdict.CORRECT if c.isupper() else Verdict.WRONG, c, self.name) for c in completions]
-
-    def close(self):
-        pass
