@@ -5,13 +5,12 @@ A group whose completions are all correct or all wrong has advantages of zero: i
 outcome, never the shaped reward: a bonus must not turn a group without a solution into a signal.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from flax import nnx
 
+from extra_jax import columns
 from extra_jax.config import GRPOConfig
 from extra_jax.parallel.processes import allgather_rows
 from extra_jax.reward.scores import Scores
@@ -99,33 +98,18 @@ class GroupPool:
             [sampled.requests[number] for number in chosen],
             [sampled.prompts[i] for i in dict.fromkeys(rollouts.prompt_index[rows].tolist())],
             rollouts.take(rows),
-            _take(sampled.texts, rows),
-            Scores(**{name: _take(column, rows) for name, column in vars(sampled.scores).items()}),
+            columns.take(sampled.texts, rows),
+            Scores(**columns.take(vars(sampled.scores), rows)),
             self.metrics(),
         )
 
 
 def _join(parts: Sequence[Sampled]) -> Sampled:
     """One after the other."""
-    columns = [vars(part.scores) for part in parts]
     return Sampled(
-        list(chain.from_iterable(part.requests for part in parts)),
-        list(chain.from_iterable(part.prompts for part in parts)),
-        Rollouts.join([part.rollouts for part in parts]),
-        list(chain.from_iterable(part.texts for part in parts)),
-        Scores(**{name: _joined([column[name] for column in columns]) for name in columns[0]}),
+        requests=columns.join([part.requests for part in parts]),
+        prompts=columns.join([part.prompts for part in parts]),
+        rollouts=Rollouts.join([part.rollouts for part in parts]),
+        texts=columns.join([part.texts for part in parts]),
+        scores=Scores(**columns.join([vars(part.scores) for part in parts])),
     )
-
-
-def _joined(columns: Sequence[Any]) -> Any:
-    """Columns of completions one after the other."""
-    if isinstance(columns[0], Mapping):
-        return {name: _joined([column[name] for column in columns]) for name in columns[0]}
-    return np.concatenate(columns) if isinstance(columns[0], np.ndarray) else list(chain.from_iterable(columns))
-
-
-def _take(column: Any, rows: np.ndarray) -> Any:
-    """Some rows of a column of completions."""
-    if isinstance(column, Mapping):
-        return {name: _take(values, rows) for name, values in column.items()}
-    return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]

@@ -36,13 +36,9 @@ class PromptRequest:
 def make_requests(
     prompts: Sequence[PromptRequest], prompt_ids: Mapping[str, Sequence[int]], num_samples: int, first: int
 ) -> list[Request]:
-    """What the sampler is asked; ids count through the whole step, whatever the number of processes.
+    """What the sampler is asked about the ``prompts`` of this process, which follow ``first`` others of the step.
 
-    Args:
-        prompts: of this process.
-        prompt_ids: tokens of each problem by uid.
-        num_samples: completions of a group.
-        first: prompts of the step before these.
+    Ids count through the whole step, whatever the number of processes; ``prompt_ids`` are by uid.
     """
     requests = []
     for number, prompt in enumerate(prompts, start=first):

@@ -16,7 +16,7 @@ from extra_jax.model.load import abstract_model, build_model
 from extra_jax.model.qwen3 import MAX_UNROLLED
 from extra_jax.parallel import processes
 from extra_jax.parallel.mesh import make_mesh
-from extra_jax.parallel.reshard import reshard
+from extra_jax.parallel.reshard import reshard_program
 from extra_jax.rollout import memory
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.types import Rollouts, SamplingParams
@@ -24,23 +24,18 @@ from extra_jax.rollout.types import Rollouts, SamplingParams
 
 @dataclass(frozen=True)
 class Runtime:
-    """What does not change during a run.
-
-    Attributes:
-        model_config: shape of the model.
-        graphdef: of the model; merge it with parameters to call it.
-        tokenizer: of the model.
-    """
+    """What does not change during a run."""
 
     config: Config
     mesh: Mesh
-    model_config: Qwen3Config
-    graphdef: nnx.GraphDef
-    tokenizer: Tokenizer
+    model_config: Qwen3Config  # shape of the model
+    graphdef: nnx.GraphDef  # of the model; merge it with parameters to call it
+    tokenizer: Tokenizer  # of the model
 
     def rollout_weights(self, params: nnx.State) -> nnx.State:
         """Training parameters -> the sampler's: not split over ``fsdp``, in ``rollout.dtype``. Once per phase."""
-        return reshard(params, self.mesh, dtype=self.config.rollout.dtype, unstack=not self.scan_rollout)
+        program = reshard_program(params, self.mesh, dtype=self.config.rollout.dtype, unstack=not self.scan_rollout)
+        return program(params)
 
     @property
     def scan_rollout(self) -> bool:

@@ -19,23 +19,14 @@ from extra_jax.runtime import Runtime
 
 @dataclass(frozen=True)
 class Sampled:
-    """Graded completions of some prompts, on this process; groups are adjacent and in the order of ``prompts``.
+    """Graded completions of some prompts, on this process; groups are adjacent and in the order of ``prompts``."""
 
-    Attributes:
-        requests: prompts of all processes, in process order.
-        prompts: ``[P]`` of this process; ``rollouts.prompt_index`` points into it.
-        rollouts: ``R`` completions.
-        texts: ``[R]`` answers, with the prefix that was given.
-        scores: of the ``R`` completions.
-        metrics: further numbers of the step, the same on every process.
-    """
-
-    requests: list[PromptRequest]
-    prompts: list[PromptRequest]
-    rollouts: Rollouts
-    texts: list[str]
-    scores: Scores
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    requests: list[PromptRequest]  # prompts of all processes, in process order
+    prompts: list[PromptRequest]  # [P] of this process; `rollouts.prompt_index` points into it
+    rollouts: Rollouts  # `R` completions
+    texts: list[str]  # [R] answers, with the prefix that was given
+    scores: Scores  # of the `R` completions
+    metrics: Mapping[str, float] = field(default_factory=dict)  # further numbers of the step, the same on every process
 
     @property
     def problems(self) -> list[Problem]:

@@ -58,13 +58,13 @@ def engine(folder: Path, slots: int, chunk: int, room: int, report: Callable[[di
     from extra_jax.model.load import build_model
     from extra_jax.model.qwen3 import Qwen3
     from extra_jax.parallel.mesh import make_mesh
-    from extra_jax.parallel.reshard import reshard
+    from extra_jax.parallel.reshard import reshard_program
     from extra_jax.rollout.engine import Sampler
     from extra_jax.rollout.types import Request, SamplingParams
 
     mesh = make_mesh(MeshConfig())
     _, params, config = build_model(ModelConfig(path=str(folder)), mesh, seed=0)
-    weights = reshard(params, mesh, dtype="float32", unstack=True)
+    weights = reshard_program(params, mesh, dtype="float32", unstack=True)(params)
     sampler = Sampler(
         config,
         nnx.split(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0), scan=False)))[0],
@@ -81,7 +81,7 @@ def engine(folder: Path, slots: int, chunk: int, room: int, report: Callable[[di
     requests = [Request(ids, GROUP, GROUP * i) for i, ids in enumerate(prompts())]
 
     def measure(seed: int) -> np.ndarray:
-        programs = sampler.compiled_programs()
+        programs = sampler.programs.compiled()
         rollouts = sampler.generate(weights, requests, seed)
         counters = rollouts.counters
         report(
@@ -89,7 +89,7 @@ def engine(folder: Path, slots: int, chunk: int, room: int, report: Callable[[di
                 "occupancy": counters.occupancy,
                 "host_share": counters.host_seconds / counters.seconds,
                 "prefilled": counters.prefilled,
-                "compiled": sampler.compiled_programs() - programs,
+                "compiled": sampler.programs.compiled() - programs,
             }
         )
         return rollouts.lengths

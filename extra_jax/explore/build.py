@@ -25,14 +25,9 @@ def make_exploration(
     tokenizer: Tokenizer,
     explore: Sequence[Transform | PromptPolicy] | None = None,
 ) -> Exploration:
-    """What a run explores with.
+    """What a run explores with: ``explore``, or the transforms and prompt policies that ``config`` names.
 
-    Args:
-        config: of the run; ``explore`` names what is used.
-        problems: all training problems.
-        prompt_ids: token ids of their prompts, by uid.
-        tokenizer: of the policy.
-        explore: transforms and prompt policies in place of those that ``config`` names.
+    The other arguments are those of ``exploration.MakeExploration``.
 
     Raises:
         ExtraError: a name, a setting or an encoder that does not exist.

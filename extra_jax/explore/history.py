@@ -13,17 +13,11 @@ from extra_jax.explore.packing import pack_texts, split, unpack_texts
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """The completions of one problem that are remembered, oldest first.
+    """The completions of one problem that are remembered, oldest first."""
 
-    Attributes:
-        vectors: ``[m, E]`` f32 of length 1.
-        correct: ``[m]`` bool.
-        origins: ``[m, 2]`` int64, step and rollout id.
-    """
-
-    vectors: np.ndarray
-    correct: np.ndarray
-    origins: np.ndarray
+    vectors: np.ndarray  # [m, E] f32 of length 1
+    correct: np.ndarray  # [m] bool
+    origins: np.ndarray  # [m, 2] int64, step and rollout id
 
     def last(self, capacity: int) -> "Written":
         """Only the newest ``capacity``."""

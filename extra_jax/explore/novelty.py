@@ -75,11 +75,7 @@ def distance(
     Args:
         aggregate: over the pool: the nearest, the mean of the ``k`` nearest, or the mean of all.
         k: of ``knn``.
-        pool: see ``novelty``, as for the others.
-        pool_filter: whether wrong completions are in the pool.
-        capacity: completions remembered of a problem.
-        min_history: remembered completions below which there is no distance.
-        remember_guided: whether completions behind a prefix are remembered.
+        pool, pool_filter, capacity, min_history, remember_guided: see ``novelty``.
     """
 
     def update(step: Step, values: np.ndarray, state: History) -> tuple[np.ndarray, History, Report]:
@@ -116,11 +112,7 @@ def standardise(
 
     Centring and scaling are one transform because both rest on the running moments of the same distances.
 
-    Args:
-        alpha: see ``novelty``.
-        centring: see ``moments.centred``.
-        scaling: see ``moments.strength``.
-        decay: of the running moments, a step.
+    ``decay`` is that of the moments in a step; the other arguments are those of ``novelty``.
     """
 
     def update(step: Step, values: np.ndarray, state: Moments) -> tuple[np.ndarray, Moments, Report]:

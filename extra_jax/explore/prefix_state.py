@@ -25,55 +25,33 @@ Kind = Literal["hard", "easy"]
 
 @dataclass(frozen=True, eq=False)
 class Guided:
-    """A prefix on its way back to the model, with everything that must travel with it.
+    """A prefix on its way back to the model, with everything that must travel with it."""
 
-    Attributes:
-        uid: root problem.
-        answer: ground truth of the root problem when the prefix was made.
-        prefix: what is injected; its tokens may be empty: a fresh draw.
-        score: by which it was chosen.
-        born: step in which it was queued.
-        kind: whether it helps a prompt that fails, or tests one that passes.
-    """
-
-    uid: str
-    answer: str
-    prefix: Prefix
-    score: float
-    born: int
-    kind: Kind = "hard"
+    uid: str  # root problem
+    answer: str  # ground truth of the root problem when the prefix was made
+    prefix: Prefix  # what is injected; its tokens may be empty: a fresh draw
+    score: float  # by which it was chosen
+    born: int  # step in which it was queued
+    kind: Kind = "hard"  # whether it helps a prompt that fails, or tests one that passes
 
 
 @dataclass(frozen=True)
 class Offer:
-    """The prefixes that one prompt of a step offers; none where no attempt qualified or no cut was found.
+    """The prefixes that one prompt of a step offers; none where no attempt qualified or no cut was found."""
 
-    Attributes:
-        index: of the prompt in the step.
-        prefixes: shortest first.
-    """
-
-    index: int
-    prefixes: list[Prefix]
+    index: int  # of the prompt in the step
+    prefixes: list[Prefix]  # shortest first
 
 
 @dataclass(eq=False)
 class PromptRecord:
-    """Memory of one problem (as released also of one guided prompt).
+    """Memory of one problem (as released also of one guided prompt)."""
 
-    Attributes:
-        prefixes: oldest first.
-        visits: plain visits so far.
-        hard: whether the last plain visit was hard.
-        waiting: until the next plain visit, ``"eligible"`` since it was queued, ``"drawn"`` since it was injected.
-        injected: times that a prefix of it was injected.
-    """
-
-    prefixes: list[Prefix] = field(default_factory=list)
-    visits: int = 0
-    hard: bool = False
-    waiting: str = ""
-    injected: int = 0
+    prefixes: list[Prefix] = field(default_factory=list)  # oldest first
+    visits: int = 0  # plain visits so far
+    hard: bool = False  # whether the last plain visit was hard
+    waiting: str = ""  # until the next plain visit, `"eligible"` since it was queued, `"drawn"` since it was injected
+    injected: int = 0  # times that a prefix of it was injected
 
 
 _NUMBERS = ("visits", "hard", "waiting", "injected")

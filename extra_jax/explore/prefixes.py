@@ -269,15 +269,8 @@ def memory_key(request: PromptRequest, max_depth: int | None) -> str:
 def enqueue(
     step: Step, state: PrefixState, settings: PrefixSettings, kinds: dict[int, Kind], offers: Sequence[Offer]
 ) -> list[Guided]:
-    """Remembers what was offered, chooses one prefix of each prompt that shall come back, and queues it.
-
-    Args:
-        step: of all processes.
-        state: changed.
-        settings: of the policy.
-        kinds: of the prompts that shall come back, by index.
-        offers: of all processes.
-    """
+    """Remembers what all processes offered, chooses one prefix of each prompt that shall come back (``kinds``, by
+    index), and queues it."""
     queued: list[Guided] = []
     turns = [offer.index for offer in offers if offer.prefixes]
     if settings.by_success:  # the attempt that is needed may be an old one, whatever was offered in this step

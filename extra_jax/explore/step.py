@@ -20,17 +20,11 @@ from extra_jax.rollout.types import Rollouts
 
 @dataclass(frozen=True)
 class Layout:
-    """Completions by problem, also where a problem comes twice in a step.
+    """Completions by problem, also where a problem comes twice in a step."""
 
-    Attributes:
-        uids: ``[K]``.
-        members: ``[K, W]`` indices into the ``N`` completions, -1 where a problem has fewer.
-        total: ``N``.
-    """
-
-    uids: list[str]
-    members: np.ndarray
-    total: int
+    uids: list[str]  # [K]
+    members: np.ndarray  # [K, W] indices into the `N` completions, -1 where a problem has fewer
+    total: int  # `N`
 
     @property
     def present(self) -> np.ndarray:

@@ -46,18 +46,10 @@ for _shipped in (
     advantage(_shipped)
 
 
-def _correct(scores: Scores, rollouts: Rollouts) -> np.ndarray:
-    return allgather_rows(np.asarray(scores.correct, bool))
-
-
 def _logprobs(scores: Scores, rollouts: Rollouts) -> np.ndarray:
     return allgather_rows(
         np.asarray(np.sum(rollouts.logprobs, axis=1, dtype=np.float64, where=rollouts.completion_mask))
     )
-
-
-def _lengths(scores: Scores, rollouts: Rollouts) -> np.ndarray:
-    return allgather_rows(rollouts.lengths)
 
 
 def _answers(scores: Scores, rollouts: Rollouts) -> np.ndarray:
@@ -67,9 +59,9 @@ def _answers(scores: Scores, rollouts: Rollouts) -> np.ndarray:
 
 
 INPUTS: Mapping[str, Callable[[Scores, Rollouts], np.ndarray]] = {
-    "correct": _correct,
+    "correct": lambda scores, rollouts: allgather_rows(np.asarray(scores.correct, bool)),
     "logprobs": _logprobs,
-    "lengths": _lengths,
+    "lengths": lambda scores, rollouts: allgather_rows(rollouts.lengths),
     "answers": _answers,
 }
 """What an estimator may ask for, ``[P, G]``: the binary outcome, the log-probability of the completion under the

@@ -17,23 +17,15 @@ FEWEST_SPANS = 8  # places for parts in a row; more come in powers of two
 
 @dataclass(frozen=True)
 class Example:
-    """One sequence to learn from.
+    """One sequence to learn from."""
 
-    Attributes:
-        context: ``[c]`` token ids that are only looked at (prompt, injected prefix); at least one.
-        target: ``[n]`` token ids that the loss is about.
-        weight: of each target token in the loss of the update (``loss.sequence_weights``); 0 leaves the sequence out.
-        advantage: of each target token: ``[n]``, or one number for all of them.
-        sampling_logprobs: ``[n]`` f32, as the sampler reported them, or ``None``.
-        entropy_weights: ``[n]`` (``loss.entropy_weights``), where the loss needs them.
-    """
-
-    context: np.ndarray
-    target: np.ndarray
+    context: np.ndarray  # [c] token ids that are only looked at (prompt, injected prefix); at least one
+    target: np.ndarray  # [n] token ids that the loss is about
+    # of each target token in the loss of the update (`loss.sequence_weights`); 0 leaves the sequence out
     weight: float = 0.0
-    advantage: float | np.ndarray = 0.0
-    sampling_logprobs: np.ndarray | None = None
-    entropy_weights: np.ndarray | None = None
+    advantage: float | np.ndarray = 0.0  # of each target token: [n], or one number for all of them
+    sampling_logprobs: np.ndarray | None = None  # [n] f32, as the sampler reported them, or `None`
+    entropy_weights: np.ndarray | None = None  # [n] (`loss.entropy_weights`), where the loss needs them
 
     def __len__(self) -> int:
         return len(self.context) + len(self.target)

@@ -37,9 +37,6 @@ class Scored(NamedTuple):
 class Learner:
     """The jitted programs of GRPO on one mesh.
 
-    Args:
-        graphdef: of the model.
-
     Attributes:
         score: (parameters, batches) -> log-probabilities ``[M, B, T]`` and ``None``; with a third argument, spans
             ``[M, B, S, 2]``, the second result is their mean hidden states ``[B, M, S, D]``. Run it with ``mesh`` set.

@@ -134,10 +134,7 @@ def grpo_loss(
 def importance_ratio(config: GRPOConfig, batch: TokenBatch, log_ratio: jax.Array) -> jax.Array:
     """``[B, T]``: ``exp(log_ratio)`` of each token, or its geometric mean over the sequence (GSPO, arXiv 2507.18071).
 
-    Args:
-        config: of the loss.
-        batch: ``[B, T]`` rows.
-        log_ratio: ``[B, T]`` log-probabilities of the policy less those of the old one.
+    ``log_ratio [B, T]`` is the log-probability of the policy less that of the old one.
     """
     if config.importance_sampling_level == "sequence":
         mask = batch.mask.astype(jnp.float32)

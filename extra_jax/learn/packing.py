@@ -26,19 +26,12 @@ class Shared(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a sequence lies in its row.
+    """Where a sequence lies in its row."""
 
-    Attributes:
-        index: of the sequence.
-        shared: tokens at its beginning that others of the row may read, too.
-        start: of these.
-        own: start of the rest of it.
-    """
-
-    index: int
-    shared: int
-    start: int
-    own: int
+    index: int  # of the sequence
+    shared: int  # tokens at its beginning that others of the row may read, too
+    start: int  # of these
+    own: int  # start of the rest of it
 
 
 def best_fit(lengths: Sequence[int], row_length: int, shared: Sequence[Shared] | None = None) -> list[list[int]]:

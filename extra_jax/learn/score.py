@@ -125,19 +125,12 @@ def shard_vocab_over_fsdp(mesh: Mesh | AbstractMesh, positions: int, vocab_size:
 
 @dataclass(frozen=True)
 class _HeadLayout:
-    """Where the head and the positions that go through it lie.
+    """Where the head and the positions that go through it lie."""
 
-    Attributes:
-        shards: ``S`` parts that rows are split into.
-        wide: ``shard_vocab_over_fsdp``.
-        replicas: rows of positions that a matmul sees: the replicas of the model where ``wide``, else ``S``.
-        tied: whether the head is the embedding, ``[V, D]``; else it is ``[D, V]``.
-    """
-
-    shards: int
-    wide: bool
-    replicas: int
-    tied: bool
+    shards: int  # `S` parts that rows are split into
+    wide: bool  # `shard_vocab_over_fsdp`
+    replicas: int  # rows of positions that a matmul sees: the replicas of the model where `wide`, else `S`
+    tied: bool  # whether the head is the embedding, [V, D]; else it is [D, V]
 
     @classmethod
     def of_mesh(cls, rows: int, length: int, config: Qwen3Config) -> "_HeadLayout":

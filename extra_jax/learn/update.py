@@ -60,10 +60,6 @@ class Update:
 
     The program is compiled for the shape of the micro-batches; how many of them there are is data.
 
-    Args:
-        loss_fn: of a micro-batch.
-        optimizer: what is done with the gradient.
-
     Attributes:
         program: the jitted function; run and lower it with ``mesh`` set.
     """

@@ -12,28 +12,6 @@ from jax.sharding import Mesh
 from extra_jax.parallel.sharding import ROLLOUT, ShardingRules, param_shardings
 
 
-def reshard(
-    params: nnx.State,
-    mesh: Mesh,
-    rules: ShardingRules = ROLLOUT,
-    dtype: str | jnp.dtype = "bfloat16",
-    *,
-    unstack: bool = False,
-) -> nnx.State:
-    """Casts parameters to ``dtype`` and lays them out by ``rules``, all in one jitted program.
-
-    The cast comes first, so that half the bytes travel. The program is compiled once per layout; ``params`` stay
-    valid.
-
-    Args:
-        unstack: make them those of a ``Qwen3`` with a list of layers (``scan=False``).
-
-    Raises:
-        ExtraError: an axis that the mesh does not divide.
-    """
-    return reshard_program(params, mesh, rules, dtype, unstack=unstack)(params)
-
-
 def reshard_program(
     params: nnx.State,
     mesh: Mesh,
@@ -42,7 +20,17 @@ def reshard_program(
     *,
     unstack: bool = False,
 ) -> Any:
-    """The jitted function that ``reshard`` calls, for parameters of these shapes (arrays, or only their shapes)."""
+    """A jitted function that casts parameters to ``dtype`` and lays them out by ``rules``.
+
+    The cast comes first, so that half the bytes travel. It is compiled once per layout; its argument stays valid.
+
+    Args:
+        params: arrays like those that it will be called with, or only their shapes.
+        unstack: make them those of a ``Qwen3`` with a list of layers (``scan=False``).
+
+    Raises:
+        ExtraError: an axis that the mesh does not divide.
+    """
     leaves, treedef = jax.tree.flatten(params)
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
     return _program(treedef, shapes, mesh, rules, jnp.dtype(dtype), unstack)

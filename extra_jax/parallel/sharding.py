@@ -7,6 +7,7 @@ out alike in both.
 """
 
 import dataclasses
+import math
 
 import jax
 from flax import nnx
@@ -107,7 +108,4 @@ def batch_ways(mesh: Mesh | AbstractMesh) -> int:
 
 def _ways(mesh: Mesh | AbstractMesh, part: str | MeshAxes | None) -> int:
     names = (part,) if isinstance(part, str) else part or ()
-    ways = 1
-    for name in names:
-        ways *= mesh.shape[name]
-    return ways
+    return math.prod(mesh.shape[name] for name in names)

@@ -11,27 +11,16 @@ _DOCS = "Cloud TPU documentation, page {}"
 
 @dataclass(frozen=True)
 class Chip:
-    """Peak numbers of one chip.
+    """Peak numbers of one chip."""
 
-    Attributes:
-        name: as topologies spell it (``v5e:4x4``).
-        hbm_bytes: capacity.
-        flops: bf16 FLOP/s.
-        hbm_bandwidth: bytes/s.
-        ici_bandwidth: bytes/s out of the chip over all links to its neighbours, one way.
-        dcn_bandwidth: bytes/s of the data centre network, a chip's share of its host, one way.
-        devices: that JAX sees on a chip.
-        source: of these numbers.
-    """
-
-    name: str
-    hbm_bytes: int
-    flops: float
-    hbm_bandwidth: float
-    ici_bandwidth: float
-    dcn_bandwidth: float
-    devices: int
-    source: str
+    name: str  # as topologies spell it (`v5e:4x4`)
+    hbm_bytes: int  # capacity
+    flops: float  # bf16 FLOP/s
+    hbm_bandwidth: float  # bytes/s
+    ici_bandwidth: float  # bytes/s out of the chip over all links to its neighbours, one way
+    dcn_bandwidth: float  # bytes/s of the data centre network, a chip's share of its host, one way
+    devices: int  # that JAX sees on a chip
+    source: str  # of these numbers
 
 
 # Interconnect: half of the bidirectional bandwidth of the documentation (v4: all-reduce bandwidth of a pod over its

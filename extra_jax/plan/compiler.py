@@ -31,31 +31,21 @@ _UNIT = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler says of one program, on one device.
+    """What the compiler says of one program, on one device."""
 
-    Attributes:
-        lower_seconds: tracing and lowering.
-        compile_seconds: wall time of the compiler.
-        stablehlo_bytes: size of the program before it.
-        arguments: bytes.
-        others: bytes of everything else at once: temporaries, results not written in place, machine code. Where the
-            program is refused, of what is too large.
-        refused: what does not fit, for which the compiler stopped: all of the ``program``, arguments included, its
-            ``temporaries`` alone, or nothing.
-        flops: as the compiler counts them, each loop body once.
-        collectives: with how often they run.
-        step_bytes: of decode, what one step moves between the chip and its memory.
-    """
-
-    lower_seconds: float
-    compile_seconds: float
-    stablehlo_bytes: int
-    arguments: int
+    lower_seconds: float  # tracing and lowering
+    compile_seconds: float  # wall time of the compiler
+    stablehlo_bytes: int  # size of the program before it
+    arguments: int  # bytes
+    # bytes of everything else at once: temporaries, results not written in place, machine code. Where the program is
+    # refused, of what is too large
     others: int
+    # what does not fit, for which the compiler stopped: all of the `program`, arguments included, its `temporaries`
+    # alone, or nothing
     refused: str
-    flops: float
-    collectives: list[Collective]
-    step_bytes: float = 0.0
+    flops: float  # as the compiler counts them, each loop body once
+    collectives: list[Collective]  # with how often they run
+    step_bytes: float = 0.0  # of decode, what one step moves between the chip and its memory
 
 
 def prepare() -> None:

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from extra_jax.errors import ExtraError
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -48,23 +50,14 @@ _TRANSFERS = {  # kind, and times its operand that a host sends for a device, of
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective operation.
+    """One collective operation."""
 
-    Attributes:
-        kind: one of ``KINDS``.
-        shape: of its result, e.g. ``bf16[2048,6144]``.
-        bytes: that a device sends in one run of it, by a ring; over slices, that its host sends for it.
-        runs: how often it runs in one call of the program.
-        loops: how many loops over data it is inside of.
-        crosses_slices: whether it goes over the data centre network.
-    """
-
-    kind: str
-    shape: str
-    bytes: float
-    runs: int
-    loops: int
-    crosses_slices: bool
+    kind: str  # one of `KINDS`
+    shape: str  # of its result, e.g. `bf16[2048,6144]`
+    bytes: float  # that a device sends in one run of it, by a ring; over slices, that its host sends for it
+    runs: int  # how often it runs in one call of the program
+    loops: int  # how many loops over data it is inside of
+    crosses_slices: bool  # whether it goes over the data centre network
 
 
 def collectives(text: str, dynamic_trips: Sequence[int] = (), devices: int = 1, slices: int = 1) -> list[Collective]:
@@ -245,7 +238,7 @@ def _group(line: str, partitions: int) -> list[int]:
         used = re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", named[2])
         return _along_axes(sizes, used)
     if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
-        return _iota(*(iota[i] for i in range(1, 5)))
+        return _iota(*iota.groups()[1:])
     return list(range(partitions))
 
 
@@ -263,16 +256,8 @@ def _along_axes(sizes: dict[str, int], used: list[tuple[str, str, str]]) -> list
     return group
 
 
-def _iota(groups: str, size: str, dims: str, order: str | None) -> list[int]:
+def _iota(size: str, dims: str, order: str | None) -> list[int]:
     """First group of ``[groups,size]<=[dims]T(order)``."""
     shape = [int(dim) for dim in dims.split(",")]
     axes = [int(axis) for axis in order.split(",")] if order else list(range(len(shape)))
-    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-    members = []
-    for index in range(int(size)):
-        device = 0
-        for axis in reversed(axes):
-            index, place = divmod(index, shape[axis])
-            device += place * strides[axis]
-        members.append(device)
-    return members
+    return np.arange(math.prod(shape)).reshape(shape).transpose(axes).ravel()[: int(size)].tolist()

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from extra_jax.config import Config
 from extra_jax.explore.build import needs_hidden_states
@@ -30,40 +30,24 @@ KINDS = ("parameters", "optimizer", "reference", "sampler", "cache", "batches")
 
 @dataclass(frozen=True)
 class Program:
-    """One jitted function of the run.
-
-    Attributes:
-        name: of the program.
-        lower: traces and lowers it for the devices of the mesh.
-        runs: calls a step.
-        trips: how often its loops over data run in a call, from the outermost inwards.
-        arguments: kinds of memory that it is given.
-        alive: kinds of memory that exist while it runs.
-        results: kinds of memory that it makes anew.
-    """
+    """One jitted function of the run."""
 
     name: str
-    lower: Callable[[], jax.stages.Lowered]
-    runs: int
-    trips: tuple[int, ...]
-    arguments: tuple[str, ...]
-    alive: tuple[str, ...]
-    results: tuple[str, ...] = ()
+    lower: Callable[[], jax.stages.Lowered]  # traces and lowers it for the devices of the mesh
+    runs: int  # calls a step
+    trips: tuple[int, ...]  # how often its loops over data run in a call, from the outermost inwards
+    arguments: tuple[str, ...]  # kinds of memory that it is given
+    alive: tuple[str, ...]  # kinds of memory that exist while it runs
+    results: tuple[str, ...] = ()  # kinds of memory that it makes anew
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a plan compiles and adds up.
+    """Everything that a plan compiles and adds up."""
 
-    Attributes:
-        programs: in the order of a step.
-        memory: bytes of each of ``KINDS`` on a device.
-        workload: counts of a step.
-    """
-
-    programs: list[Program]
-    memory: dict[str, int]
-    workload: Workload
+    programs: list[Program]  # in the order of a step
+    memory: dict[str, int]  # bytes of each of `KINDS` on a device
+    workload: Workload  # counts of a step
 
 
 def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
@@ -72,9 +56,13 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
     Raises:
         ExtraError: an axis that the mesh does not divide.
     """
+
+    def place(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return leaf.update(sharding=sharding)
+
     work = describe_workload(config, shape, batch_ways(mesh))
     graphdef, abstract = abstract_model(shape, config.model)
-    params = jax.tree.map(_placed, abstract, param_shardings(abstract, mesh, TRAIN))
+    params = jax.tree.map(place, abstract, param_shardings(abstract, mesh, TRAIN))
     learner = Learner(graphdef, config, mesh)
     state = abstract_state(params, learner.optimizer, mesh)
     batches = _batches(config, work, mesh)
@@ -83,7 +71,7 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
     scan = scans_layers(shape)
     sync = reshard_program(params, mesh, ROLLOUT, config.rollout.dtype, unstack=not scan)
     weights = jax.eval_shape(sync, params)
-    weights = jax.tree.map(_placed, weights, param_shardings(weights, mesh, ROLLOUT))
+    weights = jax.tree.map(place, weights, param_shardings(weights, mesh, ROLLOUT))
     sampler = sampler_programs(config, shape, mesh, weights, work.slots, work.chunk, scan=scan)
 
     training = ("parameters", "optimizer", "reference")
@@ -161,7 +149,3 @@ def _spans(config: Config, batches: MicroBatches, mesh: Mesh) -> jax.ShapeDtypeS
     half the longest."""
     places = max(FEWEST_SPANS, 2 * batches.rows.tokens.shape[-1] // config.max_sequence_length)
     return jax.ShapeDtypeStruct((*batches.rows.tokens.shape[:2], places, 2), np.int32, sharding=batch_sharding(mesh, 1))
-
-
-def _placed(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -26,23 +26,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Phase:
-    """One program in a step, on one device.
+    """One program in a step, on one device."""
 
-    Attributes:
-        flops: counted by formula.
-        hbm_bytes: counted by formula.
-        ici_bytes: sent within the slice, counted in the compiled program.
-        dcn_bytes: sent to other slices, likewise.
-        seconds: at best.
-        bound: what takes that long: ``compute``, ``memory``, ``links`` or ``network``.
-    """
-
-    flops: float
-    hbm_bytes: float
-    ici_bytes: float
-    dcn_bytes: float
-    seconds: float
-    bound: str
+    flops: float  # counted by formula
+    hbm_bytes: float  # counted by formula
+    ici_bytes: float  # sent within the slice, counted in the compiled program
+    dcn_bytes: float  # sent to other slices, likewise
+    seconds: float  # at best
+    bound: str  # what takes that long: `compute`, `memory`, `links` or `network`
 
 
 def phase(work: Work, chip: Chip, collectives: list[Collective], runs: int) -> Phase:
@@ -63,11 +54,7 @@ def step_work(config: Config, shape: Qwen3Config, work: Workload, mesh: dict[str
     """Work of each program by name, on one device.
 
     Attention is counted as a kernel does it: the causal half, no scores in memory. Padding of rows is work like any.
-
-    Args:
-        shape: of the model.
-        work: counts of a step.
-        mesh: sizes of the axes by name.
+    ``mesh`` holds the sizes of the axes.
     """
     tensor, shards = mesh["tensor"], mesh["data"] * mesh["fsdp"]
     devices = tensor * shards

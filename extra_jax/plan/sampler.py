@@ -32,15 +32,8 @@ class AbstractSampler(NamedTuple):
 def sampler_programs(
     config: Config, shape: Qwen3Config, mesh: Mesh, weights: nnx.State, slots: int, chunk: int, *, scan: bool
 ) -> AbstractSampler:
-    """Prefill of the longest prompts and a decode chunk at full capacity.
-
-    Args:
-        shape: of the model.
-        weights: abstract, in the rollout layout.
-        slots: rows that decode at once, all devices together.
-        chunk: tokens of a decode call.
-        scan: whether the layers of the sampler are stacked.
-    """
+    """Prefill of the longest prompts and a decode chunk at full capacity; ``weights`` are abstract. The other arguments
+    are those of ``Sampler``."""
     settings = config.rollout
     sampler = Sampler(
         shape,
@@ -65,7 +58,7 @@ def sampler_programs(
         stack = [None] * (leaf.ndim - 4)
         return NamedSharding(mesh, TRAIN.spec(*stack, "batch", "kv_heads", None, None))
 
-    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout(x)), shapes)
+    state = jax.tree.map(lambda leaf: leaf.update(sharding=layout(leaf)), shapes)
 
     def row(dtype: type, *tail: int, rows: int = slots) -> Any:
         return jax.ShapeDtypeStruct((rows, *tail), dtype, sharding=batch_sharding(mesh))

@@ -23,7 +23,8 @@ def show(plan: Plan, console: Console) -> None:
     for name in (*kinds, *_COLUMNS):
         table.add_column(name, justify="right", no_wrap=True)
     for program in run.programs:
-        memory, phase, compiled = plan.results(program)
+        name = program.name
+        memory, phase, compiled = plan.memory[name], plan.phases[name], plan.compiled[name]
         style = "red" if compiled.refused or memory.total > plan.limit else "green"
         table.add_row(
             f"{program.name} x {program.runs:,}" if program.runs > 1 else program.name,
@@ -76,7 +77,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
     """Everything that the table shows, in bytes, FLOPs and seconds on one device."""
     programs = {}
     for program in plan.run.programs:
-        memory, phase, compiled = plan.results(program)
+        name = program.name
+        memory, phase, compiled = plan.memory[name], plan.phases[name], plan.compiled[name]
         programs[program.name] = {
             "runs": program.runs,
             "hbm_bytes": {**memory.kinds, "temporaries": memory.temporaries, "total": memory.total},

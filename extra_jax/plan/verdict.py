@@ -11,15 +11,10 @@ from extra_jax.plan.roofline import Phase
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device while a program runs.
+    """Bytes on one device while a program runs."""
 
-    Attributes:
-        kinds: what lives across programs (``programs.KINDS``).
-        temporaries: everything else.
-    """
-
-    kinds: dict[str, int]
-    temporaries: int
+    kinds: dict[str, int]  # what lives across programs (`programs.KINDS`)
+    temporaries: int  # everything else
 
     @property
     def total(self) -> int:
@@ -43,16 +38,7 @@ def program_memory(program: Program, compiled: Compiled, run: Run) -> Memory:
 class Plan:
     """Everything that a plan says of a run; bytes and seconds are those of one device.
 
-    Attributes:
-        topology: as asked for.
-        slices: of this topology.
-        chips: all together.
-        chip: their kind.
-        axes: sizes of the mesh axes by name.
-        run: programs and what lives between them.
-        compiled: by program.
-        memory: by program.
-        phases: by program.
+    ``chips`` counts those of all slices, ``axes`` are the sizes of the mesh axes, and the last three are by program.
     """
 
     config: Config
@@ -65,10 +51,6 @@ class Plan:
     compiled: dict[str, Compiled]
     memory: dict[str, Memory]
     phases: dict[str, Phase]
-
-    def results(self, program: Program) -> tuple[Memory, Phase, Compiled]:
-        """Memory, time and compiler output of one program."""
-        return self.memory[program.name], self.phases[program.name], self.compiled[program.name]
 
     @property
     def capacity(self) -> int:

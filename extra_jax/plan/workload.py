@@ -15,53 +15,30 @@ _PACKED = 0.95
 
 @dataclass(frozen=True)
 class Workload:
-    """Counts of one step over all devices.
+    """Counts of one step over all devices."""
 
-    Attributes:
-        prompts: problems.
-        completions: samples of all of them.
-        prompt_length: mean tokens.
-        completion_length: mean tokens.
-        longest: tokens of the longest prompt and completion.
-        row_length: tokens of a packed row.
-        row_tokens: mean of a completion in a row, with its part of a context that it shares.
-        rows: packed rows of one optimizer update.
-        micro_batches: of one optimizer update.
-        head_chunks: of one micro-batch, on each shard.
-        updates: optimizer updates.
-        scorings: passes over all rows of a mini-batch that only score them.
-        mini_batches: parts of the completions with an update of their own.
-        slots: completions that decode side by side.
-        chunk: tokens of a decode call.
-        decode_calls: decode chunks when finished slots are filled at once.
-    """
-
-    prompts: int
-    completions: int
-    prompt_length: int
-    completion_length: int
-    longest: int
-    row_length: int
-    row_tokens: float
-    rows: int
-    micro_batches: int
-    head_chunks: int
-    updates: int
-    scorings: int
-    mini_batches: int
-    slots: int
-    chunk: int
-    decode_calls: int
+    prompts: int  # problems
+    completions: int  # samples of all of them
+    prompt_length: int  # mean tokens
+    completion_length: int  # mean tokens
+    longest: int  # tokens of the longest prompt and completion
+    row_length: int  # tokens of a packed row
+    row_tokens: float  # mean of a completion in a row, with its part of a context that it shares
+    rows: int  # packed rows of one optimizer update
+    micro_batches: int  # of one optimizer update
+    head_chunks: int  # of one micro-batch, on each shard
+    updates: int  # optimizer updates
+    scorings: int  # passes over all rows of a mini-batch that only score them
+    mini_batches: int  # parts of the completions with an update of their own
+    slots: int  # completions that decode side by side
+    chunk: int  # tokens of a decode call
+    decode_calls: int  # decode chunks when finished slots are filled at once
 
 
 def describe_workload(config: Config, shape: Qwen3Config, shards: int) -> Workload:
-    """Counts of a step.
+    """Counts of a step whose rows are split into ``shards``.
 
-    Args:
-        config: of the run, with ``rollout.slots`` and ``rollout.chunk``; ``plan.mean_*_length`` are half of the longest
-            where they are not set.
-        shape: of the model.
-        shards: ways that rows are split into.
+    ``rollout.slots`` and ``rollout.chunk`` are set; ``plan.mean_*_length`` are half of the longest where they are not.
     """
     t, r, p = config.train, config.rollout, config.plan
     assert r.slots is not None, "with_sampler_defaults fills the slots"

@@ -92,19 +92,12 @@ def completion_text(completion: Any) -> str:
 
 @dataclass(frozen=True)
 class Batch:
-    """What functions are called about: ``R`` completions in order.
+    """What functions are called about: ``R`` completions in order."""
 
-    Attributes:
-        problems: ``[R]``.
-        completions: ``[R]`` texts.
-        completion_ids: ``[R]`` token ids of these texts.
-        max_completion_length: tokens that a completion may have.
-    """
-
-    problems: Sequence[Problem]
-    completions: Sequence[str]
-    completion_ids: Sequence[TokenIds]
-    max_completion_length: int
+    problems: Sequence[Problem]  # [R]
+    completions: Sequence[str]  # [R] texts
+    completion_ids: Sequence[TokenIds]  # [R] token ids of these texts
+    max_completion_length: int  # tokens that a completion may have
 
     def column(self, name: str) -> Any:
         """One keyword of a reward function; ``None`` for each problem that lacks it."""

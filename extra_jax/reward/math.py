@@ -28,15 +28,10 @@ _FRACTION = re.compile(r"([-+]?)(?:\\[dtc]?frac\{(-?\d{1,300})\}\{(-?\d{1,300})\
 
 @dataclass(frozen=True)
 class Options:
-    """How completions are read.
+    """How completions are read."""
 
-    Attributes:
-        strict_thinking: Unclosed ``<think>`` means that there is no answer.
-        prompt_opens_thinking: The prompt already ended in ``<think>`` (Qwen3-Thinking-2507 templates).
-    """
-
-    strict_thinking: bool = False
-    prompt_opens_thinking: bool = False
+    strict_thinking: bool = False  # Unclosed `<think>` means that there is no answer
+    prompt_opens_thinking: bool = False  # The prompt already ended in `<think>` (Qwen3-Thinking-2507 templates)
 
 
 def grade_math(gold: str, completion: str, options: Options = Options()) -> Grade:

@@ -26,17 +26,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Submitted:
-    """Completions whose graders are at work already; ``result`` waits for them and calls the other functions."""
+    """Completions whose graders are at work already; ``Rewards.score`` waits for them and calls the other functions."""
 
-    rewards: "Rewards"
     problems: Sequence[Problem]
     completions: Sequence[str]
     completion_ids: Sequence[TokenIds]
     grades: Mapping[str, Pending]
-
-    def result(self) -> Scores:
-        """Scores of these completions alone; see ``Rewards.score`` for several submissions."""
-        return self.rewards.score([self])
 
 
 class Rewards:
@@ -101,21 +96,15 @@ class Rewards:
     def submit(
         self, problems: Sequence[Problem], completions: Sequence[str], completion_ids: Sequence[TokenIds]
     ) -> Submitted:
-        """Starts the graders and returns at once, so that they overlap with generation.
-
-        Args:
-            problems: ``[R]``.
-            completions: ``[R]`` texts.
-            completion_ids: ``[R]`` their token ids.
-        """
+        """Starts the graders on ``R`` completions and returns at once, so that they overlap with generation."""
         grades = {function.name: function.grader.submit(problems, completions) for function in self._graded}
-        return Submitted(self, problems, completions, completion_ids, grades)
+        return Submitted(problems, completions, completion_ids, grades)
 
     def __call__(
         self, problems: Sequence[Problem], completions: Sequence[str], completion_ids: Sequence[TokenIds]
     ) -> Scores:
         """``[R]`` scores; waits for them."""
-        return self.submit(problems, completions, completion_ids).result()
+        return self.score([self.submit(problems, completions, completion_ids)])
 
     def score(self, submitted: Sequence[Submitted]) -> Scores:
         """Scores of all submitted completions, one after the other.

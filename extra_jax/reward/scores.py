@@ -1,6 +1,6 @@
 """What a step's completions are worth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,18 +25,3 @@ class Scores:
     correct: np.ndarray
     grades: list[Grade]
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-    def take(self, rows: np.ndarray) -> "Scores":
-        """Only these rows, in this order."""
-        grades = [self.grades[row] for row in rows]
-        parts = {name: part[rows] for name, part in self.parts.items()}
-        return Scores(self.rewards[rows], self.valid[rows], self.correct[rows], grades, parts)
-
-    @staticmethod
-    def join(scores: Sequence["Scores"]) -> "Scores":
-        """One after the other, of the same functions."""
-        rewards, valid, correct = (
-            np.concatenate([getattr(s, name) for s in scores]) for name in ("rewards", "valid", "correct")
-        )
-        parts = {name: np.concatenate([s.parts[name] for s in scores]) for name in scores[0].parts}
-        return Scores(rewards, valid, correct, [grade for s in scores for grade in s.grades], parts)

@@ -23,23 +23,14 @@ KEEP = -1
 
 
 class Slots(NamedTuple):
-    """State of ``S`` rows; a row that is not ``live`` holds leftovers, which others may still copy from.
+    """State of ``S`` rows; a row that is not ``live`` holds leftovers, which others may still copy from."""
 
-    Attributes:
-        kv: cache, ``[S, K, C/P*H, P]`` and ``[S, K, C, H]`` per layer (``attention.Past``).
-        token: ``[S]`` int32, the last token, which is not in the cache yet.
-        position: ``[S]`` int32, its position; the cache holds every position before it.
-        limit: ``[S]`` int32, the row ends when it is this long.
-        rollout_id: ``[S]`` uint32.
-        live: ``[S]`` bool.
-    """
-
-    kv: KeysValues
-    token: jax.Array
-    position: jax.Array
-    limit: jax.Array
-    rollout_id: jax.Array
-    live: jax.Array
+    kv: KeysValues  # cache, [S, K, C/P*H, P] and [S, K, C, H] per layer (`attention.Past`)
+    token: jax.Array  # [S] int32, the last token, which is not in the cache yet
+    position: jax.Array  # [S] int32, its position; the cache holds every position before it
+    limit: jax.Array  # [S] int32, the row ends when it is this long
+    rollout_id: jax.Array  # [S] uint32
+    live: jax.Array  # [S] bool
 
     @property
     def capacity(self) -> int:

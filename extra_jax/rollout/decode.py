@@ -25,19 +25,12 @@ class Resets(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What a chunk drew. ``S`` rows, at most ``R`` tokens each.
+    """What a chunk drew. ``S`` rows, at most ``R`` tokens each."""
 
-    Attributes:
-        drawn: ``[S, R]`` each.
-        counts: ``[S]`` int32, tokens drawn by each row.
-        stopped: ``[S]`` bool, 1 where the last one was a stop token.
-        broken: ``[S]`` int32, the first token of a live row whose logits were not finite; ``R`` for none.
-    """
-
-    drawn: Draw
-    counts: jax.Array
-    stopped: jax.Array
-    broken: jax.Array
+    drawn: Draw  # [S, R] each
+    counts: jax.Array  # [S] int32, tokens drawn by each row
+    stopped: jax.Array  # [S] bool, 1 where the last one was a stop token
+    broken: jax.Array  # [S] int32, the first token of a live row whose logits were not finite; `R` for none
 
 
 def prefill(model: Qwen3, contexts: jax.Array, dtype: str) -> KeysValues:
@@ -72,12 +65,9 @@ def decode_chunk(
         model: in the rollout layout.
         slots: with room for ``length`` more positions than the longest live row has.
         resets: rows that begin or end now.
-        seed: static; of the run.
+        seed: static, as are the keywords.
         step: scalar uint32.
-        length: static, ``R``.
-        params: static.
-        stop_ids: static.
-        dtype: static.
+        length: ``R``.
     """
     slots = _reset(slots, resets)
     keys = row_keys(seed, step, slots.rollout_id)

@@ -108,7 +108,3 @@ class Sampler:
                     f"rollout {request.rollout_id}: prefix of {len(request.prefix_ids)} tokens leaves nothing of the "
                     f"{cap} tokens of a completion (rollout.max_completion_length). Cut the prefix earlier"
                 )
-
-    def compiled_programs(self) -> int:
-        """Programs compiled so far; constant once every length and number of rows has occurred."""
-        return self.programs.compiled()

@@ -14,13 +14,7 @@ _SPARE_TOKENS = 8  # looked at beyond the bytes of a stop string; a token may ho
 
 
 class Output:
-    """The rows of a result while they grow.
-
-    Args:
-        requests: of the call.
-        params: of the sampler.
-        detokenize: needed where there are stop strings.
-    """
+    """The rows of a result while they grow; ``detokenize`` is needed where there are stop strings."""
 
     def __init__(self, requests: Sequence[Request], params: SamplingParams, detokenize: Detokenize | None):
         if params.stop_strings and detokenize is None:

@@ -30,19 +30,12 @@ _logger = logging.getLogger("extra_jax")
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of arrays that programs are compiled for. They are few, so that after a while nothing is compiled.
+    """The sizes of arrays that programs are compiled for. They are few, so that after a while nothing is compiled."""
 
-    Attributes:
-        shards: ways that rows are split into.
-        slots: rows of a shard that decode at once, at most.
-        chunk: tokens between two looks of the host.
-        longest: tokens of the longest prompt and completion together.
-    """
-
-    shards: int
-    slots: int
-    chunk: int
-    longest: int
+    shards: int  # ways that rows are split into
+    slots: int  # rows of a shard that decode at once, at most
+    chunk: int  # tokens between two looks of the host
+    longest: int  # tokens of the longest prompt and completion together
 
     def capacity_for(self, length: int) -> int:
         """Positions a row gets for ``length`` tokens: 1, 2, 3, 4, 6, 8, 12 ... times the shortest, at most what a row
@@ -69,25 +62,15 @@ class Sizes:
 
 @dataclass(frozen=True)
 class SamplerPrograms:
-    """Jitted functions, each compiled once for every size that occurs.
+    """Jitted functions, each compiled once for every size that occurs."""
 
-    Attributes:
-        empty: (rows, capacity) -> ``Slots``.
-        resize: (``Slots``, capacity) -> ``Slots``.
-        select: (``Slots``, source) -> ``Slots``.
-        clone: (``Slots``, ``Copies``, length) -> ``Slots``; consumes the slots.
-        load: (``Slots``, keys and values, ``Copies``) -> ``Slots``; consumes the slots.
-        prefill: (weights, contexts) -> keys and values.
-        decode: (weights, ``Slots``, ``Resets``, step) -> ``Slots`` and ``Chunk``; consumes the slots.
-    """
-
-    empty: jax.stages.Wrapped
-    resize: jax.stages.Wrapped
-    select: jax.stages.Wrapped
-    clone: jax.stages.Wrapped
-    load: jax.stages.Wrapped
-    prefill: jax.stages.Wrapped
-    decode: jax.stages.Wrapped
+    empty: jax.stages.Wrapped  # (rows, capacity) -> `Slots`
+    resize: jax.stages.Wrapped  # (`Slots`, capacity) -> `Slots`
+    select: jax.stages.Wrapped  # (`Slots`, source) -> `Slots`
+    clone: jax.stages.Wrapped  # (`Slots`, `Copies`, length) -> `Slots`; consumes the slots
+    load: jax.stages.Wrapped  # (`Slots`, keys and values, `Copies`) -> `Slots`; consumes the slots
+    prefill: jax.stages.Wrapped  # (weights, contexts) -> keys and values
+    decode: jax.stages.Wrapped  # (weights, `Slots`, `Resets`, step) -> `Slots` and `Chunk`; consumes the slots
 
     def compiled(self) -> int:
         """Programs compiled so far; constant once every length and number of rows has occurred."""
@@ -105,18 +88,7 @@ def build_programs(
     dtype: str,
     scan: bool,
 ) -> SamplerPrograms:
-    """Nothing is compiled before it is called.
-
-    Args:
-        model_config: shape of the model.
-        graphdef: of the model.
-        sizes: of the sampler.
-        params: how to draw.
-        stop_ids: tokens that end a completion.
-        seed: of the run.
-        dtype: of activations and cache.
-        scan: whether the layers of the model are stacked.
-    """
+    """Nothing is compiled before it is called. Arguments are those of ``engine.Sampler``."""
     shards = sizes.shards
 
     # A jitted function runs as Python only while it is traced, so its line is written once for each new size.

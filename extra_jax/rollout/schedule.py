@@ -26,17 +26,11 @@ class Sample:
 
 @dataclass
 class Plan:
-    """What has to happen in one shard before the next chunk.
+    """What has to happen in one shard before the next chunk."""
 
-    Attributes:
-        starts: slot -> sample that begins there.
-        copies: slot -> slot that holds its context.
-        prefills: request -> slots that wait for its context.
-    """
-
-    starts: dict[int, Sample] = field(default_factory=dict)
-    copies: dict[int, int] = field(default_factory=dict)
-    prefills: dict[int, list[int]] = field(default_factory=dict)
+    starts: dict[int, Sample] = field(default_factory=dict)  # slot -> sample that begins there
+    copies: dict[int, int] = field(default_factory=dict)  # slot -> slot that holds its context
+    prefills: dict[int, list[int]] = field(default_factory=dict)  # request -> slots that wait for its context
 
 
 class Shard:

@@ -48,15 +48,8 @@ class _Agreed(NamedTuple):
 class Session:
     """The slots of one call, its schedule, and what has been drawn so far.
 
-    Args:
-        programs: of the sampler.
-        sizes: that the programs are compiled for.
-        mesh: of the run; it is the mesh in scope.
-        weights: in the rollout layout.
-        step: part of the identity of every draw.
-        output: with the requests; is filled.
-        progress: called between chunks.
-        finished: called with every completion as soon as it is complete.
+    ``output`` holds the requests and is filled; ``mesh`` is the one in scope. The other arguments are those of
+    ``engine.Sampler.generate``.
     """
 
     def __init__(
@@ -266,14 +259,9 @@ class Session:
 
 @dataclass
 class _Drawn:
-    """What a chunk drew, still on the device, and whose it is.
+    """What a chunk drew, still on the device, and whose it is."""
 
-    Attributes:
-        draw: ``[S, R]`` each; ``None`` when it has been written down.
-        pieces: (row of the result, row of the chunk, first completion token, tokens).
-        complete: rows of the result that ended.
-    """
-
-    draw: decode.Draw | None = None
+    draw: decode.Draw | None = None  # [S, R] each; `None` when it has been written down
+    # (row of the result, row of the chunk, first completion token, tokens)
     pieces: list[tuple[int, int, int, int]] = field(default_factory=list)
-    complete: list[int] = field(default_factory=list)
+    complete: list[int] = field(default_factory=list)  # rows of the result that ended

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
+
+from extra_jax import columns
 
 
 class StopReason(StrEnum):
@@ -50,21 +51,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Counters:
-    """What one call of ``generate`` cost in this process.
+    """What one call of ``generate`` cost in this process."""
 
-    Attributes:
-        tokens: drawn and kept.
-        slot_steps: decode steps times the rows of the program, live or not; what the device computed.
-        prefilled: context tokens whose keys and values were computed, padding left out.
-        seconds: wall clock.
-        host_seconds: of them, not waiting for the device.
-    """
-
-    tokens: int = 0
-    slot_steps: int = 0
-    prefilled: int = 0
-    seconds: float = 0.0
-    host_seconds: float = 0.0
+    tokens: int = 0  # drawn and kept
+    slot_steps: int = 0  # decode steps times the rows of the program, live or not; what the device computed
+    prefilled: int = 0  # context tokens whose keys and values were computed, padding left out
+    seconds: float = 0.0  # wall clock
+    host_seconds: float = 0.0  # of them, not waiting for the device
 
     @property
     def occupancy(self) -> float:
@@ -121,21 +114,20 @@ class Rollouts:
 
     def take(self, rows: np.ndarray) -> "Rollouts":
         """Only these rows, in this order; prompts are numbered anew by where they first occur."""
-        columns: dict[str, Any] = {name: _rows(value, rows) for name, value in vars(self).items() if name != "counters"}
-        _, first, index = np.unique(columns["prompt_index"], return_index=True, return_inverse=True)
+        kept = columns.take({name: column for name, column in vars(self).items() if name != "counters"}, rows)
+        _, first, index = np.unique(kept["prompt_index"], return_index=True, return_inverse=True)
         rank = np.argsort(np.argsort(first))
-        return Rollouts(**columns | {"prompt_index": rank[index].astype(np.int32)}, counters=self.counters)
+        return Rollouts(**kept | {"prompt_index": rank[index].astype(np.int32)}, counters=self.counters)
 
     @staticmethod
     def join(parts: Sequence["Rollouts"]) -> "Rollouts":
         """One after the other, as if the requests had been those of one call."""
-        names = [name for name in vars(parts[0]) if name not in ("counters", "prompt_index")]
-        columns: dict[str, Any] = {name: _joined([getattr(part, name) for part in parts]) for name in names}
         starts = np.cumsum([0, *(part.prompt_index.max(initial=-1) + 1 for part in parts[:-1])])
         index = [part.prompt_index + start for part, start in zip(parts, starts, strict=True)]
         costs = [vars(part.counters).values() for part in parts]
         counters = Counters(*(sum(values) for values in zip(*costs, strict=True)))
-        return Rollouts(**columns, prompt_index=np.concatenate(index).astype(np.int32), counters=counters)
+        joined = columns.join([{n: c for n, c in vars(part).items() if n != "counters"} for part in parts])
+        return Rollouts(**joined | {"prompt_index": np.concatenate(index).astype(np.int32)}, counters=counters)
 
     @property
     def completion_mask(self) -> np.ndarray:
@@ -146,13 +138,3 @@ class Rollouts:
     def truncated(self) -> np.ndarray:
         """``[R]`` bool; 1 marks a completion that hit its length cap."""
         return np.array([reason is StopReason.LENGTH for reason in self.stop_reasons], bool)
-
-
-def _rows(column: np.ndarray | list, rows: np.ndarray) -> np.ndarray | list:
-    return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
-
-
-def _joined(columns: Sequence[np.ndarray | list]) -> np.ndarray | list:
-    if isinstance(columns[0], np.ndarray):
-        return np.concatenate(columns)
-    return [row for column in columns for row in column]

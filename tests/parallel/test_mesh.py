@@ -17,7 +17,7 @@ from extra_jax.model import qwen3
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import abstract_model, build_model
 from extra_jax.parallel.mesh import make_mesh, mesh_shape
-from extra_jax.parallel.reshard import reshard
+from extra_jax.parallel.reshard import reshard_program
 from extra_jax.parallel.sharding import (
     ROLLOUT,
     TRAIN,
@@ -148,7 +148,7 @@ def test_parameters_are_sharded_as_named():
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_rollout_layout_has_no_fsdp_and_the_same_values(dtype):
     mesh, model = _model_on("4x2")
-    rollout = reshard(model.params, mesh, ROLLOUT, dtype)
+    rollout = reshard_program(model.params, mesh, ROLLOUT, dtype)(model.params)
     assert jax.tree.structure(rollout) == jax.tree.structure(model.params)
     for path, leaf in _by_name(rollout).items():
         source = _by_name(model.params)[path]
@@ -161,11 +161,11 @@ def test_rollout_layout_has_no_fsdp_and_the_same_values(dtype):
 
 def test_reshard_is_one_program_compiled_once():
     mesh, model = _model_on("4x2")
-    reshard(model.params, mesh)
+    reshard_program(model.params, mesh)(model.params)
     from extra_jax.parallel.reshard import _program
 
     before = _program.cache_info()
-    reshard(model.params, mesh)
+    reshard_program(model.params, mesh)(model.params)
     after = _program.cache_info()
     assert (after.hits, after.misses) == (before.hits + 1, before.misses)
 
@@ -175,7 +175,7 @@ def test_resharded_weights_outlive_the_ones_they_came_from():
     _, model = _model_on("1")
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     source = jax.tree.map(jnp.copy, model.params)
-    rollout = reshard(source, mesh, TRAIN, "float32")
+    rollout = reshard_program(source, mesh, TRAIN, "float32")(source)
     jax.tree.map(lambda leaf: leaf.delete(), source)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), rollout, model.params)
 

@@ -177,10 +177,10 @@ def test_no_program_is_compiled_after_warm_up():
 
     for step in range(10):
         engine.generate(rollout_weights(), batch(step), step)
-    programs = engine.compiled_programs()
+    programs = engine.programs.compiled()
     for step in range(10, 30):
         engine.generate(rollout_weights(), batch(step), step)
-    assert engine.compiled_programs() == programs
+    assert engine.programs.compiled() == programs
 
 
 def test_a_soak_of_ten_thousand_requests_loses_and_duplicates_nothing():

@@ -14,7 +14,7 @@ from extra_jax.config import MeshConfig
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.qwen3 import Qwen3
 from extra_jax.parallel.mesh import make_mesh
-from extra_jax.parallel.reshard import reshard
+from extra_jax.parallel.reshard import reshard_program
 from extra_jax.parallel.sharding import TRAIN, param_shardings
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
@@ -79,7 +79,7 @@ def params(mesh_name: str = "1") -> nnx.State:
 
 @functools.cache
 def rollout_weights(mesh_name: str = "1", dtype: str = "float32", scan: bool = True) -> nnx.State:
-    return reshard(params(mesh_name), mesh(mesh_name), dtype=dtype, unstack=not scan)
+    return reshard_program(params(mesh_name), mesh(mesh_name), dtype=dtype, unstack=not scan)(params(mesh_name))
 
 
 @functools.cache
