@@ -15,9 +15,7 @@ class RolloutConfig(Section):
     max_prompt_length: Tokens = Field(512, description="Tokens; a longer prompt is refused, never truncated.")
     max_completion_length: Tokens = Field(1024, description="Tokens, the stop token included.")
     dtype: DType = Field("bfloat16", description="Weights and cache of the sampler.")
-    stop_strings: tuple[str, ...] = Field(
-        (), strict=False, description="A completion ends with the token that completes one."
-    )
+    stop_strings: tuple[str, ...] = Field((), description="A completion ends with the token that completes one.")
     slots: Rows | None = Field(
         None, description="Completions that decode side by side, all devices together; default: as memory allows."
     )
@@ -59,7 +57,6 @@ class RewardConfig(Section):
     functions: tuple[RewardFunction, ...] = Field(
         (RewardFunction(function="auto"),),
         min_length=1,
-        strict=False,
         description="Names, `path/file.py:name`, or {function, weight, args, in_process, timeout}; their weighted sum "
         "is the reward. `auto` is the grader of a generated task, and `math` for everything else (docs/rewards.md).",
     )

@@ -78,5 +78,5 @@ class CheckpointConfig(Section):
 class LoggingConfig(Section):
     rollouts_every: int = Field(1, ge=0, le=MAX_STEPS, description="Steps between rollout records; 0: none.")
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
-        (), strict=False, description="Besides metrics.jsonl, which is always written."
+        (), description="Besides metrics.jsonl, which is always written."
     )

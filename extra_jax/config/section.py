@@ -1,8 +1,8 @@
 """What every section of the configuration is, and how far its numbers go."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 DType = Literal["float32", "bfloat16"]
 
@@ -31,3 +31,9 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, str_min_length=1)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _list_as_tuple(cls, value: Any) -> Any:
+        """YAML and JSON know no tuples."""
+        return tuple(value) if isinstance(value, list) else value

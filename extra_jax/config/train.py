@@ -102,7 +102,6 @@ class GRPOConfig(Section):
     mask_truncated_completions: bool = False
     dump_steps: tuple[Steps, ...] = Field(
         (),
-        strict=False,
         description="Steps (from 1) of which everything is written to run.dir/replay/ for `extra-jax replay`.",
     )
 
