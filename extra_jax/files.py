@@ -24,15 +24,16 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Path, private: bool = False) -> Iterator[IO[bytes]]:
     """A binary file to write a local file into; ``path`` has it when the block ends, and is untouched if it raises.
 
-    Missing parent folders are made. Processes that share a disk may write the same file: the last one wins.
+    Missing parent folders are made. Processes that share a disk may write the same file: the last one wins. What is
+    ``private`` can be read by its owner alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with open(beside, "wb", opener=lambda name, flags: os.open(name, flags, 0o600 if private else 0o666)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -41,7 +42,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         beside.unlink(missing_ok=True)
 
 
-def write_file(path: PathT, content: str | bytes) -> PathT:
+def write_file(path: PathT, content: str | bytes, private: bool = False) -> PathT:
     """Writes a local or remote file, text in UTF-8, as ``whole_file`` does."""
     data = content.encode() if isinstance(content, str) else content
     if is_remote(path):
@@ -51,7 +52,7 @@ def write_file(path: PathT, content: str | bytes) -> PathT:
         remote.parent.mkdir(parents=True, exist_ok=True)
         remote.write_bytes(data)
     else:
-        with whole_file(Path(path)) as file:
+        with whole_file(Path(path), private) as file:
             file.write(data)
     return path
 

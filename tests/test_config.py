@@ -52,7 +52,7 @@ def test_every_wrong_key_is_reported_at_once(file):
         ("train.max_steps", "not of the form key.sub=value"),
         ("=3", "not of the form key.sub=value"),
         ("train.max_steps.deep=3", "'max_steps' is a value, not a section"),
-        ("train.max_steps=[1", "is not valid YAML"),
+        ("train.max_steps=[1", ": not valid YAML"),
         ("train.max_steps=many", r"train.max_steps: .*integer.*\(got 'many'\)"),
         ("train.num_generations=1", "greater than or equal to 2"),
         ("train.loss_type=ppo", "'grpo', 'dr_grpo', 'dapo', 'bnpo' or 'cispo'"),
@@ -84,7 +84,7 @@ def test_an_override_can_clear_a_value(file):
 
 
 def test_files_that_are_not_a_configuration(tmp_path):
-    with pytest.raises(ExtraError, match="no such configuration file"):
+    with pytest.raises(ExtraError, match="there is no such file"):
         load_config(tmp_path / "missing.yaml")
     bad = tmp_path / "bad.yaml"
     bad.write_text("train: [1,\n")

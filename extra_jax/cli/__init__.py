@@ -6,18 +6,16 @@ parsing, so that ``--help`` and typing errors answer at once.
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, cast
 
 from extra_jax.cli import data, evaluation, exprl, models, planning, replaying, sampling, training
+from extra_jax.cli.boundary import PlainOutput, check_writable, guarded
 from extra_jax.cli.verb import Verb
-from extra_jax.errors import ExtraError
-
-USER_ERROR = 2
-INTERRUPTED = 130
-CLOSED_PIPE = 141
+from extra_jax.errors import printable, redact
 
 VERBS = (
     *training.VERBS,
@@ -33,28 +31,21 @@ VERBS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit status: 0, 1 where a check found something, 2 after an error that the user
-    can mend.
-
-    ``ExtraError`` is printed without a traceback; any other exception is a bug of ours and keeps its own.
+    can mend, 70 after a bug of ours (``boundary``).
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
     parser, by_verb = build_parser()
-    args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    verb = next(verb for verb in VERBS if verb.name == args.verb)
-    # argparse ends the positional list at the first option; what follows is given back and belongs to the list.
-    if unknown := [text for text in rest if text.startswith("-") or not verb.takes_config]:
-        by_verb[args.verb].error(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]}")
-    _show_log()
     try:
-        return _run(verb, args, rest)
-    except ExtraError as error:
-        print(f"extra-jax {args.verb}: {error}", file=sys.stderr)
-        return USER_ERROR
-    except BrokenPipeError:  # `extra-jax ... | head`; point stdout elsewhere, as Python flushes it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED_PIPE
-    except KeyboardInterrupt:
-        print(f"extra-jax {args.verb}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        args, rest = parser.parse_known_args(argv)
+        verb = next(verb for verb in VERBS if verb.name == args.verb)
+        # argparse ends the positional list at the first option; what follows is given back and belongs to the list.
+        if unknown := [text for text in rest if text.startswith("-") or not verb.takes_config]:
+            by_verb[args.verb].error(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]}")
+    except SystemExit as stop:  # help was printed, or what is wrong with the line
+        return cast(int, stop.code)
+    _show_log()
+    with redirect_stdout(cast(Any, PlainOutput(sys.stdout))):
+        return guarded(verb.name, argv, lambda: _run(verb, args, rest), lambda: vars(args).get("run_dir"))
 
 
 def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -92,11 +83,15 @@ def _add_verb(verbs: Any, verb: Verb) -> argparse.ArgumentParser:
 
 
 def _run(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
+    if out := getattr(args, "out", None):
+        is_file = verb.name == "data" and args.job == "contamination"
+        check_writable(str(Path(out).parent) if is_file else out, "--out")
     if not verb.takes_config:
         return verb.run(None, args) or 0
     from extra_jax.config import load_config
 
     config = load_config(args.config, verb.overrides([*args.overrides, *rest]))
+    args.run_dir = config.run.dir
     if args.dry_run:
         from extra_jax.dry_run import describe
 
@@ -104,6 +99,8 @@ def _run(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
             sampling.read_prompts(args.prompt, args.file)
         print(describe(config, verb.name), flush=True)
         return 0
+    if verb.writes_run and not config.distributed.enabled:  # on a pod the first process writes, and others may not
+        check_writable(config.run.dir, "run.dir")
     return verb.run(config, args) or 0
 
 
@@ -111,7 +108,7 @@ class _Stderr(logging.Handler):
     """To the standard error of the moment, which progress bars redirect to a place above them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"extra-jax: {self.format(record)}", file=sys.stderr)
+        print(f"extra-jax: {printable(redact(self.format(record)))}", file=sys.stderr)
 
 
 def _show_log() -> None:

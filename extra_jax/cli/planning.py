@@ -31,5 +31,6 @@ VERBS = (
         "extra-jax plan configs/qwen3_1_7b_grpo.yaml --topology v5e:4x4",
         _plan,
         _arguments,
+        writes_run=False,
     ),
 )

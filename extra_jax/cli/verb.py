@@ -22,6 +22,7 @@ class Verb:
         add_arguments: Adds the options that only this verb has.
         overrides: Turns short forms of ``key.sub=value`` that only this verb has into the long ones.
         takes_config: Whether ``CONFIG.yaml key.sub=value ...`` and ``--dry-run`` belong to it.
+        writes_run: Whether it writes into ``run.dir``.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Verb:
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     overrides: Callable[[Sequence[str]], Sequence[str]] = lambda given: given
     takes_config: bool = True
+    writes_run: bool = True
 
 
 def call(module: str, function: str, *arguments: Any) -> Any:

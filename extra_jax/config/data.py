@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from extra_jax.config.section import Section
+from extra_jax.config.section import MAX_ROWS, MAX_STEPS, MAX_TOKENS, Section, Seed, Temperature, Tokens
 
 
 class DataConfig(Section):
@@ -16,7 +16,9 @@ class DataConfig(Section):
         "FILE.jsonl, FILE.parquet or `hub:ORG/NAME`.",
     )
     split: str = Field("train", description="Split of a generated task or of a hub data set.")
-    limit: int | None = Field(None, ge=1, description="Use this many problems; generated tasks make this many.")
+    limit: int | None = Field(
+        None, ge=1, le=10_000_000, description="Use this many problems; generated tasks make this many."
+    )
     prompt_template: str | None = Field(None, description="Wraps a text problem; must contain {problem}.")
     system: str | None = Field(None, description="System message in front of a text problem.")
     columns: dict[str, str] = Field(
@@ -40,18 +42,20 @@ class EvalConfig(Section):
         "training.",
     )
     dir: str = Field("data", description="Folder of the standard sets that `extra-jax data fetch` brought.")
-    seed: int = Field(
+    seed: Seed = Field(
         0,
         description="Of the held-out problems that a task generates or `limit` keeps, and of every token sampled on "
         "them; apart from run.seed, so that runs of several seeds are measured alike.",
     )
-    every: int = Field(0, ge=0, description="Steps between evaluations; 0: only before the first and after the last.")
-    num_generations: int = Field(8, ge=1, description="Samples a problem (n of pass@k).")
-    temperature: float = Field(1.0, ge=0)
+    every: int = Field(
+        0, ge=0, le=MAX_STEPS, description="Steps between evaluations; 0: only before the first and after the last."
+    )
+    num_generations: int = Field(8, ge=1, le=MAX_ROWS, description="Samples a problem (n of pass@k).")
+    temperature: Temperature = 1.0
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(0, ge=0, le=MAX_TOKENS)
     min_p: float = Field(0.0, ge=0, lt=1)
-    max_completion_length: int | None = Field(None, ge=1, description="Default: the rollout's.")
+    max_completion_length: Tokens | None = Field(None, description="Default: the rollout's.")
 
     @field_validator("benchmarks", mode="before")
     @classmethod

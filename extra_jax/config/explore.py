@@ -96,9 +96,10 @@ class ExploreConfig(Section):
             if key in raw:
                 raise ValueError(now)
         merged = dict(raw)
-        preset = PRESETS.get(merged.get("preset") or "grpo", {})
-        for key, below in preset.items():
-            merged[key] = _merged(below, merged.get(key) or {})
+        preset = raw.get("preset")
+        for key, below in PRESETS.get(preset, {}).items() if isinstance(preset, str) else ():
+            if isinstance(above := merged.get(key) or {}, Mapping):
+                merged[key] = _merged(below, above)
         return merged
 
 

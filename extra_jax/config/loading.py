@@ -6,31 +6,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from extra_jax.config.foreign import TRL, VERL
 from extra_jax.config.tree import Config
-from extra_jax.errors import ExtraError
-from extra_jax.files import write_file
+from extra_jax.config.yaml_tree import dump_yaml, parse_yaml, unusable_values
+from extra_jax.errors import ExtraError, redact
+from extra_jax.files import read_text, write_file
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_MOST_LINES = 20  # of an error
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Reads a YAML file and applies ``key.sub=value`` overrides.
 
     Raises:
-        ExtraError: the file is missing or not YAML, a key is unknown (the nearest one is named), or a
-            value has the wrong type or breaks a rule between fields.
+        ExtraError: the file cannot be read or is not YAML, a key is unknown (the nearest one is named), or a
+            value has the wrong type, is out of range, or breaks a rule between fields.
     """
-    path = Path(path)
-    try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except FileNotFoundError as error:
-        raise ExtraError(f"{path}: no such configuration file") from error
-    except yaml.YAMLError as error:
-        raise ExtraError(f"{path}: not valid YAML: {error}") from error
+    tree = parse_yaml(read_text(path), str(path)) or {}
     if not isinstance(tree, dict):
         raise ExtraError(f"{path}: the top level must be a mapping of sections, not {type(tree).__name__}")
     for override in overrides:
@@ -56,8 +52,9 @@ def section_from_overrides(section: type[Model], overrides: Sequence[str], origi
 
 
 def save_config(config: Config, path: str | Path) -> None:
-    """Writes the resolved configuration; ``load_config`` reads it back unchanged."""
-    write_file(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    """Writes the resolved configuration, for its owner alone if it holds a secret; ``load_config`` reads it back."""
+    text = dump_yaml(config.model_dump(mode="json"))
+    write_file(path, text, private=redact(text) != text)
 
 
 def config_differences(old: Config, new: Config, ignore: Iterable[str] = ()) -> list[str]:
@@ -88,7 +85,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     """
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ExtraError(f"override {override!r} is not of the form key.sub=value")
+        raise ExtraError(f"override {_short(override)} is not of the form key.sub=value")
     *sections, leaf = key.split(".")
     node = tree
     for section in sections:
@@ -96,12 +93,9 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[section] = {}
         elif not isinstance(child, dict):
-            raise ExtraError(f"override {override!r}: {section!r} is a value, not a section")
+            raise ExtraError(f"override {_short(override)}: {section!r} is a value, not a section")
         node = child
-    try:
-        node[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ExtraError(f"override {override!r}: {text!r} is not valid YAML: {error}") from error
+    node[leaf] = parse_yaml(text, f"override {_short(override)}")
 
 
 def validated(model: type[Model], tree: Mapping[str, Any], origin: str) -> Model:
@@ -111,10 +105,15 @@ def validated(model: type[Model], tree: Mapping[str, Any], origin: str) -> Model
         ExtraError: as ``load_config``; ``origin`` stands where the file's name would.
     """
     try:
-        return model.model_validate(tree)
+        lines = unusable_values(tree)
+    except ExtraError as error:
+        raise ExtraError(f"{origin}: {error}") from error
+    try:
+        if not lines:
+            return model.model_validate(tree)
     except ValidationError as error:
         lines = [_explain(model, problem) for problem in error.errors()]
-        raise ExtraError(f"{origin}:\n  " + "\n  ".join(lines)) from error
+    raise ExtraError(f"{origin}:\n  " + "\n  ".join(lines[:_MOST_LINES]))
 
 
 def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
@@ -122,12 +121,13 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key{_nearest(model, location)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return (
-        f"{key}: {message} (got {problem['input']!r})"
-        if not isinstance(problem["input"], dict)
-        else f"{key}: {message}"
-    )
+    given = "" if isinstance(problem["input"], dict) else f" (got {_short(problem['input'])})"
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}{given}"
+
+
+def _short(value: Any) -> str:
+    text = redact(repr(value))
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _nearest(model: type[BaseModel], location: list[str]) -> str:

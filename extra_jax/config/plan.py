@@ -2,15 +2,17 @@
 
 from pydantic import Field
 
-from extra_jax.config.section import Section
+from extra_jax.config.section import MAX_SECONDS, Section, Tokens
 
 
 class PlanConfig(Section):
     hbm_fraction: float = Field(0.95, gt=0, le=1, description="Share of a chip's memory that the run may use.")
-    mean_prompt_length: int | None = Field(
-        None, ge=1, description="Tokens, for the estimate of time; default: half of rollout.max_prompt_length."
+    mean_prompt_length: Tokens | None = Field(
+        None, description="Tokens, for the estimate of time; default: half of rollout.max_prompt_length."
     )
-    mean_completion_length: int | None = Field(
-        None, ge=1, description="Tokens, for the estimate of time; default: half of rollout.max_completion_length."
+    mean_completion_length: Tokens | None = Field(
+        None, description="Tokens, for the estimate of time; default: half of rollout.max_completion_length."
     )
-    max_step_seconds: float | None = Field(None, gt=0, description="Budget of the estimated time of a step.")
+    max_step_seconds: float | None = Field(
+        None, gt=0, le=MAX_SECONDS, description="Budget of the estimated time of a step."
+    )

@@ -4,23 +4,25 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from extra_jax.config.section import DType, Section
+from extra_jax.config.section import MAX_SECONDS, MAX_TOKENS, DType, Rows, Section, Temperature, Tokens
 
 
 class RolloutConfig(Section):
-    temperature: float = Field(1.0, ge=0.0, description="0 is greedy.")
+    temperature: Temperature = Field(1.0, description="0 is greedy.")
     top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=0, description="0 is off.")
+    top_k: int = Field(0, ge=0, le=MAX_TOKENS, description="0 is off.")
     min_p: float = Field(0.0, ge=0.0, lt=1.0)
-    max_prompt_length: int = Field(512, ge=1, description="Tokens; a longer prompt is refused, never truncated.")
-    max_completion_length: int = Field(1024, ge=1, description="Tokens, the stop token included.")
+    max_prompt_length: Tokens = Field(512, description="Tokens; a longer prompt is refused, never truncated.")
+    max_completion_length: Tokens = Field(1024, description="Tokens, the stop token included.")
     dtype: DType = Field("bfloat16", description="Weights and cache of the sampler.")
-    stop_strings: tuple[str, ...] = Field((), description="A completion ends with the token that completes one.")
-    slots: int | None = Field(
-        None, ge=1, description="Completions that decode side by side, all devices together; default: as memory allows."
+    stop_strings: tuple[str, ...] = Field(
+        (), strict=False, description="A completion ends with the token that completes one."
     )
-    chunk: int | None = Field(
-        None, ge=1, description="Tokens between two looks of the scheduler; default: fewer for shorter completions."
+    slots: Rows | None = Field(
+        None, description="Completions that decode side by side, all devices together; default: as memory allows."
+    )
+    chunk: Tokens | None = Field(
+        None, description="Tokens between two looks of the scheduler; default: fewer for shorter completions."
     )
 
 
@@ -28,17 +30,21 @@ class RewardFunction(Section):
     """One entry of ``reward.functions``."""
 
     function: str = Field(description="A name, `path/file.py:name` or `module:name`.")
-    weight: float = Field(1.0, allow_inf_nan=False, description="Factor in the reward; 0: only recorded.")
+    weight: float = Field(1.0, ge=-1e6, le=1e6, description="Factor in the reward; 0: only recorded.")
     args: dict[str, Any] = Field(default_factory=dict, description="Further keywords; graders take `values`, too.")
     in_process: bool = Field(False, description="Call it in the trainer's process, without limits.")
-    timeout: float | None = Field(None, gt=0, description="Seconds of one call with all completions; default 60.")
+    timeout: float | None = Field(
+        None, gt=0, le=MAX_SECONDS, description="Seconds of one call with all completions; default 60."
+    )
 
 
 class CorrectConfig(Section):
     """What ``reward.correct`` says."""
 
     function: str
-    threshold: float | None = Field(None, description="Correct from this value on; for functions that are no graders.")
+    threshold: float | None = Field(
+        None, ge=-1e9, le=1e9, description="Correct from this value on; for functions that are no graders."
+    )
 
 
 _GONE = {
@@ -53,6 +59,7 @@ class RewardConfig(Section):
     functions: tuple[RewardFunction, ...] = Field(
         (RewardFunction(function="auto"),),
         min_length=1,
+        strict=False,
         description="Names, `path/file.py:name`, or {function, weight, args, in_process, timeout}; their weighted sum "
         "is the reward. `auto` is the grader of a generated task, and `math` for everything else (docs/rewards.md).",
     )

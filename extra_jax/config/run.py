@@ -1,17 +1,18 @@
 """Where and on what a run happens: directories, processes, model, mesh, checkpoints, logs."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from extra_jax.config.section import DType, Section
+from extra_jax.config.section import MAX_ROWS, MAX_STEPS, DType, Rows, Section, Seed, Steps
 
+Axis = Annotated[int, Field(ge=-1, le=MAX_ROWS)]
 RematPolicy = Literal["none", "dots", "full"]
 
 
 class RunConfig(Section):
     dir: str = Field("runs/default", description="Run directory: checkpoints, metrics, rollouts, report, export.")
-    seed: int = Field(0, description="Seed of data order, initial weights and every token sampled in training.")
+    seed: Seed = Field(0, description="Seed of data order, initial weights and every token sampled in training.")
 
 
 class DistributedConfig(Section):
@@ -19,8 +20,8 @@ class DistributedConfig(Section):
 
     enabled: bool = Field(False, description="Call jax.distributed.initialize() first; one process per host.")
     coordinator_address: str | None = Field(None, description="HOST:PORT of process 0.")
-    num_processes: int | None = Field(None, ge=1)
-    process_id: int | None = Field(None, ge=0)
+    num_processes: Rows | None = None
+    process_id: int | None = Field(None, ge=0, lt=MAX_ROWS)
 
 
 class ModelConfig(Section):
@@ -46,11 +47,20 @@ class MeshConfig(Section):
     """Sizes of the mesh axes; at most one is -1 and takes the devices that are left."""
 
     emulated_cpu_devices: int | None = Field(
-        None, ge=1, description="Split the CPU into this many devices, which then work side by side; CPU only."
+        None, ge=1, le=256, description="Split the CPU into this many devices, which then work side by side; CPU only."
     )
-    data: int = Field(1, description="Pure data parallelism: parameters replicated along it (across slices).")
-    fsdp: int = Field(-1, description="Data parallelism with parameters and optimizer state sharded along it.")
-    tensor: int = Field(1, description="Tensor parallelism inside a layer.")
+    data: Axis = Field(1, description="Pure data parallelism: parameters replicated along it (across slices).")
+    fsdp: Axis = Field(-1, description="Data parallelism with parameters and optimizer state sharded along it.")
+    tensor: Axis = Field(1, description="Tensor parallelism inside a layer.")
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        sizes = (self.data, self.fsdp, self.tensor)
+        if 0 in sizes or sizes.count(-1) > 1:
+            raise ValueError(
+                f"data, fsdp, tensor = {sizes}: a size is at least 1, and at most one is -1 (what is left)"
+            )
+        return self
 
 
 class TokenizerConfig(Section):
@@ -61,12 +71,12 @@ class TokenizerConfig(Section):
 
 
 class CheckpointConfig(Section):
-    every: int = Field(50, ge=1, description="Steps between checkpoints; the last step is always saved.")
-    keep: int = Field(2, ge=1)
+    every: Steps = Field(50, description="Steps between checkpoints; the last step is always saved.")
+    keep: int = Field(2, ge=1, le=10_000)
 
 
 class LoggingConfig(Section):
-    rollouts_every: int = Field(1, ge=0, description="Steps between rollout records; 0: none.")
+    rollouts_every: int = Field(1, ge=0, le=MAX_STEPS, description="Steps between rollout records; 0: none.")
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
-        (), description="Besides metrics.jsonl, which is always written."
+        (), strict=False, description="Besides metrics.jsonl, which is always written."
     )

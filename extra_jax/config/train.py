@@ -4,20 +4,22 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from extra_jax.config.section import Section
+from extra_jax.config.section import MAX_STEPS, MAX_TOKENS, Rows, Section, Steps, Tokens
+
+MAX_COMPLETIONS = 2**20  # of a step
 
 SamplerCorrection = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
 
 class OptimConfig(Section):
-    learning_rate: float = Field(1e-6, gt=0)
+    learning_rate: float = Field(1e-6, gt=0, le=1)
     lr_scheduler_type: Literal["constant", "cosine"] = Field("constant", description="After the warm-up.")
-    warmup_steps: int = Field(0, ge=0, description="Optimizer updates of linear warm-up from 0.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled (AdamW); matrices only.")
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float = Field(1.0, gt=0)
+    warmup_steps: int = Field(0, ge=0, le=MAX_STEPS, description="Optimizer updates of linear warm-up from 0.")
+    weight_decay: float = Field(0.0, ge=0, le=100, description="Decoupled (AdamW); matrices only.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0, le=1)
+    max_grad_norm: float = Field(1.0, gt=0, le=1e9)
 
 
 class AdvantageConfig(Section):
@@ -36,21 +38,21 @@ class AdvantageConfig(Section):
 
 
 class GRPOConfig(Section):
-    max_steps: int = Field(100, ge=1, description="Rollout-and-update steps of the whole run.")
-    prompts_per_step: int = Field(64, ge=1)
-    num_generations: int = Field(8, ge=2, description="Group size G.")
-    num_minibatches: int = Field(1, ge=1, description="Optimizer updates per pass over the step's completions.")
-    num_iterations: int = Field(1, ge=1, description="Passes over the step's completions (mu).")
-    row_length: int | None = Field(
+    max_steps: Steps = Field(100, description="Rollout-and-update steps of the whole run.")
+    prompts_per_step: Rows = 64
+    num_generations: int = Field(8, ge=2, le=4096, description="Group size G.")
+    num_minibatches: Rows = Field(1, description="Optimizer updates per pass over the step's completions.")
+    num_iterations: int = Field(1, ge=1, le=1000, description="Passes over the step's completions (mu).")
+    row_length: Tokens | None = Field(
         None,
-        ge=1,
         description="Tokens of a packed row; default: the longest prompt and completion. Completions of a row share "
         "their prompt, so longer rows have less to compute, up to 8,192 tokens.",
     )
-    micro_batch_rows: int = Field(1, ge=1, description="Packed rows per forward/backward on a data-parallel shard.")
+    micro_batch_rows: Rows = Field(1, description="Packed rows per forward/backward on a data-parallel shard.")
     max_num_gen_batches: int = Field(
         1,
         ge=1,
+        le=1000,
         description="Dynamic sampling: groups that are all correct or all wrong are replaced by those of further "
         "problems, until prompts_per_step mixed ones are there or this many times prompts_per_step were generated. "
         "1 is off.",
@@ -63,23 +65,30 @@ class GRPOConfig(Section):
     scale_rewards: Literal["group", "batch", "none"] = Field(
         "group", description="What advantage=grpo divides by: the deviation of the group, of the step, or nothing."
     )
-    epsilon: float = Field(0.2, gt=0)
+    epsilon: float = Field(0.2, gt=0, le=1000)
     epsilon_high: float | None = Field(
-        0.28, gt=0, description="None: the same as epsilon. With loss_type=cispo the cap of the ratio itself (5.0)."
+        0.28,
+        gt=0,
+        le=1000,
+        description="None: the same as epsilon. With loss_type=cispo the cap of the ratio itself (5.0).",
     )
     old_logprobs: Literal["learner", "sampler"] = Field(
         "learner",
         description="What the ratio compares with: the learner's score before the first update, or the sampler's.",
     )
-    delta: float | None = Field(None, gt=1, description="Upper cap of the ratio where the advantage is negative.")
-    beta: float = Field(0.0, ge=0, description="KL coefficient; the reference model exists only when it is > 0.")
+    delta: float | None = Field(
+        None, gt=1, le=1e6, description="Upper cap of the ratio where the advantage is negative."
+    )
+    beta: float = Field(
+        0.0, ge=0, le=1000, description="KL coefficient; the reference model exists only when it is > 0."
+    )
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     use_bias_correction_kl: bool = Field(
         True,
         description="Multiply the KL term by the ratio of policy and old policy, so that its gradient is that of the "
         "KL divergence, without bias (DeepSeek-V3.2; TRL's default).",
     )
-    entropy_coef: float = Field(0.0, ge=0, description="Weight of the mean token entropy as a bonus.")
+    entropy_coef: float = Field(0.0, ge=0, le=1000, description="Weight of the mean token entropy as a bonus.")
     top_entropy_quantile: float = Field(
         1.0, gt=0, le=1, description="Share of tokens, those of highest entropy, that the policy gradient acts on."
     )
@@ -88,11 +97,13 @@ class GRPOConfig(Section):
         description="Multiply the policy loss by the ratio learner / sampler, of tokens or of whole sequences, either "
         "clipped to the bounds importance_sampling_clip_* or 0 outside them. None is off.",
     )
-    importance_sampling_clip_max: float | None = Field(3.0, gt=0)
-    importance_sampling_clip_min: float | None = Field(None, gt=0)
+    importance_sampling_clip_max: float | None = Field(3.0, gt=0, le=1e6)
+    importance_sampling_clip_min: float | None = Field(None, gt=0, le=1e6)
     mask_truncated_completions: bool = False
-    dump_steps: tuple[int, ...] = Field(
-        (), description="Steps (from 1) of which everything is written to run.dir/replay/ for `extra-jax replay`."
+    dump_steps: tuple[Steps, ...] = Field(
+        (),
+        strict=False,
+        description="Steps (from 1) of which everything is written to run.dir/replay/ for `extra-jax replay`.",
     )
 
     @property
@@ -135,11 +146,18 @@ class GRPOConfig(Section):
             raise ValueError(
                 f"prompts_per_step={self.prompts_per_step} does not divide into num_minibatches={self.num_minibatches}"
             )
+        if (most := self.prompts_budget * self.num_generations) > MAX_COMPLETIONS:
+            raise ValueError(
+                f"prompts_per_step x num_generations x max_num_gen_batches = {most:,} completions in a step; "
+                f"{MAX_COMPLETIONS:,} is the most that is kept in memory"
+            )
         return self
 
 
 class SFTConfig(Section):
-    max_steps: int = Field(100, ge=1)
-    batch_size: int = Field(64, ge=1, description="Examples per optimizer update.")
-    row_length: int = Field(1024, ge=2, description="Tokens of a packed row; a longer example is refused.")
-    micro_batch_rows: int = Field(1, ge=1, description="Packed rows per forward/backward on a data-parallel shard.")
+    max_steps: Steps = 100
+    batch_size: Rows = Field(64, description="Examples per optimizer update.")
+    row_length: int = Field(
+        1024, ge=2, le=MAX_TOKENS, description="Tokens of a packed row; a longer example is refused."
+    )
+    micro_batch_rows: Rows = Field(1, description="Packed rows per forward/backward on a data-parallel shard.")

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID,
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from extra_jax.errors import printable, redact
 from extra_jax.telemetry.names import phase_seconds
 
 _PLAIN_ROLLOUT_SECONDS = 30.0
@@ -138,7 +139,7 @@ class Display:
 
     def line(self, text: str) -> None:
         """A line of its own, above the bars."""
-        self._console.print(Text(text))
+        self._console.print(Text(printable(redact(text))))
 
 
 class Progress(Display):

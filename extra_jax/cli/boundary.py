@@ -1,0 +1,159 @@
+"""Where a verb ends: what can be foreseen has a name and status 2, anything else is a bug of ours and has a file."""
+
+import errno
+import os
+import platform
+import shlex
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from extra_jax.errors import ExtraError, printable, redact
+from extra_jax.files import is_remote
+
+USER_ERROR = 2
+BUG = 70
+INTERRUPTED = 130
+CLOSED_PIPE = 141
+
+_ROOM = "Make room, or choose another place; the same command then goes on."
+_PATH = "Check the path and who may write there."
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST, errno.ELOOP),
+        _PATH,
+    ),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.ENXIO, errno.EBUSY, errno.ESTALE, errno.EIO), _PATH),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files: ulimit -n 65536."),
+}
+_IN_MESSAGES = {
+    os.strerror(code): code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+}
+_NO_MEMORY = "Use fewer or shorter texts at once: rollout.slots, train.micro_batch_rows, train.prompts_per_step."
+_PACKAGES = ("extra-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "pydantic")
+
+
+class PlainOutput:
+    """A stream to which text of models, files and servers is written as characters, never as commands to a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._encoding = stream, stream.encoding or "utf-8"
+
+    def write(self, text: str) -> int:
+        self._stream.write(printable(text).encode(self._encoding, "backslashreplace").decode(self._encoding))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def guarded(verb: str, argv: Sequence[str], work: Callable[[], int], run_dir: Callable[[], str | None]) -> int:
+    """The exit status of ``work``. Errors are said on standard error, none with a traceback.
+
+    Args:
+        argv: the command line, for the file about a bug.
+        run_dir: where that file goes, once it is known.
+    """
+    try:
+        return work()
+    except BrokenPipeError:  # `extra-jax ... | head`; point stdout elsewhere, as Python flushes it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+    except KeyboardInterrupt:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next Ctrl-C ends what still winds down, at once
+        message, status = "interrupted", INTERRUPTED
+    except Exception as error:
+        if (reason := foreseen(error)) is not None:
+            message, status = reason, USER_ERROR
+        else:
+            message, status = _report_bug(error, argv, run_dir()), BUG
+    print(f"extra-jax {verb}: {printable(redact(message))}", file=sys.stderr)
+    return status
+
+
+def foreseen(error: BaseException) -> str | None:
+    """What to tell a user about ``error`` or what caused it; ``None``: it should not have happened."""
+    if isinstance(error, ExtraError):
+        return str(error)
+    for one in _causes(error):
+        first_line = str(one).strip().partition("\n")[0][:300]
+        if isinstance(one, OSError) and one.errno in _REMEDIES and one.filename is not None:
+            return f"{os.fsdecode(one.filename)}: {one.strerror}. {_REMEDIES[one.errno]}"
+        if isinstance(one, OSError) and _REMEDIES.get(one.errno or 0) == _ROOM:
+            return f"{one.strerror}. {_ROOM}"
+        if isinstance(one, MemoryError) or "RESOURCE_EXHAUSTED" in first_line:
+            return f"not enough memory ({first_line or 'none left'}). {_NO_MEMORY}"
+        if isinstance(one, ModuleNotFoundError) and one.name and not one.name.startswith("extra_jax"):
+            return f"needs the package `{one.name.partition('.')[0]}`, which is not installed; install it with pip"
+        for text, code in _IN_MESSAGES.items():  # storage of checkpoints raises ValueError and RuntimeError for these
+            if text in str(one):
+                return f"{text}. {_REMEDIES[code]}"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        yield current
+        seen.add(id(current))
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+
+
+def check_writable(path: str, what: str) -> None:
+    """Refuses a local folder that cannot be made or written, before work starts; leaves nothing there.
+
+    Raises:
+        ExtraError: with ``what`` (the setting or option), the path and the reason.
+    """
+    if is_remote(path):
+        return
+    target = Path(path).absolute()
+    try:
+        for folder in (target, *target.parents):
+            try:
+                folder.lstat()
+            except FileNotFoundError:
+                continue
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(4096))
+            return
+    except OSError as error:
+        raise ExtraError(f"{what} {path}: cannot be written ({error.strerror}). {_PATH}") from error
+
+
+def _report_bug(error: Exception, argv: Sequence[str], run_dir: str | None) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    details = [
+        f"command: {shlex.join(['extra-jax', *argv])}",
+        f"python: {platform.python_version()} on {platform.platform()}",
+        *(f"{name}: {installed(name)}" for name in _PACKAGES),
+        "",
+        *traceback.format_exception(error),
+    ]
+    text = printable(redact("\n".join(details)))
+    summary = traceback.format_exception_only(error)[-1].strip().partition("\n")[0][:300]
+    for folder in (run_dir, None):  # None is the folder of temporary files; files there are their owner's alone
+        try:
+            if folder is None or Path(folder).is_dir():
+                descriptor, name = tempfile.mkstemp(prefix="extra_jax_bug_", suffix=".txt", dir=folder)
+                with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(text)
+                return f"this is a bug in extra_jax ({summary}); the details are in {name}"
+        except OSError:
+            continue  # full or read-only: the next place
+    return f"this is a bug in extra_jax, and there is no place to write the details to, so here they are:\n{text}"
