@@ -1,10 +1,17 @@
 """The judge: which endpoint, what it is asked, and how patiently."""
 
+import re
+from collections.abc import Mapping
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from extra_jax.config.section import Section
+from extra_jax.errors import redact
+
+_SECRET_KEY = re.compile(r"(?i)(?:api[-_]?key|authorization|passw(?:or)?d|secret|(?:^|access|auth|bearer)[-_]?token)$")
 
 
 class JudgeConfig(Section):
@@ -35,7 +42,8 @@ class JudgeConfig(Section):
     api_key_env: str | None = Field(None, description="Name of the environment variable that holds the API key.")
     extra_body: dict[str, Any] = Field(
         default_factory=dict,
-        description="Further fields of a request, e.g. {chat_template_kwargs: {enable_thinking: false}} for vLLM.",
+        description="Further fields of a request, e.g. {chat_template_kwargs: {enable_thinking: false}} for vLLM; null "
+        "leaves one out ({seed: null}), max_completion_tokens and random_seed replace max_tokens and seed.",
     )
     cache: str | None = Field(
         None, description="Local folder of the judge's replies; default: `replies` in the folder that is judged."
@@ -44,9 +52,30 @@ class JudgeConfig(Section):
     @field_validator("endpoint")
     @classmethod
     def _is_url(cls, endpoint: str | None) -> str | None:
-        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+        try:
+            url = urlsplit(endpoint or "http://none")
+            is_url = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            is_url = False
+        if not is_url or re.search(r"[\x00-\x20\x7f-\xa0]", str(endpoint)):
             raise ValueError("an endpoint is a URL such as http://localhost:8000/v1")
+        if url.username or url.password or (url.query and redact(url.query) != url.query):
+            raise ValueError("an endpoint is stored and printed, so no secret belongs into it; use api_key_env")
         return endpoint
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_variable(cls, name: str | None) -> str | None:
+        if name is not None and (not re.fullmatch(r"[A-Za-z_]\w{0,63}", name, re.ASCII) or redact(name) != name):
+            raise PydanticCustomError("secret", "this is the NAME of an environment variable that holds the key")
+        return name
+
+    @field_validator("extra_body")
+    @classmethod
+    def _has_no_secret(cls, body: dict[str, Any]) -> dict[str, Any]:
+        if (place := _secret_place(body)) is not None:
+            raise ValueError(f"{place} looks like a secret, which would be stored with the run; use api_key_env")
+        return body
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
@@ -55,3 +84,13 @@ class JudgeConfig(Section):
         if self.condition == "again" and self.temperature == 0:
             raise ValueError("condition=again at temperature=0 would repeat the same reply; set temperature, e.g. 0.7")
         return self
+
+
+def _secret_place(value: object, place: str = "") -> str | None:
+    """The key under which something in a tree looks like a secret."""
+    if isinstance(value, Mapping):
+        places = (_secret_place(inner, f"{place}.{key}" if place else str(key)) for key, inner in value.items())
+        return next(filter(None, places), None)
+    if isinstance(value, list):
+        return next(filter(None, (_secret_place(inner, place) for inner in value)), None)
+    return place if isinstance(value, str) and (_SECRET_KEY.search(place) or redact(value) != value) else None

@@ -18,6 +18,7 @@ class Tally:
 
     Attributes:
         statuses: Units by status, all units of the store.
+        words: What the server said last, for each status without a reply.
         before: Of them, those that an earlier run of the verb had finished.
         requests: Sent in this run, failed ones included.
         cached: Replies that did not have to be asked for.
@@ -26,6 +27,7 @@ class Tally:
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
+    words: dict[str, str] = field(default_factory=dict)
     before: int = 0
     requests: int = 0
     cached: int = 0
@@ -35,10 +37,12 @@ class Tally:
 
     def __str__(self) -> str:
         ended = "  ".join(f"{status} {self.statuses[status]:,}" for status in STATUSES)
+        words = "".join(f"\nthe last {status}: {said}" for status, said in self.words.items())
         return (
             f"judged {self.statuses.total():,} units: {ended}\n"
             f"{self.before:,} of them before; {self.requests:,} requests, {self.cached:,} replies from the cache, "
             f"{self.prompt_tokens:,} prompt and {self.completion_tokens:,} completion tokens, {self.seconds:.1f} s"
+            f"{words}"
         )
 
 
@@ -67,9 +71,11 @@ class JudgeProgress(Display):
         self.tally.prompt_tokens += reply.prompt_tokens
         self.tally.completion_tokens += reply.completion_tokens
 
-    def ended(self, status: str) -> None:
-        """A unit that has just ended."""
+    def ended(self, status: str, reply: str) -> None:
+        """A unit that has just ended, with the judge's reply or what the server said instead."""
         self.tally.statuses[status] += 1
+        if status not in (OK, "parse", "truncated"):
+            self.tally.words[status] = reply
         self._ended += 1
         self._failed += status != OK
         now, done = time.monotonic(), self.tally.before + self._ended

@@ -3,16 +3,18 @@
 import fcntl
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import TypeAdapter, ValidationError
+
 from extra_jax.errors import ExtraError
 
 _FILE, _LOCK = "replies.jsonl", "lock"
-_KEY_START = len('{"key": "')
-_KEY_LENGTH = 64
+_KEY = re.compile(rb'\{"key": "([0-9a-f]{64})"')
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Reply:
     latency: float
     requests: int = 1
     expected: float | None = None
+
+
+_REPLY = TypeAdapter(Reply)
 
 
 class ReplyCache:
@@ -65,14 +70,15 @@ class ReplyCache:
         return len(self._places)
 
     def get(self, key: str) -> Reply | None:
-        """The reply to a question, or ``None``."""
+        """The reply to a question, or ``None``, also where what is kept cannot be read: it is then asked again."""
         place = self._places.get(bytes.fromhex(key))
         if place is None:
             return None
         self._reader.seek(place)
-        row = json.loads(self._reader.readline())
-        del row["key"]
-        return Reply(**row)
+        try:
+            return _REPLY.validate_json(self._reader.readline(), strict=True)
+        except ValidationError:
+            return None
 
     def put(self, key: str, reply: Reply) -> None:
         """Keeps a reply."""
@@ -95,7 +101,8 @@ class ReplyCache:
             if not line.endswith(b"\n"):
                 self._file.truncate(end)
                 break
-            self._places[bytes.fromhex(line[_KEY_START : _KEY_START + _KEY_LENGTH].decode())] = end
+            if key := _KEY.match(line):
+                self._places[bytes.fromhex(key[1].decode())] = end
             end += len(line)
         return end
 

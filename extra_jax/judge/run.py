@@ -25,7 +25,7 @@ from extra_jax.judge.join import OK
 from extra_jax.judge.progress import JudgeProgress, Tally
 from extra_jax.judge.replies import Reply, ReplyCache, question_key
 from extra_jax.judge.rubric import Chat, Rubric
-from extra_jax.judge.score import parse_score
+from extra_jax.judge.score import answer_start, parse_score
 
 REPLIES = "replies"
 ASKED_AGAIN = ("timeout", "transport")
@@ -214,7 +214,7 @@ class _Run:
             row = await self._judge(unit)
             part.rows[place] = row
             part.open -= 1
-            self.progress.ended(row["status"])
+            self.progress.ended(row["status"], row["reply"])
             self._watch(row)
             if part.open == 0:
                 name = store.scores_name(part.name, part.tries)
@@ -236,7 +236,7 @@ class _Run:
                 requests += reply.requests
                 prompt_tokens += reply.prompt_tokens
                 completion_tokens += reply.completion_tokens
-                score = self._score(reply)
+                score = reply.expected if self.config.scoring == "expectation" else _score(reply)
                 if score is not None:
                     scores.append(score)
                     break
@@ -247,24 +247,20 @@ class _Run:
             "status": _status(scores, reply, failure),
             "score": sum(scores) / len(scores) if scores else None,
             "attempts": requests,
-            "reply": str(failure) if reply is None else reply.text,
+            "reply": reply.text if reply is not None and (scores or failure is None) else str(failure),
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "latency": None if reply is None else reply.latency,
         }
-
-    def _score(self, reply: Reply) -> float | None:
-        parsed = parse_score(reply.text)
-        if parsed is None or self.config.scoring == "text":
-            return None if parsed is None else float(parsed.score)
-        return reply.expected
 
     async def _reply(self, messages: Chat, rubric_sha: str, sample: int, attempt: int) -> Reply:
         """The reply to one question, from the cache or the endpoint; equal questions are asked once."""
         temperature = max(self.config.temperature, _RETRY_TEMPERATURE) if attempt else self.config.temperature
         seed = sample * (self.config.parse_retries + 1) + attempt + _AGAIN * (self.config.condition == "again")
         sampling = self.sampling | {"temperature": temperature, "seed": seed}
-        also = {"scoring": self.config.scoring, "extra_body": self.config.extra_body}
+        # Expectations that were once read at another place than the digit are not found.
+        scoring = "expectation at the digit" if self.config.scoring == "expectation" else self.config.scoring
+        also = {"scoring": scoring, "extra_body": self.config.extra_body}
         key = question_key(str(self.config.model), rubric_sha, sampling | also, messages)
         if (kept := self.cache.get(key)) is not None:
             self.progress.tally.cached += 1
@@ -292,9 +288,14 @@ class _Run:
         self.unanswered = self.unanswered + 1 if row["status"] in ASKED_AGAIN else 0
         if self.unanswered >= max(_GIVE_UP, self.config.concurrency):
             raise ExtraError(
-                f"{self.unanswered} questions in a row got no answer from {self.config.endpoint} (the last: "
+                f"{self.unanswered} questions in a row got no answer from {self.endpoint.url} (the last: "
                 f"{row['reply']}). Nothing that was answered is lost: see to the server, then run the same command"
             )
+
+
+def _score(reply: Reply) -> float | None:
+    parsed = parse_score(reply.text, reply.finish_reason == "length")
+    return None if parsed is None else float(parsed.score)
 
 
 def _status(scores: list[float], reply: Reply | None, failure: NoAnswer | None) -> str:
@@ -302,7 +303,9 @@ def _status(scores: list[float], reply: Reply | None, failure: NoAnswer | None) 
         return OK
     if failure is not None:
         return failure.status
-    return "truncated" if reply is not None and reply.finish_reason == "length" else "parse"
+    if reply is not None and (reply.finish_reason == "length" or answer_start(reply.text) is None):
+        return "truncated"
+    return "parse"
 
 
 def _cache_folder(folder: epath.PathLike, config: JudgeConfig) -> Path:
