@@ -15,6 +15,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.files import write_file
 
 Model = TypeVar("Model", bound=BaseModel)
+_SHOWN = 20  # faults of one file
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -113,7 +114,7 @@ def validated(model: type[Model], tree: Mapping[str, Any], origin: str) -> Model
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(model, problem) for problem in error.errors()]
+        lines = [_explain(model, problem) for problem in error.errors()[:_SHOWN]]
         raise ExtraError(f"{origin}:\n  " + "\n  ".join(lines)) from error
 
 
@@ -124,7 +125,7 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return f"{key}: unknown key{_nearest(model, location)}"
     message = problem["msg"].removeprefix("Value error, ")
     return (
-        f"{key}: {message} (got {problem['input']!r})"
+        f"{key}: {message} (got {problem['input']!r:.200})"
         if not isinstance(problem["input"], dict)
         else f"{key}: {message}"
     )

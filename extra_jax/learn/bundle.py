@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from extra_jax.config import Config, config_from_dict
+from extra_jax.config.loading import validated
 from extra_jax.errors import ExtraError
 from extra_jax.files import ordinary_file, parse_json, whole_file
 from extra_jax.parallel.processes import allgather_rows, is_main
@@ -128,13 +129,8 @@ def read_bundle(path: Path) -> Bundle:
             columns = {name: file[name] for name in file.files}
     except Exception as error:  # numpy, zipfile and zlib each have their own for a damaged file
         raise ExtraError(f"{path}: not a replay bundle, or damaged: {error}") from error
-    text = columns.pop("about", None)
-    try:
-        about = About.model_validate(parse_json(str(text), f"{path}, about"))
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"]))
-        raise ExtraError(f"{path}, about {key}: {fault['msg']}, not {fault['input']!r:.60}") from error
+    where = f"{path}, about"
+    about = validated(About, parse_json(str(columns.pop("about", "")), where), where)
     _check(columns, path)
     config = config_from_dict(about.config, str(path))
     ids, group = columns["rollout_ids"], config.train.num_generations
