@@ -11,9 +11,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from extra_jax.errors import ExtraError
+
+if TYPE_CHECKING:
+    from etils import epath
 
 PathT = TypeVar("PathT", bound=str | os.PathLike[str])
 
@@ -82,29 +85,40 @@ def replace_folder(finished: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a local or remote file that somebody else may have written.
+def ordinary_file(path: str | os.PathLike[str]) -> "epath.Path":
+    """A local or remote file that somebody else may have written.
 
     Raises:
-        ExtraError: there is no such file, it is no ordinary file (a folder, or a pipe that would never end), it cannot
-            be read, or it is not UTF-8. A byte order mark is not part of the text.
+        ExtraError: there is no such file, or it is no ordinary file (a folder, or a pipe that would never end).
     """
     from etils import epath
 
     # Of a local path, epath's `is_file` means "no folder", which would wait at a pipe for ever.
     file = epath.Path(path) if is_remote(path) else Path(path)
     try:
-        if not file.is_file():
-            what = "is not an ordinary file" if file.exists() else "there is no such file"
-            raise ExtraError(f"{os.fspath(path)}: {what}. Check the path; relative ones start at the working folder.")
-        return file.read_bytes().decode("utf-8-sig")
+        if file.is_file():
+            return epath.Path(path)
+        what = "is not an ordinary file" if file.exists() else "there is no such file"
+    except OSError as error:
+        raise ExtraError(f"{os.fspath(path)}: cannot be read ({error.strerror or error}).") from error
+    raise ExtraError(f"{os.fspath(path)}: {what}. Check the path; relative ones start at the working folder.")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a local or remote file that somebody else may have written.
+
+    Raises:
+        ExtraError: as ``ordinary_file``; it cannot be read, or it is not UTF-8. A byte order mark is not part of it.
+    """
+    try:
+        return ordinary_file(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ExtraError(f"{os.fspath(path)}: not UTF-8 text ({error}). Write it again as UTF-8.") from error
     except OSError as error:
         raise ExtraError(f"{os.fspath(path)}: cannot be read ({error.strerror or error}).") from error
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
+def parse_json(text: str | bytes, where: str, remedy: str = "Repair or remove it.") -> Any:
     """The value of JSON text that somebody else may have written; ``where`` (file, row) starts every message.
 
     Raises:
@@ -112,13 +126,14 @@ def parse_json(text: str | bytes, where: str) -> Any:
             which no UTF-8 file can hold.
     """
     try:
+        text = text if isinstance(text, str) else text.decode("utf-8-sig")
         value = json.loads(text)
-        if "\\u" in (text if isinstance(text, str) else text.decode("utf-8-sig", "replace")):
+        if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
-        raise ExtraError(f"{where}: nested too deep to be read. Repair or remove it.") from error
+        raise ExtraError(f"{where}: nested too deep to be read. {remedy}") from error
     except ValueError as error:  # also JSONDecodeError, UnicodeDecodeError and UnicodeEncodeError
-        raise ExtraError(f"{where}: not valid JSON in UTF-8 ({error}). Repair or remove it.") from error
+        raise ExtraError(f"{where}: not valid JSON in UTF-8 ({error}). {remedy}") from error
     return value
 
 

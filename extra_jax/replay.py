@@ -103,17 +103,30 @@ def compare_updates(bundle: Bundle, run_dir: Path) -> list[Comparison]:
     config = one_device(bundle.config)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     model = build_model(config.model, mesh, seed=config.run.seed)
+    _check_tokens(bundle, model.config.vocab_size)
     learner = Learner(model.graphdef, config, mesh)
     reference = jax.tree.map(lambda x: x.copy(), model.params) if config.train.beta > 0 else None
     state = state_before(bundle, learner.init(model.params), run_dir, mesh)
     batches = learner.batches(state.params, reference, bundle.rollouts, bundle.advantages)
     found, tolerance = [], _TOLERANCE[config.model.dtype]
+    if len(bundle.updates) != (count := len(batches) * config.train.num_iterations):
+        raise ExtraError(f"the bundle records {len(bundle.updates)} optimizer updates, its step makes {count}")
     for index, batch in enumerate(batches * config.train.num_iterations):
         state, metrics = learner.update(state, batch)
         for name, value in sorted(jax.device_get(metrics).items()):
             what = f"update {index + 1} {name}"
+            if name not in bundle.updates[index]:
+                raise ExtraError(f"the bundle does not record {what}: it is of another version, or damaged")
             found.append(Comparison(what, bundle.updates[index][name], float(value), tolerance))
     return found
+
+
+def _check_tokens(bundle: Bundle, vocab_size: int) -> None:
+    rollouts = bundle.rollouts
+    drawn = rollouts.tokens[rollouts.completion_mask]
+    for ids in (drawn, *rollouts.prompt_ids, *rollouts.prefix_ids):
+        if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
+            raise ExtraError(f"the bundle has token ids from {ids.min()} to {ids.max()}; the model has {vocab_size:,}")
 
 
 def state_before(bundle: Bundle, initial: TrainState, run_dir: Path, mesh: Mesh) -> TrainState:

@@ -1,12 +1,16 @@
 """Replay bundles of a real run: computed again they agree, and what was tampered with is named."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from training_runs import CHECKPOINT_EVERY
 
 from extra_jax.errors import ExtraError
@@ -73,16 +77,91 @@ def test_a_step_without_a_checkpoint_or_with_other_parameters_is_refused(uninter
 
 
 def test_a_file_that_is_no_bundle_is_refused(tmp_path: Path, uninterrupted: Path) -> None:
-    with pytest.raises(ExtraError, match=r"no such file; train\.dump_steps"):
+    with pytest.raises(ExtraError, match=r"no such file\..*train\.dump_steps"):
         read_bundle(tmp_path / "step_000009.npz")
     damaged = tmp_path / "damaged.npz"
     damaged.write_bytes(file(uninterrupted, 1).read_bytes()[:-500])
     with pytest.raises(ExtraError, match="damaged"):
         read_bundle(damaged)
     about = json.loads(str(np.load(file(uninterrupted, 1))["about"]))
-    newer = rewritten(file(uninterrupted, 1), tmp_path / "n.npz", about=json.dumps(about | {"format": 99}))
-    with pytest.raises(ExtraError, match="format 99"):
-        read_bundle(newer)
+    for changed, fault in (
+        (about | {"format": 99}, "format: Input should be 2 .got 99"),
+        ([1], "Input should be a valid dictionary"),
+        ({key: value for key, value in about.items() if key != "config"}, "config: Field required"),
+        (about | {"config": about["config"] | {"zzz": 1}}, "zzz"),
+        (about | {"devices": "2"}, "devices: Input should be a valid integer"),
+        (about | {"updates": [{"loss": "x"}]}, "updates.0.loss: Input should be a valid number"),
+    ):
+        other = rewritten(file(uninterrupted, 1), tmp_path / "n.npz", about=np.array(json.dumps(changed)))
+        with pytest.raises(ExtraError, match=fault):
+            read_bundle(other)
+
+
+def without(columns: dict, name: str) -> dict:
+    return {key: value for key, value in columns.items() if key != name}
+
+
+TAMPERED = {
+    "an array is missing": (lambda z: without(z, "rollout_ids"), "these differ: rollout_ids"),
+    "an array more": (lambda z: z | {"x": np.zeros(1)}, "these differ: x"),
+    "no header": (lambda z: without(z, "about"), "not valid JSON"),
+    "stop reason 99": (lambda z: z | {"stop_reasons": z["stop_reasons"] + 99}, "stop_reasons has entries outside 0 to"),
+    "long rows": (lambda z: z | {"lengths": z["lengths"] + 10**6}, "lengths has entries outside 0 to"),
+    "negative lengths": (lambda z: z | {"lengths": z["lengths"] * 0 - 5}, "lengths has entries outside 0 to"),
+    "wrong prompt lengths": (lambda z: z | {"prompts_lengths": z["prompts_lengths"] + 1}, "prompts_lengths add up to"),
+    "few rewards": (lambda z: z | {"rewards": z["rewards"][:3]}, r"rewards is float64\[3\], which does not fit"),
+    "text for rewards": (lambda z: z | {"rewards": z["rewards"].astype(str)}, r"rewards is <U.*does not fit"),
+    "flat tokens": (lambda z: z | {"tokens": z["tokens"].ravel()}, "tokens is int32.*does not fit"),
+    "no rows": (
+        lambda z: {name: x[:0] if x.ndim else x for name, x in z.items()},
+        "it has no completions",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_arrays_that_do_not_fit_each_other_are_refused(uninterrupted: Path, tmp_path: Path, name: str) -> None:
+    change, fault = TAMPERED[name]
+    with np.load(file(uninterrupted, 1)) as old:
+        columns = change({name: old[name] for name in old.files})
+    path = tmp_path / "changed.npz"
+    np.savez(path, **columns)
+    with pytest.raises(ExtraError, match=rf"changed\.npz.*{fault}"):
+        read_bundle(path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "updates", "fault"),
+    [
+        ({"tokens": 10**6}, None, "token ids from 1000000 to 1000000; the model has"),
+        ({"prompts": -1}, None, "token ids from -1 to"),
+        ({}, [], "records 0 optimizer updates, its step makes 4"),
+        ({}, [{"loss": 1.0}] * 4, "does not record update 1 "),
+    ],
+)
+def test_what_the_model_cannot_have_made_is_refused_before_it_is_computed(
+    uninterrupted: Path, tmp_path: Path, columns: dict, updates: list | None, fault: str
+) -> None:
+    with np.load(file(uninterrupted, 1)) as old:
+        about = json.loads(str(old["about"]))
+        changed = {name: np.full_like(old[name], value) for name, value in columns.items()}
+    about |= {} if updates is None else {"updates": updates}
+    path = rewritten(file(uninterrupted, 1), file(tmp_path, 1), about=np.array(json.dumps(about)), **changed)
+    with pytest.raises(ExtraError, match=fault):
+        replay(str(path))
+
+
+@settings(deadline=None, derandomize=True, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_bytes_of_a_bundle_may_be_wrong(uninterrupted: Path, data: st.DataObject) -> None:
+    content = bytearray(file(uninterrupted, 1).read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=20)):
+        content[place] = data.draw(st.integers(0, 255))
+    with tempfile.NamedTemporaryFile(suffix=".npz") as copy:
+        copy.write(content[: data.draw(st.integers(0, len(content)))])
+        copy.flush()
+        with contextlib.suppress(ExtraError):
+            read_bundle(Path(copy.name))
 
 
 def test_a_bundle_holds_what_the_run_wrote_elsewhere(uninterrupted: Path) -> None:

@@ -33,7 +33,7 @@ def _lint(args: argparse.Namespace) -> int:
 
     from extra_jax.data.lint import KINDS, lint
     from extra_jax.data.tokenizer import load_tokenizer
-    from extra_jax.reward.golds import gold_problems
+    from extra_jax.reward.golds import form_problems, gold_problems
     from extra_jax.reward.workers import MathGrader
 
     if (args.tokenizer is None) != (args.max_prompt_length is None):
@@ -42,6 +42,7 @@ def _lint(args: argparse.Namespace) -> int:
         report = lint(
             args.file,
             gold_problems=gold_problems,
+            form_problems=lambda problems: form_problems(problems, grader),
             same_answers=grader.same_answers,
             tokenizer=load_tokenizer(args.tokenizer) if args.tokenizer else None,
             max_prompt_length=args.max_prompt_length or 0,
@@ -61,6 +62,9 @@ def _lint(args: argparse.Namespace) -> int:
             f"duplicates: {d.groups:,} problems, {d.surplus:,} surplus rows; of {d.differing:,} problems the answers "
             f"differ as text, of {d.conflicting:,} the grader tells them apart"
         )
+    counts = report.counts
+    bad = sum(counts[kind] for kind in ("unreadable", "empty_answer", "unparseable_gold", "unearnable"))
+    print(f"a right answer can be rewarded in {report.rows - bad:,} of {report.rows:,} rows")
     print(f"{args.file}: {report.rows:,} rows, {len(report.findings):,} findings")
     return FOUND if report.findings else 0
 
@@ -95,7 +99,7 @@ def _contamination(args: argparse.Namespace) -> int:
             for m in matches
         ]
     if args.out:
-        _write_clean(args.train, flagged, args.out)
+        _write_clean(args.train, {train[index].uid for index in flagged}, args.out)
     if args.json:
         print(json.dumps({"train": args.train, "rows": len(train), "flagged": len(flagged), "matches": pairs}))
         return FOUND if flagged else 0
@@ -109,13 +113,18 @@ def _contamination(args: argparse.Namespace) -> int:
     return FOUND if flagged else 0
 
 
-def _write_clean(path: str, flagged: set[int], out: str) -> None:
+def _write_clean(path: str, flagged: set[str], out: str) -> None:
     from pathlib import Path
 
+    from extra_jax.data.rows import to_problem
     from extra_jax.data.sources import read_rows
+    from extra_jax.files import write_file
 
-    kept = (row.values for index, row in enumerate(read_rows(path)) if index not in flagged)
-    Path(out).write_text("".join(json.dumps(values, ensure_ascii=False) + "\n" for values in kept), encoding="utf-8")
+    kept = (row.values for row in read_rows(path) if to_problem(row, Path(path).stem).uid not in flagged)
+    try:
+        write_file(out, "".join(json.dumps(values, ensure_ascii=False) + "\n" for values in kept))
+    except (OSError, TypeError) as error:  # a folder, a full disk; bytes or dates of a Parquet column
+        raise ExtraError(f"--out {out}: cannot be written ({error}). Give a file; drop columns JSON lacks.") from error
 
 
 def _print_some(lines: Sequence[str], prefix: str = "  ") -> None:

@@ -1,16 +1,20 @@
 """The verb ``sample``."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from extra_jax.cli.verb import Verb, call, positive
+from extra_jax.data.rows import Row, read_prompt
 from extra_jax.errors import ExtraError
+from extra_jax.files import parse_json, read_text
 
 if TYPE_CHECKING:
     from extra_jax.config import Config
+
+
+_MOST = 100_000  # completions: a thousand prompts a hundred times; more is a typing error
 
 
 def read_prompts(texts: Sequence[str], file: str | None) -> list[Any]:
@@ -28,13 +32,10 @@ def read_prompts(texts: Sequence[str], file: str | None) -> list[Any]:
     """
     prompts: list[Any] = list(texts)
     if file is not None:
-        path = Path(file)
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ExtraError(f"--file {file}: cannot be read as text ({error})") from error
+        # Not `splitlines`, which would also break at U+2028 inside a text.
+        lines = read_text(file).replace("\r\n", "\n").split("\n")
         numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-        prompts += [_prompt_row(path, *row) if path.suffix == ".jsonl" else row[1] for row in numbered]
+        prompts += [_prompt_row(file, *row) if file.endswith(".jsonl") else row[1] for row in numbered]
     if not prompts:
         raise ExtraError("no prompt: give --prompt TEXT (several times if you like) or --file FILE")
     return prompts
@@ -52,21 +53,20 @@ def graded_prompts(config: "Config", texts: Sequence[str], file: str | None) -> 
     return read_prompts(texts, file) if texts or file is not None else []
 
 
-def _prompt_row(path: Path, number: int, line: str) -> Any:
-    try:
-        prompt = json.loads(line)["prompt"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ExtraError(f'{path}, row {number}: not an object with "prompt" ({error!r})') from error
-    if isinstance(prompt, str):
-        return prompt
-    messages = prompt if isinstance(prompt, list) else []
-    if messages and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in messages):
-        return tuple(messages)
-    raise ExtraError(f"{path}, row {number}: prompt must be text or a list of chat messages with role and content")
+def _prompt_row(file: str, number: int, line: str) -> Any:
+    row = Row(file, number, parse_json(line, f"{file}, row {number}"))
+    if not isinstance(row.values, dict) or row.get("prompt") is None:
+        raise ExtraError(f'{file}, row {number}: not an object with "prompt"')
+    return read_prompt(row, "prompt")
 
 
 def _sample(config: "Config", args: argparse.Namespace) -> None:
     prompts = graded_prompts(config, args.prompt, args.file) if args.grade else read_prompts(args.prompt, args.file)
+    if max(1, len(prompts)) * args.num_samples > _MOST:
+        raise ExtraError(
+            f"--num-samples {args.num_samples:,} of {len(prompts):,} prompts are more than {_MOST:,} completions; "
+            "they are all kept in memory and printed, so ask for fewer"
+        )
     completions = call("sample", "sample", config, prompts, args.num_samples, args.grade)
 
     from extra_jax.data.problem import prompt_text

@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from extra_jax.config.section import MAX_ROWS, MAX_STEPS, MAX_TOKENS, Section, Seed, Temperature, Tokens
+from extra_jax.errors import ExtraError
 
 
 class DataConfig(Section):
@@ -70,7 +71,15 @@ class EvalConfig(Section):
 
 
 def benchmark_name(source: str) -> str:
-    """A name for a source: ``math500`` for ``data/math500.jsonl``, ``org_name`` for ``hub:org/name``."""
-    if source.startswith("hub:"):
-        return re.sub(r"[^A-Za-z0-9._-]", "_", source.removeprefix("hub:"))
-    return re.sub(r"[^A-Za-z0-9._-]", "_", PurePosixPath(source).name.removesuffix(".jsonl").removesuffix(".parquet"))
+    """A name for a source, also of a folder: ``math500`` for ``data/math500.jsonl``, ``org_name`` for ``hub:org/name``.
+
+    Raises:
+        ExtraError: nothing of the source can be a name, as of ``...jsonl``.
+    """
+    hub, path = source.startswith("hub:"), PurePosixPath(source).name.removesuffix(".jsonl").removesuffix(".parquet")
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", source.removeprefix("hub:") if hub else path).lstrip("._-")
+    if not name:
+        raise ExtraError(
+            f"{source!r} has no name for a benchmark; give one with eval.benchmarks={{NAME: {{source: ...}}}}"
+        )
+    return name

@@ -16,6 +16,7 @@ KINDS: Mapping[str, str] = {
     "empty_answer": "there is no answer",
     "duplicate_uid": "another row has this identity",
     "unparseable_gold": "the grader cannot read the answer",
+    "unearnable": "a right answer, written as the prompt asks, is not judged correct",
     "duplicate": "the same problem as an earlier row",
     "conflict": "the same problem as an earlier row, with another answer",
     "leaked": "the prompt gives the answer away",
@@ -75,6 +76,7 @@ def lint(
     *,
     columns: Mapping[str, str] | None = None,
     gold_problems: Callable[[Sequence[str]], list[str]] | None = None,
+    form_problems: Callable[[Sequence[Problem]], list[str]] | None = None,
     same_answers: Callable[[Sequence[tuple[str, str]]], list[bool]] | None = None,
     tokenizer: Tokenizer | None = None,
     max_prompt_length: int = 0,
@@ -84,6 +86,8 @@ def lint(
     Args:
         columns: Other column names, see ``rows.COLUMNS``.
         gold_problems: Says of each answer why the grader cannot read it, ``""`` where it can; default: not checked.
+        form_problems: Says of each problem why a right answer in the form that its prompt asks for is not judged
+            correct; default: not checked.
         same_answers: Whether the grader takes two answers for one; default: equality as text.
         tokenizer: Measures prompts; default: not checked.
         max_prompt_length: Tokens that a prompt may have, template included.
@@ -109,11 +113,14 @@ def lint(
             findings.append(Finding(row.number, "leaked", leak))
         if tokenizer and (tokens := len(tokenizer.encode_prompt(problem.prompt))) > max_prompt_length:
             findings.append(Finding(row.number, "long_prompt", f"{tokens} tokens; {max_prompt_length} are allowed"))
-    if gold_problems:
-        reasons = gold_problems([problem.answer for problem in problems.values()])
-        for (number, problem), reason in zip(problems.items(), reasons, strict=True):
-            if reason:
-                findings.append(Finding(number, "unparseable_gold", f"{_short(problem.answer)}: {reason}"))
+    every = list(problems.values())
+    unread = gold_problems([problem.answer for problem in every]) if gold_problems else [""] * len(every)
+    unlike = form_problems(every) if form_problems else [""] * len(every)
+    for (number, problem), gold, form in zip(problems.items(), unread, unlike, strict=True):
+        if gold:
+            findings.append(Finding(number, "unparseable_gold", f"{_short(problem.answer)}: {gold}"))
+        elif form:
+            findings.append(Finding(number, "unearnable", form))
     repeated, duplicates = _duplicates(problems, same_answers or _equal_texts)
     findings = sorted([*findings, *repeated], key=lambda finding: finding.row)
     return Report(total, tuple(findings), duplicates)

@@ -2,12 +2,13 @@
 
 Two layouts are read unchanged, told apart row by row:
 
-- *plain*: our JSONL ``{id | uid, problem | prompt, answer, solution?, source?, meta?}``, and TRL's columns
+- *plain*: our JSONL ``{id | uid, problem | prompt | question, answer, solution?, source?, meta?}``, and TRL's columns
   ``prompt`` (text or chat) with ``answer`` and/or ``solution``;
 - *verl*: ``{data_source, prompt (chat), ability, reward_model.ground_truth, extra_info}``, recognised by its
   ``reward_model`` column.
 
-Columns that have no place in a `Problem` are kept in its ``meta``.
+A worked solution in place of the answer is read as it is published: its answer is its last box (MATH, NuminaMath), or
+what follows its last ``####`` (GSM8K). Columns that have no place in a `Problem` are kept in its ``meta``.
 """
 
 import string
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from extra_jax.answers.extract import last_answer
 from extra_jax.data.problem import Message, Problem, Prompt
 from extra_jax.errors import ExtraError
 
@@ -86,20 +88,25 @@ def _plain(row: Row, stem: str, columns: Mapping[str, str]) -> Problem:
         if len(spelled) > 1:
             remedy = f"Keep one, or choose with columns={{{part!r}: {spelled[0]!r}}}."
             raise row.refuse(spelled[1], f"the row has {' and '.join(map(repr, spelled))}", remedy)
+    if not present["prompt"] and "prompt" not in columns and row.get("question") is not None:
+        present["prompt"] = ["question"]  # of GSM8K and OlympiadBench; beside a prompt it is one more column
     key = {part: spelled[0] if spelled else names[part][0] for part, spelled in present.items()}
     if not present["prompt"]:
         wanted = " or ".join(map(repr, names["prompt"]))
-        raise row.refuse(key["prompt"], "missing", f"Give {wanted}, or name its column with columns={{'prompt': ...}}.")
+        there = ", ".join(row.values) or "none"
+        remedy = f"Give {wanted}, or name its column with data.columns={{prompt: ...}}; there are {there}."
+        raise row.refuse(key["prompt"], "missing", remedy)
     solution = _optional_text(row, key["solution"])
-    # TRL's verifiable sets name the ground truth `solution`; only its `prompt` layout may leave `answer` out.
-    if not present["answer"] and solution is not None and key["prompt"] == "prompt":
+    # TRL's verifiable sets name the ground truth `solution`; elsewhere it has to show which part of it is the answer.
+    if not present["answer"] and solution and (key["prompt"] == "prompt" or final_answer(solution) != solution):
         key["answer"] = key["solution"]
     used = {name for spelled in present.values() for name in spelled}
+    answer = _answer(row, key["answer"], row.get(key["answer"]))
     return Problem(
         uid=_uid(row, key["uid"]) or f"{stem}/{row.number}",
-        prompt=_prompt(row, key["prompt"], row.get(key["prompt"])),
-        answer=_answer(row, key["answer"], row.get(key["answer"])),
-        solution=solution,
+        prompt=read_prompt(row, key["prompt"]),
+        answer=final_answer(answer),
+        solution=answer if solution is None and "####" in answer else solution,
         source=_optional_text(row, key["source"]) or stem,
         meta=_meta(row, key["meta"], used),
     )
@@ -125,15 +132,17 @@ def _verl(row: Row, stem: str) -> Problem:
     meta = {key: value for key, value in row.values.items() if key not in taken and value is not None}
     return Problem(
         uid=uid,
-        prompt=_prompt(row, "prompt", row.get("prompt")),
-        answer=answer,
+        prompt=read_prompt(row, "prompt"),
+        answer=final_answer(answer),
         solution=None if solution == answer else solution,
         source=source,
         meta=meta | {"reward_style": reward_model.get("style"), "extra_info": dict(extra)},
     )
 
 
-def _prompt(row: Row, key: str, value: Any) -> Prompt:
+def read_prompt(row: Row, key: str) -> Prompt:
+    """The text or the chat in a column; refuses anything else."""
+    value = row.get(key)
     if isinstance(value, str):
         if not value.strip():
             raise row.refuse(key, "empty", "Give the problem text, or remove the row.")
@@ -169,6 +178,8 @@ def _message(row: Row, key: str, message: Any, remedy: str) -> Message:
 def _answer(row: Row, key: str, value: Any) -> str:
     if value is None:
         raise row.refuse(key, "missing", "Give the ground truth as text, or remove the row.")
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]  # as DeepScaleR and OlympiadBench are published
     if type(value) is int:
         return str(value)
     if not isinstance(value, str):
@@ -177,6 +188,14 @@ def _answer(row: Row, key: str, value: Any) -> str:
     if not value.strip():
         raise row.refuse(key, "empty", "Give the ground truth as text, or remove the row.")
     return value
+
+
+def final_answer(text: str) -> str:
+    """The answer that a worked solution ends in; any other text as it is."""
+    if (after := text.rpartition("####")[2].strip()) and "####" in text:
+        return after
+    boxes = last_answer(text)
+    return boxes.text if boxes else text
 
 
 def _uid(row: Row, key: str) -> str | None:

@@ -2,24 +2,24 @@
 
 import difflib
 import inspect
-import json
+import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
-
-from etils import epath
 
 from extra_jax.data.problem import Problem
 from extra_jax.data.rows import COLUMNS, Row, check_template, dress, to_problem
 from extra_jax.data.tasks import chain, countdown, gym
 from extra_jax.doors import call_with, load_object
 from extra_jax.errors import ExtraError
+from extra_jax.files import ordinary_file, parse_json
 
 TASKS: dict[str, Callable[..., list[Problem]]] = {"countdown": countdown.generate, "chain": chain.generate}
 """Generated task families by source name."""
 
 _HUB = "hub:"
+_logger = logging.getLogger(__name__)
 
 
 def load_problems(
@@ -197,58 +197,53 @@ def _sample(problems: list[Problem], limit: int | None, seed: int) -> list[Probl
 
 
 def _problems(rows: Iterable[Row], where: str, stem: str, columns: Mapping[str, str] | None) -> list[Problem]:
-    first_seen: dict[str, int] = {}
-    problems = []
+    """Problems of all rows. verl's sets repeat rows whole (DAPO-Math-17k each a hundred times): each counts once."""
+    seen: dict[str, tuple[int, Problem]] = {}
+    repeats: list[tuple[int, int]] = []
     for row in rows:
         problem = to_problem(row, stem, columns)
-        first = first_seen.setdefault(problem.uid, row.number)
-        if first != row.number:
+        first, same = seen.setdefault(problem.uid, (row.number, problem))
+        if first == row.number:
+            continue
+        if row.get("reward_model") is None or (same.prompt, same.answer) != (problem.prompt, problem.answer):
             remedy = "Remove one, or give each its own: exploration memory and records are keyed by it."
             raise row.refuse("uid", f"{problem.uid!r} is the identity of row {first} too", remedy)
-        problems.append(problem)
-    if not problems:
+        repeats.append((row.number, first))
+    if not seen:
         raise ExtraError(f"{where} has no rows. Give a file with at least one problem.")
-    return problems
+    if repeats:
+        example = "row {} is row {}".format(*repeats[0])
+        _logger.warning("%s: %d rows repeat another (%s); each problem is used once", where, len(repeats), example)
+    return [problem for _, problem in seen.values()]
 
 
 def _jsonl_rows(path: str) -> Iterator[Row]:
     # Bytes, because text mode and `splitlines` would also break at U+2028 inside a string.
-    with _existing(path).open("rb") as lines:
+    with ordinary_file(path).open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            try:
-                values = json.loads(line.decode("utf-8"))
-            except ValueError as error:
-                # JSONDecodeError and UnicodeDecodeError are both ValueErrors.
-                remedy = "Write one JSON object a line, in UTF-8, without blank lines."
-                raise ExtraError(f"{path}, row {number}: invalid JSON ({error}). {remedy}") from error
+            if not line.strip(b"\xef\xbb\xbf \t\r\n"):
+                continue  # a blank line is no row, but it counts: rows are numbered as an editor numbers lines
+            values = parse_json(line, f"{path}, row {number}", "Write one JSON object a line.")
             if not isinstance(values, dict):
                 raise ExtraError(f"{path}, row {number}: not a JSON object. Write {{...}} with the keys of a problem.")
             yield Row(path, number, values)
 
 
 def _parquet_rows(path: str) -> Iterator[Row]:
-    import pyarrow
     import pyarrow.parquet
 
-    with _existing(path).open("rb") as file:
+    number = 0
+    with ordinary_file(path).open("rb") as file:
         try:
-            table = pyarrow.parquet.ParquetFile(file)
-        except pyarrow.ArrowInvalid as error:
-            raise ExtraError(f"{path} is not a Parquet file ({error}). Write it again, or fix its name.") from error
-        number = 0
-        for batch in table.iter_batches(batch_size=1024):
-            for values in batch.to_pylist():
-                number += 1
-                # pandas writes its row index as a column of this name.
-                values.pop("__index_level_0__", None)
-                yield Row(path, number, values)
-
-
-def _existing(path: str) -> epath.Path:
-    file = epath.Path(path)
-    if not file.is_file():
-        raise ExtraError(f"{path}: there is no such file. Check the path; relative ones start at the working folder.")
-    return file
+            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024):
+                for values in batch.to_pylist():
+                    number += 1
+                    # pandas writes its row index as a column of this name.
+                    values.pop("__index_level_0__", None)
+                    yield Row(path, number, values)
+        except Exception as error:  # pyarrow has one for every kind of damage, and Python's own for text and dates
+            where = f"damaged after row {number}" if number else "is not a Parquet file, or damaged"
+            raise ExtraError(f"{path} {where} ({error}). Write it again, or fix its name.") from error
 
 
 def _stem(path: str) -> str:

@@ -8,14 +8,16 @@ import dataclasses
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from extra_jax.config import Config, config_from_dict
+from extra_jax.config.loading import validated
 from extra_jax.errors import ExtraError
-from extra_jax.files import whole_file
+from extra_jax.files import ordinary_file, parse_json, whole_file
 from extra_jax.parallel.processes import allgather_rows, is_main
 from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts, StopReason
@@ -24,6 +26,26 @@ REPLAY_FOLDER = "replay"
 _FORMAT = 2
 _SCORES = ("rewards", "valid", "correct")
 _ARRAYS = ("tokens", "lengths", "logprobs", "full_logprobs", "filter_logprob_mass", "entropies")
+# Array -> its kind of number and its axes: R rows, C completion tokens; P and F, all tokens of prompts and prefixes.
+_COLUMNS = {
+    "rollout_ids": ("i", "R"), "lengths": ("i", "R"), "stop_reasons": ("i", "R"), "tokens": ("i", "RC"),
+    "prompts": ("i", "P"), "prompts_lengths": ("i", "R"), "prefixes": ("i", "F"), "prefixes_lengths": ("i", "R"),
+    "logprobs": ("f", "RC"), "full_logprobs": ("f", "RC"), "filter_logprob_mass": ("f", "RC"), "entropies": ("f", "RC"),
+    "rewards": ("f", "R"), "valid": ("b", "R"), "correct": ("b", "R"), "advantages": ("f", "R"),
+}  # fmt: skip
+
+
+class About(BaseModel):
+    """The JSON text of a bundle."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal[2]
+    step: PositiveInt
+    config: dict[str, Any]
+    fingerprint: str
+    devices: PositiveInt
+    updates: list[dict[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +121,18 @@ def read_bundle(path: Path) -> Bundle:
         ExtraError: no such file, damaged, or of another format.
     """
     try:
-        content = path.read_bytes()
+        content = ordinary_file(path).read_bytes()
+    except ExtraError as error:
+        raise ExtraError(f"{error} train.dump_steps=[N] writes run.dir/{REPLAY_FOLDER}/step_N") from error
+    try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             columns = {name: file[name] for name in file.files}
-        about: dict[str, Any] = json.loads(str(columns.pop("about")))
-    except FileNotFoundError as error:
-        raise ExtraError(f"{path}: no such file; train.dump_steps=[N] writes run.dir/{REPLAY_FOLDER}/step_N") from error
     except Exception as error:  # numpy, zipfile and zlib each have their own for a damaged file
         raise ExtraError(f"{path}: not a replay bundle, or damaged: {error}") from error
-    if about.get("format") != _FORMAT:
-        raise ExtraError(f"{path}: format {about.get('format')!r}; this version reads {_FORMAT}")
-    config = config_from_dict(about["config"], str(path))
+    where = f"{path}, about"
+    about = validated(About, parse_json(str(columns.pop("about", "")), where), where)
+    _check(columns, path)
+    config = config_from_dict(about.config, str(path))
     ids, group = columns["rollout_ids"], config.train.num_generations
     _, prompt_index = np.unique(ids // group, return_inverse=True)
     rollouts = Rollouts(
@@ -121,8 +144,37 @@ def read_bundle(path: Path) -> Bundle:
         **{name: columns[name] for name in _ARRAYS},
     )
     outcome = {name: columns[name] for name in (*_SCORES, "advantages")}
-    facts = {name: about[name] for name in ("step", "fingerprint", "updates", "devices")}
-    return Bundle(config=config, rollouts=rollouts, **facts, **outcome)
+    return Bundle(
+        about.step, config, about.fingerprint, rollouts, **outcome, updates=about.updates, devices=about.devices
+    )
+
+
+def _check(columns: dict[str, np.ndarray], path: Path) -> None:
+    """Refuses arrays that are missing, of another kind or shape, or that do not agree with each other."""
+    if differing := sorted(columns.keys() ^ _COLUMNS.keys()):
+        raise ExtraError(f"{path}: not the arrays of a bundle; these differ: {', '.join(differing)}")
+    sizes: dict[str, int] = {}
+    for name, (kind, axes) in _COLUMNS.items():
+        column = columns[name]
+        same_axes = column.dtype.kind == kind and column.ndim == len(axes)
+        if not same_axes or [sizes.setdefault(*pair) for pair in zip(axes, column.shape, strict=True)] != [
+            *column.shape
+        ]:
+            raise ExtraError(f"{path}: {name} is {column.dtype}{[*column.shape]}, which does not fit the other arrays")
+    for name, least, most in (
+        ("rollout_ids", 0, 2**62),
+        ("lengths", 0, sizes["C"]),
+        ("stop_reasons", 0, len(StopReason) - 1),
+        ("prompts_lengths", 1, sizes["P"]),
+        ("prefixes_lengths", 0, sizes["F"]),
+    ):
+        if np.any((columns[name] < least) | (columns[name] > most)):
+            raise ExtraError(f"{path}: {name} has entries outside {least} to {most:,}")
+    for name in ("prompts", "prefixes"):
+        if (total := int(columns[f"{name}_lengths"].sum())) != len(columns[name]):
+            raise ExtraError(f"{path}: {name}_lengths add up to {total:,}, {name} has {len(columns[name]):,} tokens")
+    if not sizes["R"]:
+        raise ExtraError(f"{path}: it has no completions")
 
 
 def _flat(name: str, rows: list[np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,9 +1,32 @@
-"""Can the grader read the answers of a data set? For checking data before a run."""
+"""Can a right answer earn a reward? Asked of the problems before a run.
 
+An answer that the grader cannot read, or a prompt that asks for another form than the grader reads (DAPO-Math-17k asks
+for a line ``Answer: ...``, verl's GSM8K for ``#### ...``), makes groups without a gradient, however good the policy.
+"""
+
+import logging
+import re
 from collections.abc import Sequence
 
+from extra_jax.data.problem import Problem, prompt_text
+from extra_jax.errors import ExtraError
+from extra_jax.reward.comparable import MathVerifyGrader, StrictBoxGrader
 from extra_jax.reward.math import plain_rational
-from extra_jax.reward.workers import WorkerPool
+from extra_jax.reward.rewards import Rewards
+from extra_jax.reward.verdict import Grader, Verdict
+from extra_jax.reward.workers import MathGrader, WorkerPool
+
+_logger = logging.getLogger(__name__)
+
+# What a prompt holds that asks for a form -> an answer in this form; the first counts. Asked for nothing, it is a box.
+_BOX = "The answer is $\\boxed{%s}$."
+_FORMS = (
+    (re.compile(r"\\f?boxed"), _BOX),
+    (re.compile("####"), "#### %s"),
+    (re.compile("<answer>"), "<answer>%s</answer>"),
+    (re.compile(r"\banswer\s*:", re.IGNORECASE), "Answer: %s"),
+)
+_SHOWN = 3
 
 
 def gold_problems(golds: Sequence[str]) -> list[str]:
@@ -18,3 +41,52 @@ def gold_problems(golds: Sequence[str]) -> list[str]:
             for gold, outcome in zip(open_, outcomes, strict=True)
         }
     return [reasons.get(gold, "") for gold in golds]
+
+
+def form_problems(problems: Sequence[Problem], grader: Grader) -> list[str]:
+    """Why a right answer, written as its prompt asks, is not judged correct; ``""`` where it is."""
+    forms = [next((form for asks, form in _FORMS if asks.search(prompt_text(p.prompt))), _BOX) for p in problems]
+    completions = [f"<think>\n\n</think>\n\n{form % p.answer}" for form, p in zip(forms, problems, strict=True)]
+    grades = grader.submit(problems, completions).result()
+    return [
+        ""
+        if grade.verdict is Verdict.CORRECT
+        else f"{form % problem.answer!r:.80} is {grade.verdict}" + (f" ({grade.detail})" if grade.detail else "")
+        for problem, form, grade in zip(problems, forms, grades, strict=True)
+    ]
+
+
+def check_earnable(problems: Sequence[Problem], rewards: Rewards, most: int = 200) -> list[str]:
+    """Warnings about problems whose right answer cannot be rewarded, for graders that read a box.
+
+    Args:
+        problems: of a run.
+        rewards: of the run.
+        most: Problems that are tried, spread over all.
+
+    Raises:
+        ExtraError: that are more than half of them.
+    """
+    grader = rewards.grader
+    if not isinstance(grader, MathGrader | StrictBoxGrader | MathVerifyGrader):
+        return []
+    tried = problems[:: -(-len(problems) // most)]
+    golds = [problem.answer for problem in tried]
+    unread = gold_problems(golds) if isinstance(grader, MathGrader) else [""] * len(tried)
+    unlike = form_problems(tried, grader)
+    faults = [(p, gold or form) for p, gold, form in zip(tried, unread, unlike, strict=True) if gold or form]
+    if not faults:
+        return []
+    shown = "; ".join(f"{problem.uid}: {reason}" for problem, reason in faults[:_SHOWN])
+    message = f"a right answer earns nothing for {len(faults):,} of {len(tried):,} problems that were tried ({shown})"
+    if any(unread):
+        message += ". Write answers as values, or remove their rows: `extra-jax data lint FILE` lists all of them"
+    if any(form and not gold for gold, form in zip(unread, unlike, strict=True)):
+        message += (
+            f". The grader {grader.name} reads \\boxed{{}}: let the prompts ask for it, and for no other form "
+            "(data.prompt_template; `extra-jax data fetch dapo_math_17k` brings that set with bare problems)"
+        )
+    if 2 * len(faults) > len(tried):
+        raise ExtraError(message)
+    _logger.warning(message)
+    return [message]

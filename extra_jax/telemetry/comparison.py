@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import BaseModel, StrictInt
 
+from extra_jax.config.loading import validated
 from extra_jax.errors import ExtraError
+from extra_jax.files import read_text
 from extra_jax.telemetry.evaluations import read_evaluations
 from extra_jax.telemetry.files import CONFIG_FILE, local_run_dir
 from extra_jax.telemetry.statistics import (
@@ -134,11 +137,23 @@ def load(path: str) -> Run:
     if not records:
         steps = sorted({record["step"] for many in evaluations.values() for record in many})
         raise ExtraError(f"{folder}: no evaluation of step {step}; there are {', '.join(map(str, steps))}")
-    config = directory / CONFIG_FILE
-    if not config.is_file():
-        raise ExtraError(f"{config}: there is no such file; it says which seed the run has")
-    seed = (yaml.safe_load(config.read_text(encoding="utf-8")).get("run") or {}).get("seed", 0)
-    return Run(path, step, int(seed), records)
+    return Run(path, step, _seed(directory / CONFIG_FILE), records)
+
+
+class _RunSection(BaseModel):
+    seed: StrictInt = 0
+
+
+class _SavedConfig(BaseModel):
+    run: _RunSection = _RunSection()
+
+
+def _seed(config: Path) -> int:
+    try:
+        tree = yaml.safe_load(read_text(config))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ExtraError(f"{config}: not valid YAML, which says which seed the run has: {error}") from error
+    return validated(_SavedConfig, tree, str(config)).run.seed
 
 
 def check_comparable(one: Run, other: Run) -> None:

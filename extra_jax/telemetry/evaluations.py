@@ -16,12 +16,14 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Annotated, Any, BinaryIO, Literal, Self
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
+from extra_jax.config.loading import validated
 from extra_jax.errors import ExtraError
-from extra_jax.files import whole_file, write_file
+from extra_jax.files import parse_json, read_json, whole_file, write_file
 from extra_jax.telemetry.files import EVALS_FOLDER, local_run_dir, parse_row, read_jsonl, to_json
 from extra_jax.telemetry.statistics import (
     evaluation_metrics,
@@ -38,6 +40,53 @@ PART = ".part.jsonl"
 ROWS = ".jsonl"
 NUMBERS = ".json"
 _NUMBERED = ("uid", "correct", "verdict", "answer", "length", "stop_reason")
+
+
+class Interval(BaseModel):
+    """A score with its 95 % interval."""
+
+    mean: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+
+
+class Evaluation(BaseModel):
+    """What the numbers of an evaluation have to hold for whoever reads them; further keys are its identity."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    step: NonNegativeInt
+    num_problems: PositiveInt
+    num_generations: PositiveInt
+    grader: str
+    problems: str
+    seed: int
+    sampling: dict[str, Any]
+    summary: dict[Annotated[str, Field(pattern=r"^num_\w+$|^(avg|pass|maj)@[1-9]\d{0,6}$")], Interval | int]
+    mean_length: FiniteFloat
+    clipped_ratio: FiniteFloat
+    uids: list[str]
+    correct: list[list[Literal[0, 1]]]
+    lengths: list[list[NonNegativeInt]]
+    truncated: list[list[Literal[0, 1]]]
+    verdicts: list[list[str]]
+    majority: list[FiniteFloat] | None = None
+
+    @model_validator(mode="after")
+    def _has_its_shape(self) -> Self:
+        problems, samples = self.num_problems, self.num_generations
+        if len(set(self.uids)) != problems or len(self.uids) != problems:
+            raise ValueError(f"uids: there are {problems} problems, so as many different identities")
+        for name in ("correct", "lengths", "truncated", "verdicts"):
+            if [len(row) for row in getattr(self, name)] != [samples] * problems:
+                raise ValueError(f"{name}: not a matrix of {problems} problems x {samples} samples")
+        if self.majority is not None and len(self.majority) != problems:
+            raise ValueError(f"majority: not {problems} numbers")
+        if beyond := [name for name in self.summary if "@" in name and int(name.partition("@")[2]) > samples]:
+            raise ValueError(f"summary: {beyond[0]} of {samples} samples")
+        if self.majority is None and any(name.startswith("maj@") for name in self.summary):
+            raise ValueError("summary: a majority vote, but no `majority`")
+        return self
 
 
 class EvaluationLog:
@@ -78,7 +127,7 @@ class EvaluationLog:
         if record is None or not self._path[ROWS].is_file() or not self._identity.items() <= record.items():
             return None
         self._path[PART].unlink(missing_ok=True)  # of a kill between the last two lines of `finish`
-        return record
+        return _checked(record, self._path[NUMBERS])
 
     def resume(self, shard: int) -> int:
         """Problems that are done, a multiple of ``shard`` or all; what a kill left behind them is cut off.
@@ -181,9 +230,17 @@ def _first_row(path: Path) -> Row | None:
     """The first line of a file as JSON; ``None`` where there is no file, or a kill left half a line."""
     if not path.is_file():
         return None
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         line = file.readline()
-    return parse_row(line, path, 1) if line.endswith("\n") else None
+    row = parse_json(line, str(path)) if line.endswith(b"\n") else None
+    if not isinstance(row, dict | None):
+        raise ExtraError(f"{path}: expected a JSON object, found {type(row).__name__}")
+    return row
+
+
+def _checked(record: Any, path: Path) -> Record:
+    validated(Evaluation, record, str(path))
+    return record
 
 
 def evaluation_record(
@@ -283,7 +340,7 @@ def read_evaluations(run_dir: str | Path) -> dict[str, list[Record]]:
     for name in sorted(path.name for path in folders):
         paths = [evaluation_path(run_dir, name, step) for step in evaluated_steps(run_dir, name)]
         if paths:
-            by_benchmark[name] = [parse_row(path.read_text(encoding="utf-8"), path, 1) for path in paths]
+            by_benchmark[name] = [_checked(read_json(path), path) for path in paths]
     return by_benchmark
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from extra_jax.errors import ExtraError
 from extra_jax.files import write_file
 from extra_jax.telemetry.files import METRICS_FILE, local_run_dir, parse_row, to_json
-from extra_jax.telemetry.trackers import Tracker
+from extra_jax.telemetry.trackers import Expendable, Tracker
 
 _logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class MetricsLog:
             _logger.warning(note)
         rows = _read_rows(self.path)[0] if self.path.exists() else []
         self._last_step = max((row["step"] for row in rows), default=-1)
-        self._trackers = tuple(trackers)
+        self._trackers = tuple(map(Expendable, trackers))
         self._file = self.path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: Mapping[str, Any], time: float | None = None) -> None:

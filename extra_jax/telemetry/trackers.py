@@ -5,6 +5,9 @@ TensorBoard events are written with the ``tensorboard`` package alone: no torch,
 """
 
 import importlib
+import importlib.util
+import logging
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +18,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.telemetry.files import local_run_dir
 
 PROJECT = "extra-jax"
+_logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
@@ -38,12 +42,59 @@ def make_trackers(
             the points of later steps; wandb and trackio reopen the run of the same name and show those steps twice.
 
     Raises:
-        ExtraError: a tracker is unknown or its package is not installed.
+        ExtraError: a tracker is unknown, its package is not installed, or it does not start.
     """
-    if unknown := [name for name in names if name not in _OPENERS]:
-        raise ExtraError(f"logging.trackers: unknown tracker {unknown[0]!r}; known: {', '.join(_OPENERS)}")
+    check_trackers(names)
     directory = local_run_dir(run_dir)
-    return tuple(_OPENERS[name](directory, config, resume_step) for name in names)
+    return tuple(_open(name, directory, config, resume_step) for name in names)
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuses trackers that are unknown or not installed, without importing one.
+
+    Raises:
+        ExtraError: names the first.
+    """
+    for name in names:
+        if name not in _OPENERS:
+            raise ExtraError(f"logging.trackers: unknown tracker {name!r}; known: {', '.join(_OPENERS)}")
+        if sys.modules.get(name) is None and importlib.util.find_spec(name) is None:
+            raise _missing(name, "there is no such package")
+
+
+def _open(name: str, run_dir: Path, config: Mapping[str, Any], resume_step: int | None) -> Tracker:
+    try:
+        return _OPENERS[name](run_dir, config, resume_step)
+    except ExtraError:
+        raise
+    except Exception as error:  # not logged in, no network, a full disk: each package has its own
+        raise ExtraError(
+            f"logging.trackers: {name} does not start ({type(error).__name__}: {error}). Mend it, or leave it out: "
+            "metrics.jsonl and the report hold everything that it shows"
+        ) from error
+
+
+class Expendable:
+    """A tracker that may die: whatever it raises is one warning, after which it gets no more numbers."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker: Tracker | None = tracker
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._try(lambda tracker: tracker.log(step, metrics))
+
+    def close(self) -> None:
+        self._try(lambda tracker: tracker.close())
+
+    def _try(self, call: Callable[[Tracker], None]) -> None:
+        if self._tracker is None:
+            return
+        try:
+            call(self._tracker)
+        except Exception as error:  # a dashboard is never worth a run
+            name, self._tracker = type(self._tracker).__name__, None
+            what = f"{type(error).__name__}: {error}"
+            _logger.warning("%s stopped (%s) and gets no more numbers; metrics.jsonl has them all", name, what)
 
 
 class TensorBoardTracker:
@@ -123,10 +174,12 @@ def _import(module: str, package: str | None = None) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ExtraError(
-            f"logging.trackers names {package!r}, which cannot be imported ({error}); "
-            "install it with: pip install extra-jax[track]"
-        ) from error
+        raise _missing(package, str(error)) from error
+
+
+def _missing(package: str, why: str) -> ExtraError:
+    install = "install it with: pip install extra-jax[track]"
+    return ExtraError(f"logging.trackers names {package!r}, which cannot be imported ({why}); {install}")
 
 
 def _stable_id(run_dir: Path) -> str:

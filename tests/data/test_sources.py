@@ -1,9 +1,11 @@
 """Reading problems: the layouts that are read unchanged, and the rows that are refused."""
 
 import json
+import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -105,7 +107,7 @@ GOOD = {"problem": "1+1?", "answer": "2"}
         ({"problem": "x", "answer": ""}, "answer", "empty"),
         ({"problem": "x", "answer": 0.5}, "answer", "a number instead of text"),
         ({"problem": "x", "answer": True}, "answer", "a truth value instead of text"),
-        ({"problem": "x", "answer": ["2"]}, "answer", "a list instead of text"),
+        ({"problem": "x", "answer": ["2", "3"]}, "answer", "a list instead of text"),
         (GOOD | {"solution": 2}, "solution", "a number instead of text"),
         (GOOD | {"source": {}}, "source", "an object instead of text"),
         (GOOD | {"meta": "m"}, "meta", "text instead of an object"),
@@ -138,17 +140,90 @@ def test_bad_rows_are_refused_with_file_row_key_and_remedy(tmp_path, row, key, f
 
 
 @pytest.mark.parametrize(
-    ("line", "fault"), [(b"{", "invalid JSON"), (b"", "invalid JSON"), (b'"x"', "not a JSON object")]
+    ("line", "fault"),
+    [
+        (b"{", "not valid JSON"),
+        (b'"x"', "not a JSON object"),
+        (b'{"problem": "\xff", "answer": "1"}', "not valid JSON in UTF-8 .'utf-8'"),
+        (b'{"problem": "\xed\xa0\x80", "answer": "1"}', "not valid JSON in UTF-8"),
+        (b'{"problem": "x", "answer": "\\ud800"}', "not valid JSON in UTF-8 .*surrogates"),
+        (b'{"uid": "\\udfff", "problem": "x", "answer": "1"}', "not valid JSON in UTF-8 .*surrogates"),
+        (b'{"problem": "x", "answer": "1", "meta": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deep"),
+        (b'{"problem": "x", "answer": ' + b"9" * 5000 + b"}", "not valid JSON in UTF-8"),
+        ('{"problem": "x", "answer": "1"}'.encode("utf-16"), "not valid JSON in UTF-8"),
+    ],
 )
-def test_invalid_json_is_refused_with_its_line(tmp_path, line, fault):
-    path = jsonl(tmp_path, GOOD, line, GOOD)
-    with pytest.raises(ExtraError, match=f"set.jsonl, row 2: {fault}"):
+def test_a_damaged_line_is_refused_with_its_number_and_blank_lines_count(tmp_path, line, fault):
+    path = jsonl(tmp_path, GOOD, b" \r", line, GOOD)
+    with pytest.raises(ExtraError, match=f"set.jsonl, row 3: {fault}"):
         load_jsonl(path)
 
 
-def test_invalid_utf8_is_refused_with_its_line(tmp_path):
-    with pytest.raises(ExtraError, match=r"row 1: invalid JSON .*utf-8"):
-        load_jsonl(jsonl(tmp_path, b'{"problem": "\xff", "answer": "1"}'))
+def test_a_byte_order_mark_and_blank_lines_are_harmless_and_rows_keep_their_line_numbers(tmp_path):
+    path = tmp_path / "set.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\n  \n" + json.dumps(GOOD).encode() + b"\n\n")
+    assert [problem.uid for problem in load_jsonl(str(path))] == ["set/1", "set/4"]
+    path.write_bytes(b"\xef\xbb\xbf\n\n")
+    with pytest.raises(ExtraError, match="has no rows"):
+        load_jsonl(str(path))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_pipe_a_folder_and_a_link_to_itself_are_refused(tmp_path, suffix):
+    pipe, folder, loop = (tmp_path / f"{name}{suffix}" for name in ("pipe", "folder", "loop"))
+    os.mkfifo(pipe)
+    folder.mkdir()
+    loop.symlink_to(loop)
+    for path, fault in ((pipe, "not an ordinary file"), (folder, "not an ordinary file"), (loop, "no such file")):
+        with pytest.raises(ExtraError, match=fault):
+            load_problems(str(path))
+
+
+def test_a_damaged_page_of_a_parquet_file_is_named(tmp_path):
+    path = parquet(tmp_path, *({"prompt": f"x{i}", "answer": str(i)} for i in range(5000)))
+    content = bytearray(Path(path).read_bytes())
+    content[200:400] = bytes(byte ^ 0xFF for byte in content[200:400])
+    Path(path).write_bytes(content)
+    with pytest.raises(ExtraError, match=r"set.parquet .*damaged.*Write it again"):
+        load_parquet(path)
+
+
+def test_published_layouts_give_golds_that_can_be_graded(tmp_path):
+    worked = r"Let $n=3$. Then $n^2=9$, so \boxed{3} is no square and hence $\boxed{9}$."
+    rows = [
+        # openai/gsm8k; hendrycks/MATH; NuminaMath; Omni-MATH; OlympiadBench; DeepScaleR as verl's Parquet
+        {"question": "1+1?", "answer": "1+1 = <<1+1=2>>2 apples.\n#### 1,002"},
+        {"problem": "1+1?", "level": "Level 1", "type": "Algebra", "solution": worked},
+        {"source": "olympiads", "problem": "1+1?", "solution": worked, "messages": CHAT},
+        {"domain": ["Maths"], "difficulty": 2, "problem": "1+1?", "solution": "It is 2.", "answer": "2", "source": "x"},
+        {"id": 3, "question": "1+1?", "solution": ["It is 2."], "final_answer": ["2"]},
+        VERL | {"reward_model": {"ground_truth": ["34"], "style": "rule"}},
+        {"prompt": "1+1?", "solution": worked},
+        {"problem": "1+1?", "answer": r"The area is $\frac{1}{2}$, so the answer is $\boxed{\frac{1}{2}}$."},
+    ]
+    golds = []
+    for row in rows:
+        columns = {"answer": "final_answer", "solution": "none"} if "final_answer" in row else None
+        golds.append(load_problems(jsonl(tmp_path, row), columns=columns)[0].answer)
+    assert golds == ["1,002", "9", "9", "2", "2", "34", "9", r"\frac{1}{2}"]
+    (problem,) = load_jsonl(jsonl(tmp_path, rows[0]))
+    assert (problem.prompt, problem.solution) == ("1+1?", rows[0]["answer"])
+
+
+def test_a_question_beside_a_problem_is_one_more_column(tmp_path):
+    (problem,) = load_jsonl(jsonl(tmp_path, GOOD | {"question": "unused"}))
+    assert (problem.prompt, problem.meta) == ("1+1?", {"question": "unused"})
+    with pytest.raises(ExtraError, match=r"data\.columns=\{prompt: \.\.\.\}; there are query, answer"):
+        load_jsonl(jsonl(tmp_path, {"query": "1+1?", "answer": "2"}))
+
+
+def test_equal_rows_of_a_verl_file_count_once_and_different_ones_are_refused(tmp_path, caplog):
+    other = VERL | {"extra_info": VERL["extra_info"] | {"index": 8}}
+    problems = load_parquet(parquet(tmp_path, *[VERL, other] * 50))
+    assert [problem.uid for problem in problems] == ["openai/gsm8k/train/7", "openai/gsm8k/train/8"]
+    assert "98 rows repeat another (row 3 is row 1); each problem is used once" in caplog.text
+    with pytest.raises(ExtraError, match="row 2, key 'uid': 'openai/gsm8k/train/7' is the identity of row 1 too"):
+        load_parquet(parquet(tmp_path, VERL, VERL | {"reward_model": {"style": "rule", "ground_truth": "3"}}))
 
 
 def test_duplicate_uids_are_refused_with_both_rows(tmp_path):

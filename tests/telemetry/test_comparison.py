@@ -1,5 +1,6 @@
 """Comparing arms: the numbers against scipy and by hand, and what must not be compared."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from extra_jax import cli
@@ -196,3 +199,63 @@ def test_comparing_needs_no_jax(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program, a, b], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def changed(path, **keys):
+    record = json.loads(numbers(path).read_text()) | keys
+    numbers(path).write_text(json.dumps({key: value for key, value in record.items() if value is not None}) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ({"grader": None}, "grader: Field required"),
+        ({"step": None}, "step: Field required"),
+        ({"uids": "p0"}, "uids: Input should be a valid list"),
+        ({"correct": [[1, 0], [0]]}, "correct: not a matrix of 40 problems x 4 samples"),
+        ({"correct": [[9] * SAMPLES] * PROBLEMS}, "correct.0.0: Input should be 0 or 1 .got 9"),
+        ({"uids": ["p0"] * PROBLEMS}, "uids: there are 40 problems, so as many different identities"),
+        ({"num_generations": 10**9}, "not a matrix of 40 problems x 1000000000 samples"),
+        ({"summary": {"pass@x": {"mean": 0, "low": 0, "high": 0}}}, "summary"),
+        ({"summary": {"pass@8": {"mean": 0.0, "low": 0.0, "high": 0.0}}}, "summary: pass@8 of 4 samples"),
+        ({"sampling": []}, "sampling: Input should be a valid dictionary"),
+    ],
+)
+def test_numbers_that_are_damaged_are_refused_with_their_key(tmp_path, keys, fault):
+    (a,), (b,) = arms(tmp_path, 1)
+    changed(b, **keys)
+    with pytest.raises(ExtraError, match=rf"step_000010\.json:\n  .*{fault}"):
+        compare([a], [b])
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("run: [", "not valid YAML"),
+        ("- a", "valid dictionary"),
+        ("run: {seed: abc}", "run.seed: Input should be a valid integer"),
+        ("run: {seed: true}", "run.seed"),
+        ("a: &a [*a]\nrun: " + "[" * 5000, "not valid YAML"),
+        (None, "there is no such file"),
+    ],
+)
+def test_a_configuration_that_does_not_say_the_seed_is_refused(tmp_path, text, fault):
+    (a,), (b,) = arms(tmp_path, 1)
+    config = Path(b) / "config.yaml"
+    config.unlink()
+    if text is not None:
+        config.write_text(text)
+    with pytest.raises(ExtraError, match=rf"config\.yaml.*{fault}|{fault}.*"):
+        compare([a], [b])
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(data=st.data())
+def test_any_bytes_of_an_evaluation_may_be_wrong(tmp_path_factory, data):
+    run = make_run(tmp_path_factory.mktemp("run"), "a", 0, 0.3)
+    content = bytearray(numbers(run).read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=9)):
+        content[place] = data.draw(st.integers(0, 255))
+    numbers(run).write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    with contextlib.suppress(ExtraError):
+        compare([run], [run])

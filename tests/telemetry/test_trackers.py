@@ -8,6 +8,7 @@ import types
 import pytest
 
 from extra_jax.errors import ExtraError
+from extra_jax.telemetry.metrics import MetricsLog, read_metrics
 from extra_jax.telemetry.trackers import make_trackers
 
 needs_tensorboard = pytest.mark.skipif(
@@ -103,3 +104,45 @@ def test_tensorboard_scalars_can_be_read_back(tmp_path):
     events.Reload()
     values = {event.step: event.value for event in events.Scalars("reward")}
     assert values == pytest.approx({0: 0.0, 1: 0.1, 2: 9.0})
+
+
+class Dying:
+    """Fails from the given call on, as a dashboard does whose process was killed."""
+
+    def __init__(self, error, lives=0):
+        self.error, self.lives, self.calls = error, lives, 0
+
+    def log(self, step, metrics):
+        self.calls += 1
+        if self.calls > self.lives:
+            raise self.error
+
+    def close(self):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError("gone"), BrokenPipeError(32, "Broken pipe"), ValueError("x"), MemoryError()]
+)
+def test_a_tracker_that_dies_is_one_warning_and_the_run_goes_on(tmp_path, caplog, error):
+    dying, closing, healthy = Dying(error, lives=1), Dying(error, lives=99), FakeRun()
+    healthy.close = healthy.finish
+    healthy.log = lambda step, metrics: healthy.logged.append(step)
+    with MetricsLog(tmp_path, (dying, closing, healthy)) as log:
+        for step in range(4):
+            log.log(step, {"reward": 0.5})
+    assert [row["step"] for row in read_metrics(tmp_path)] == healthy.logged == [0, 1, 2, 3]
+    assert healthy.finished == 1
+    assert dying.calls == 2, "it gets no more numbers"
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2
+    assert all(f"Dying stopped ({type(error).__name__}" in text for text in warnings)
+
+
+def test_a_tracker_that_does_not_start_is_refused_by_name(tmp_path, runs, monkeypatch):
+    def init(**kwargs):
+        raise PermissionError("no API key")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", init)
+    with pytest.raises(ExtraError, match=r"wandb does not start \(PermissionError: no API key\).*leave it out"):
+        make_trackers(["wandb"], tmp_path, {})
