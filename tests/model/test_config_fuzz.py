@@ -133,8 +133,7 @@ def test_any_value_under_any_key_is_read_as_transformers_does_or_refused(changes
     tree = changed(**changes)
     try:
         ours = Qwen3Config.from_hf(tree)
-    except ExtraError as error:
-        assert str(error).startswith("config.json: ")
+    except ExtraError:
         return
     theirs = AutoConfig.for_model(**copy.deepcopy(tree))
     expected = {name: getattr(theirs, name, None) for name in FIELDS}
