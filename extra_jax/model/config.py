@@ -1,60 +1,65 @@
 """Shape and arithmetic of a dense Qwen3, as a Hugging Face ``config.json`` states them."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 import extra_jax
 from extra_jax.errors import ExtraError
+from extra_jax.files import read_json_object
 
 TINY_BASE = "tiny-base"  # the one model that ships in the package
 
-# Keys of config.json that do not change what the model computes.
-_NEUTRAL_KEYS = frozenset(
-    {
-        "_name_or_path",
-        "architectures",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "dtype",
-        "eos_token_id",
-        "id2label",
-        "initializer_range",
-        "is_encoder_decoder",
-        "label2id",
-        "max_window_layers",
-        "model_type",
-        "output_attentions",
-        "output_hidden_states",
-        "pad_token_id",
-        "problem_type",
-        "return_dict",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-    }
-)
+# Keys of config.json that do not change what the model computes, beside all that begin with ``_`` or ``unsloth_``.
+# fmt: off
+_NEUTRAL_KEYS = {
+    "architectures", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id", "finetuning_task",
+    "gradient_checkpointing", "id2label", "initializer_range", "is_decoder", "is_encoder_decoder", "label2id",
+    "max_window_layers", "model_type", "name_or_path", "output_attentions", "output_hidden_states",
+    "pad_token_id", "prefix", "problem_type", "pruned_heads", "return_dict", "sep_token_id", "sliding_window",
+    "task_specific_params", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache",
+    # What older versions of transformers kept here for sampling.
+    "bad_words_ids", "begin_suppress_tokens", "diversity_penalty", "do_sample", "early_stopping",
+    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
+    "forced_eos_token_id", "length_penalty", "max_length", "max_new_tokens", "min_length",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_scores",
+    "remove_invalid_values", "repetition_penalty", "return_dict_in_generate", "suppress_tokens", "temperature",
+    "top_k", "top_p", "typical_p",
+}
+# fmt: on
+# Keys of which one value is computed here.
+_ONLY: dict[str, Any] = {
+    "hidden_act": "silu",
+    "attention_dropout": 0.0,
+    "use_sliding_window": False,
+    "quantization_config": None,
+    "auto_map": None,  # names Python files beside the weights, which are never run here
+}
+
+Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))
 class Qwen3Config:
     """A dense Qwen3. Letters: ``L`` layers, ``D`` model, ``F`` feed-forward, ``N`` query heads, ``K`` kv heads,
     ``H`` head dim, ``V`` vocabulary."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rope_theta: float = 1e6
-    rms_norm_eps: float = 1e-6
+    vocab_size: Size
+    hidden_size: Size
+    intermediate_size: Size
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1000)]
+    num_attention_heads: Annotated[int, Field(ge=1, le=4096)]
+    num_key_value_heads: Annotated[int, Field(ge=1, le=4096)]
+    head_dim: Annotated[int, Field(ge=2, le=4096, multiple_of=2)]  # rotary embedding turns pairs
+    rope_theta: Annotated[float, Field(gt=0, le=1e12)] = 1e6
+    rms_norm_eps: Annotated[float, Field(gt=0, le=1)] = 1e-6
     tie_word_embeddings: bool = True
     attention_bias: bool = False
-    max_position_embeddings: int = 40960
+    max_position_embeddings: Annotated[int, Field(ge=1, le=1 << 31)] = 40960
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -62,8 +67,6 @@ class Qwen3Config:
                 f"num_attention_heads={self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads={self.num_key_value_heads}"
             )
-        if self.head_dim % 2:
-            raise ExtraError(f"head_dim={self.head_dim} is odd; rotary embedding needs an even one")
 
     @property
     def num_parameters(self) -> int:
@@ -83,48 +86,42 @@ class Qwen3Config:
             ExtraError: another architecture, a missing key, or a key or value whose effect on the
                 computation is not implemented here. Nothing that changes the maths is ignored.
         """
-        rest = {key: value for key, value in tree.items() if key not in _NEUTRAL_KEYS}
         if tree.get("model_type") != "qwen3":
             raise ExtraError(f"{origin}: model_type is {tree.get('model_type')!r}; only dense 'qwen3' is supported")
-        rope = dict(rest.pop("rope_parameters", None) or {})
-        theta = rest.pop("rope_theta", rope.pop("rope_theta", None))
-        _demand(origin, "rope_parameters.rope_type", rope.pop("rope_type", "default"), "default")
-        if rope:
-            raise ExtraError(
-                f"{origin}: unsupported rope_parameters {sorted(rope)}; only the default rotary is supported"
-            )
-        for key, supported in (
-            ("rope_scaling", None),
-            ("hidden_act", "silu"),
-            ("attention_dropout", 0.0),
-            ("use_sliding_window", False),
-        ):
+        rest = dict(tree)
+        theta = _pop_rope_theta(rest, origin)
+        for key, supported in _ONLY.items():
             _demand(origin, key, rest.pop(key, supported), supported)
-        rest.pop("sliding_window", None)  # without use_sliding_window it has no effect
-        for kind in rest.pop("layer_types", None) or ():
-            _demand(origin, "layer_types", kind, "full_attention")
-        if theta is None:
-            raise ExtraError(f"{origin}: rope_theta is missing; Qwen3 uses 1e6, the 2507 models 5e6: state it")
+        if (kinds := rest.pop("layer_types", None)) is not None:
+            _demand(origin, "layer_types", kinds, ["full_attention"] * len(kinds if isinstance(kinds, list) else ()))
         rest.setdefault("tie_word_embeddings", False)  # what transformers takes a missing key for
         fields = {field.name: field for field in dataclasses.fields(cls)}
-        if unknown := sorted(rest.keys() - fields.keys()):
-            raise ExtraError(f"{origin}: keys {unknown} are not known to be without effect on the computation")
+        if unknown := sorted(key for key, value in rest.items() if key not in fields and not _is_neutral(key, value)):
+            raise ExtraError(
+                f"{origin}: keys {unknown} are not known to be without effect on the computation; if transformers' "
+                "Qwen3 does not read them either, remove them from the file"
+            )
         missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in rest]
         if missing:
-            raise ExtraError(f"{origin}: missing keys {missing}")
-        return cls(**rest, rope_theta=float(theta))
+            raise ExtraError(f"{origin}: missing keys {missing}; copy them from the config.json of the base model")
+        try:
+            return cls(**{key: value for key, value in rest.items() if key in fields}, rope_theta=theta)
+        except ValidationError as error:
+            problems = [f"{p['loc'][0]}: {p['msg']} (got {p['input']!r:.80})" for p in error.errors()]
+            raise ExtraError(f"{origin}: {'; '.join(problems)}. Correct the file, or fetch it again") from error
+        except ExtraError as error:
+            raise ExtraError(f"{origin}: {error}. Correct the file, or fetch it again") from error
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Qwen3Config":
         """Reads ``config.json`` of a Hugging Face folder."""
         path = Path(folder) / "config.json"
-        try:
-            tree = json.loads(path.read_text())
-        except FileNotFoundError as error:
-            raise ExtraError(f"{path}: no such file; model.path must be a Hugging Face model folder") from error
-        except json.JSONDecodeError as error:
-            raise ExtraError(f"{path}: not valid JSON: {error}") from error
-        return cls.from_hf(tree, str(path))
+        if not path.exists():
+            raise ExtraError(
+                f"{path}: no such file; model.path must be a Hugging Face model folder. An adapter (LoRA) is merged "
+                "into its base model first"
+            )
+        return cls.from_hf(read_json_object(path), str(path))
 
     def to_hf(self) -> dict[str, Any]:
         """The ``config.json`` that ``transformers`` reads (the flat 4.51 spelling, which later versions read too)."""
@@ -142,9 +139,41 @@ class Qwen3Config:
         }
 
 
+def _pop_rope_theta(tree: dict[str, Any], origin: str) -> Any:
+    """Takes everything about rotary embedding out of ``tree``; the base, on which all places that state it agree."""
+    stated = {"rope_theta": tree.pop("rope_theta", None)}
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = tree.pop(key, None)
+        if rope is None:
+            continue
+        if not isinstance(rope, dict):
+            raise ExtraError(f"{origin}: {key}={rope!r:.80} is no JSON object; correct the file")
+        stated[f"{key}.rope_theta"] = rope.get("rope_theta")
+        for name in ("rope_type", "type"):
+            _demand(origin, f"{key}.{name}", rope.get(name) or "default", "default")
+        for name in sorted(rope.keys() - {"rope_theta", "rope_type", "type"}):
+            if rope[name] is not None:
+                _demand(origin, f"{key}.{name}", rope[name], 1.0 if name.endswith("factor") else None)
+    stated = {key: value for key, value in stated.items() if value is not None}
+    if not stated:
+        raise ExtraError(f"{origin}: rope_theta is missing; Qwen3 uses 1e6, the 2507 models 5e6: state it")
+    theta = next(iter(stated.values()))
+    if any(value != theta for value in stated.values()):
+        raise ExtraError(
+            f"{origin}: {' but '.join(f'{key}={value!r:.40}' for key, value in stated.items())}; transformers reads "
+            "the innermost. Keep the value that the model was trained with, and remove the others"
+        )
+    return theta
+
+
+def _is_neutral(key: str, value: Any) -> bool:
+    """Whether a key has no effect: a name that says so, or a value that switches something off."""
+    return key in _NEUTRAL_KEYS or key.startswith(("_", "unsloth_")) or value in (None, False, [], {})
+
+
 def _demand(origin: str, key: str, value: Any, supported: Any) -> None:
     if value != supported:
-        raise ExtraError(f"{origin}: {key}={value!r} is not supported (only {supported!r})")
+        raise ExtraError(f"{origin}: {key}={value!r:.80} is not supported (only {supported!r}); use a model without it")
 
 
 def _dense(d: int, f: int, layers: int, heads: int, kv_heads: int, *, tied: bool) -> Qwen3Config:

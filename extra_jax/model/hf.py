@@ -67,7 +67,7 @@ def load_params(folder: str | Path, config: Qwen3Config, shardings: Any, dtype: 
 
     Raises:
         ExtraError: before anything is loaded: a missing, extra or misshapen tensor, a dtype that is not
-            supported, a damaged file or an index that disagrees with its files.
+            supported, a damaged file or an index that disagrees with its files. After loading: a tensor with NaN.
     """
     checkpoint, tensors = Checkpoint(folder), hf_tensors(config)
     abstract, treedef = _flatten(abstract_params(config, dtype))
@@ -75,16 +75,21 @@ def load_params(folder: str | Path, config: Qwen3Config, shardings: Any, dtype: 
     _validate(checkpoint, tensors, abstract, config)
     stacks = {path: leaf for path, leaf in abstract.items() if path[0] == "layers"}
     params = dict(zip(stacks, _allocate(list(stacks.values()), [layouts[path] for path in stacks]), strict=True))
-    previous = None
+    previous, nan = None, {}
     for tensor in tensors:
         sharding, leaf = layouts[tensor.path], abstract[tensor.path]
         piece = _read(checkpoint, tensor, leaf.shape, sharding)
         jax.block_until_ready(previous)  # at most this tensor and the one before it are in host memory
         if tensor.layer is None:
-            previous = _place(piece, tensor.layout, leaf.shape, leaf.dtype, sharding)
+            previous, nan[tensor.name] = _place(piece, tensor.layout, leaf.shape, leaf.dtype, sharding)
         else:
-            previous = _insert(params[tensor.path], piece, tensor.layer, tensor.layout, sharding)
+            previous, nan[tensor.name] = _insert(params[tensor.path], piece, tensor.layer, tensor.layout, sharding)
         params[tensor.path] = previous
+    if damaged := [name for name, has_nan in jax.device_get(nan).items() if has_nan]:
+        raise ExtraError(
+            f"{checkpoint.file(damaged[0])}: {len(damaged)} of {len(nan)} tensors hold NaN: {_some(damaged)}; the "
+            "file is damaged or its training diverged: fetch it again, or take an earlier checkpoint"
+        )
     return jax.tree.unflatten(treedef, [params[path] for path in abstract])
 
 
@@ -113,7 +118,8 @@ def _validate(
     checkpoint: Checkpoint, tensors: list[HFTensor], abstract: Mapping[ParamPath, Any], config: Qwen3Config
 ) -> None:
     expected = {t.name: t.layout.hf_shape(_layer_shape(t, abstract[t.path].shape)) for t in tensors}
-    extra = checkpoint.names - expected.keys()
+    # The rotary frequencies that old converters saved follow from config.json.
+    extra = {name for name in checkpoint.names - expected.keys() if not name.endswith(".rotary_emb.inv_freq")}
     if config.tie_word_embeddings and HEAD in extra:
         extra.remove(HEAD)
         _demand_duplicate(checkpoint)
@@ -189,15 +195,20 @@ def _allocate(leaves: list[jax.ShapeDtypeStruct], shardings: list[Sharding]) -> 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _place(
     piece: jax.Array, layout: Layout, shape: tuple[int, ...], dtype: jnp.dtype, sharding: NamedSharding
-) -> jax.Array:
-    return jax.lax.with_sharding_constraint(layout.from_hf(piece, shape).astype(dtype), sharding)
+) -> tuple[jax.Array, jax.Array]:
+    """A parameter, and whether it holds NaN."""
+    value = layout.from_hf(piece, shape).astype(dtype)
+    return jax.lax.with_sharding_constraint(value, sharding), jnp.isnan(piece).any()
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4), donate_argnums=0)
-def _insert(stack: jax.Array, piece: jax.Array, layer: int, layout: Layout, sharding: NamedSharding) -> jax.Array:
-    """Writes a layer into its stack in place."""
+def _insert(
+    stack: jax.Array, piece: jax.Array, layer: int, layout: Layout, sharding: NamedSharding
+) -> tuple[jax.Array, jax.Array]:
+    """Writes a layer into its stack in place; the stack, and whether the layer holds NaN."""
     value = layout.from_hf(piece, stack.shape[1:]).astype(stack.dtype)
-    return jax.lax.with_sharding_constraint(jax.lax.dynamic_update_index_in_dim(stack, value, layer, 0), sharding)
+    stack = jax.lax.dynamic_update_index_in_dim(stack, value, layer, 0)
+    return jax.lax.with_sharding_constraint(stack, sharding), jnp.isnan(piece).any()
 
 
 # --- export ---------------------------------------------------------------------------------------------------------
@@ -236,29 +247,37 @@ def save_params(
         raise ExtraError(f"export dtype {dtype!r} is not one of {', '.join(map(str, DTYPES.values()))}")
     target = local_path(folder).absolute()
     partial = target.with_name(target.name + ".incomplete")
-    on_main(lambda: _check_target(target, overwrite))
+    on_main(lambda: _begin(target, partial, overwrite))
     try:
-        if is_main():
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
         _write_weights(partial, params, config, jnp.dtype(dtype), max_shard_bytes)
         if is_main():
             _write_settings(partial, config, tokenizer, generation_config, dtype)
             replace_folder(partial, target)
-    except BaseException:
+    except BaseException as error:
         if is_main():
             shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _unwritable(target, error) from error
         raise
     agree(0)  # nobody goes on before the folder is there
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not (target / "config.json").exists():
-        raise ExtraError(f"{target}: exists and is not a model folder; export to another place")
-    if not overwrite:
-        raise ExtraError(f"{target}: already holds a model; export to another place, or pass overwrite=True")
+def _begin(target: Path, partial: Path, overwrite: bool) -> None:
+    """Makes the folder in which an export is built, if it may go to ``target``."""
+    try:
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            if not (target / "config.json").exists():
+                raise ExtraError(f"{target}: exists and is not a model folder; export to another place")
+            if not overwrite:
+                raise ExtraError(f"{target}: already holds a model; export to another place, or pass overwrite=True")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: OSError) -> ExtraError:
+    return ExtraError(f"{target}: cannot be written ({error.strerror or error}); make room there or export elsewhere")
 
 
 def _write_weights(

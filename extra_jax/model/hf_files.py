@@ -1,6 +1,7 @@
 """The safetensors files of a Hugging Face folder: opened and checked at once, read and written a tensor at a time."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from extra_jax.errors import ExtraError
-from extra_jax.files import is_remote
+from extra_jax.files import is_remote, read_json_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -44,7 +45,7 @@ class Checkpoint:
     def _add(self, path: Path, placed: Mapping[str, str] | None) -> None:
         handle = self._handles[path] = _open(path)
         for name in handle.keys():  # noqa: SIM118  (a handle, not a dict)
-            if placed is not None and placed.get(name) != path.name:
+            if placed is not None and (name not in placed or self.folder / placed[name] != path):
                 elsewhere = f"places it in {placed[name]}" if name in placed else "does not list it"
                 raise ExtraError(f"{path}: holds tensor {name!r}, but {self.source.name} {elsewhere}; fetch both again")
             self._files[name] = path
@@ -90,34 +91,37 @@ def _weight_files(folder: Path) -> tuple[Path, dict[str, str] | None]:
         return single, None
     if not index.exists():
         raise ExtraError(f"{folder}: neither {SINGLE} nor {INDEX} is there; save the model as safetensors first")
-    try:
-        placed = json.loads(index.read_text())["weight_map"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ExtraError(f"{index}: not an index with a weight_map ({error!r}); fetch the file again") from error
+    placed = read_json_object(index).get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(file, str) for file in placed.values()):
+        raise ExtraError(f"{index}: not an index with a weight_map of tensor -> file; fetch the file again")
+    placed = {name: os.path.normpath(file) for name, file in placed.items()}
     for name, file in placed.items():
-        if not (folder / file).exists():
+        if os.path.isabs(file) or file.startswith(".."):
+            raise ExtraError(
+                f"{index}: tensor {name!r} is placed in {file!r}, outside of the folder; correct the index"
+            )
+        if not os.path.exists(folder / file):
             raise ExtraError(f"{index}: tensor {name!r} is placed in {file}, which is missing; fetch that file")
     return index, placed
 
 
 def _open(path: Path) -> safe_open:
+    if not path.is_file():
+        raise ExtraError(f"{path}: not an ordinary file; fetch the model again")
     try:
         return safe_open(path, framework="np")
     except (SafetensorError, OSError) as error:
-        detail = _first_cut(path) or error
+        detail = (_first_cut(path) if "not fully covered" in str(error) else None) or error
         raise ExtraError(f"{path}: not a whole safetensors file: {detail}; fetch the file again") from error
 
 
 def _first_cut(path: Path) -> str | None:
-    """Names the first tensor whose bytes are not all in the file; ``None`` when not even the header can be read."""
-    try:
-        with path.open("rb") as file:
-            header_size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(header_size))
-        size = path.stat().st_size - 8 - header_size
-        ends = sorted((entry["data_offsets"][1], name) for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError):
-        return None
+    """Names the first tensor whose bytes are not all in a file whose header the library could read."""
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_size))
+    size = path.stat().st_size - 8 - header_size
+    ends = sorted((entry["data_offsets"][1], name) for name, entry in header.items() if name != "__metadata__")
     return next(
         (f"tensor {name!r} is cut off ({end} bytes expected, {size} there)" for end, name in ends if end > size), None
     )

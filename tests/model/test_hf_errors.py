@@ -1,9 +1,12 @@
 """Damaged or wrong Hugging Face folders are refused with file, tensor and remedy, before anything is loaded."""
 
 import json
+import os
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import extra_jax
@@ -113,7 +116,7 @@ def test_an_index_that_disagrees_with_its_files_is_refused(sharded_folder):
     with pytest.raises(ExtraError, match=r"tensor 'model\.ghost' is not in model-00001"):
         load_ours(sharded_folder)
     (sharded_folder / hf_files.INDEX).write_text("[]")
-    with pytest.raises(ExtraError, match="weight_map"):
+    with pytest.raises(ExtraError, match="expected a JSON object"):
         load_ours(sharded_folder)
 
 
@@ -143,3 +146,106 @@ def test_model_path_is_checked(tmp_path, monkeypatch):
     for path, message in [(str(tmp_path / "none"), "not a folder"), ("gs://bucket/model", "not a folder")]:
         with pytest.raises(ExtraError, match=rf"model\.path={path}: .*{message}"):
             build_model(ModelConfig(path=path), make_mesh(MeshConfig()))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ('{"weight_map": ["a"]}', "not an index with a weight_map"),
+        ('{"weight_map": {"a": 5}}', "not an index with a weight_map"),
+        ("{}", "not an index with a weight_map"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"weight_map": {"a": "../../../etc/passwd"}}', r"'a' is placed in .* outside of the folder"),
+        ('{"weight_map": {"a": "/etc/passwd"}}', r"'a' is placed in .* outside of the folder"),
+        (json.dumps({"weight_map": {"a": "x" * 300}}), r"'a' is placed in x+, which is missing"),
+        ('{"weight_map": {"a": "."}}', "not an ordinary file"),
+    ],
+)
+def test_a_broken_index_is_named(sharded_folder, index, message):
+    (sharded_folder / hf_files.INDEX).write_bytes(index if isinstance(index, bytes) else index.encode())
+    with pytest.raises(ExtraError, match=message):
+        load_ours(sharded_folder)
+
+
+def test_what_changes_no_weight_is_no_error(sharded_folder):
+    """``./`` before the files of an index, a file that it does not list, and buffers that old converters saved."""
+    expected = load_ours(sharded_folder).params
+    _edit_index(sharded_folder, lambda placed: placed.update({name: f"./{file}" for name, file in placed.items()}))
+    save_file({"norm.weight": np.ones(3, np.float32)}, sharded_folder / "consolidated.safetensors")
+    assert_equal(load_ours(sharded_folder).params, expected)
+    shard, buffer = next(sharded_folder.glob("model-00002*")), "model.layers.0.self_attn.rotary_emb.inv_freq"
+    save_file(load_file(shard) | {buffer: np.ones(8, np.float32)}, shard)
+    _edit_index(sharded_folder, lambda placed: placed.update({buffer: shard.name}))
+    assert_equal(load_ours(sharded_folder).params, expected)
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", K_PROJ, "model.embed_tokens.weight"])
+def test_weights_with_nan_are_refused(folder, name):
+    def spoil(tensors):
+        tensors[name].flat[3] = np.nan
+
+    _rewrite(folder, spoil)
+    with pytest.raises(ExtraError, match=rf"model\.safetensors: 1 of \d+ tensors hold NaN: {name}"):
+        load_ours(folder)
+
+
+def test_weights_that_are_a_pipe_or_a_folder_are_refused(folder):
+    path = folder / hf_files.SINGLE
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ExtraError, match="not an ordinary file"):
+        load_ours(folder)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ExtraError, match="not an ordinary file"):
+        load_ours(folder)
+
+
+NUMBERS = st.integers(-1, 2**64) | st.sampled_from([0, 64, 128]) | st.floats() | st.none()
+ENTRY = st.fixed_dictionaries(
+    {},
+    optional={
+        "dtype": st.sampled_from(["F32", "BF16", "I8", "F4", "x", 5, None]),
+        "shape": st.lists(NUMBERS, max_size=3) | NUMBERS,
+        "data_offsets": st.lists(NUMBERS, max_size=3) | NUMBERS,
+    },
+)
+HEADER = (
+    st.dictionaries(st.sampled_from(["model.norm.weight", "__metadata__", "é", ""]), ENTRY | NUMBERS, max_size=3)
+    .map(json.dumps)
+    .map(str.encode)
+) | st.sampled_from([b"[1, 2]", b"null", b"{", b"[" * 100_000, b'{"a":' * 10_000, b'{"\\ud800": {}}', b"\xff\xfe"])
+
+
+def _open_any(folder, file, content):
+    """Opens a folder of this one file; only an ``ExtraError`` that names it is a refusal."""
+    folder.mkdir(exist_ok=True)
+    (folder / file).write_bytes(content)
+    try:
+        checkpoint = hf_files.Checkpoint(folder)
+    except ExtraError as error:
+        assert file in str(error)  # noqa: PT017  (the refusal is one of two right outcomes)
+    else:
+        for name in checkpoint.names:
+            assert checkpoint.file(name).name == file
+            checkpoint.shape(name), checkpoint.dtype_name(name)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(HEADER, st.none() | st.integers(0, 2**64 - 1), st.sampled_from([0, 64, 128]))
+def test_any_header_opens_or_is_refused(tmp_path_factory, header, length, size):
+    start = (len(header) if length is None else length).to_bytes(8, "little")
+    _open_any(tmp_path_factory.getbasetemp() / "any_header", hf_files.SINGLE, start + header + bytes(size))
+
+
+VALUES = st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=2)
+INDEXES = st.dictionaries(
+    st.sampled_from(["weight_map", "metadata"]), st.dictionaries(st.text(max_size=5), VALUES) | VALUES
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(INDEXES.map(json.dumps).map(str.encode) | st.binary(max_size=20))
+def test_any_index_is_refused_or_lists_nothing(tmp_path_factory, content):
+    _open_any(tmp_path_factory.getbasetemp() / "any_index", hf_files.INDEX, content)

@@ -62,6 +62,21 @@ def test_existing_folders_are_not_overwritten_by_accident(tiny, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"out", "home"}
 
 
+def test_places_that_cannot_be_written_are_named(tiny, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file/out", tmp_path / ("n" * 300)):
+        with pytest.raises(ExtraError, match="cannot be written"):
+            save_params(target, tiny.params, tiny.config)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hf, "write_tensors", full)
+    with pytest.raises(ExtraError, match=r"out: cannot be written \(No space left on device\)"):
+        save_params(tmp_path / "out", tiny.params, tiny.config)
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
 @pytest.mark.parametrize("moment", ["weights", "settings", "publish"])
 def test_an_interrupted_export_never_looks_complete(tiny, tmp_path, monkeypatch, moment):
     before = tmp_path / "before"

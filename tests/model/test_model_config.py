@@ -99,7 +99,7 @@ def test_to_hf_reads_back_here_and_in_transformers(name):
         ({"attention_dropout": 0.1}, "attention_dropout"),
         ({"logit_softcap": 30.0}, r"\['logit_softcap'\]"),
         ({"num_key_value_heads": 3}, "not a multiple"),
-        ({"head_dim": 127}, "odd"),
+        ({"head_dim": 127}, "multiple of 2"),
     ],
 )
 def test_what_is_not_computed_is_refused(change, message):
