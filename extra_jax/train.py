@@ -73,7 +73,6 @@ def train(
         learner = Learner(policy.graphdef, config, policy.mesh)
         reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
         rewards = run.closing(rewards or make_rewards(config.reward, config.data, config.rollout.max_completion_length))
-        rewards.check(problems)
         check_earnable(problems, rewards)
         run.start(learner.init(params), exploration, loader=loader)
 

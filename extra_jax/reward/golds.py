@@ -57,7 +57,7 @@ def form_problems(problems: Sequence[Problem], grader: Grader) -> list[str]:
 
 
 def check_earnable(problems: Sequence[Problem], rewards: Rewards, most: int = 200) -> list[str]:
-    """Warnings about problems whose right answer cannot be rewarded, for graders that read a box.
+    """Checks columns (``Rewards.check``), and warns of problems whose right answer earns nothing where a box is read.
 
     Args:
         problems: of a run.
@@ -65,8 +65,9 @@ def check_earnable(problems: Sequence[Problem], rewards: Rewards, most: int = 20
         most: Problems that are tried, spread over all.
 
     Raises:
-        ExtraError: that are more than half of them.
+        ExtraError: a column is missing, or more than half of those that were tried earn nothing.
     """
+    rewards.check(problems)
     grader = rewards.grader
     if not isinstance(grader, MathGrader | StrictBoxGrader | MathVerifyGrader):
         return []

@@ -15,7 +15,7 @@ DISTRIBUTIONS = {"yaml": "PyYAML", "orbax": "orbax-checkpoint"}
 NEEDED_BY_OTHERS = {
     "jinja2": "transformers imports it when a chat template is rendered, and does not declare it",
 }
-COME_WITH_ANOTHER = {"mpmath": "math-verify", "tokenizers": "transformers"}
+COME_WITH_ANOTHER = {"mpmath": "math-verify", "pydantic-core": "pydantic", "tokenizers": "transformers"}
 """Imported by the package, and a declared dependency of a distribution that is declared here."""
 
 
