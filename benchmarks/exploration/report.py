@@ -18,14 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from figures import save
 from lab.arms import ARMS
 
 from extra_jax.reward.verdict import Verdict
+from extra_jax.telemetry import charts
 from extra_jax.telemetry.evaluations import read_completions, read_evaluations
 from extra_jax.telemetry.metrics import read_metrics
 from extra_jax.telemetry.statistics import hierarchical_draws, pass_at_k, quantile_interval, sign_flip_p
-from extra_jax.telemetry.svg import Series, line_chart
 
 HERE = Path(__file__).parent
 BASELINE = "G0"
@@ -292,15 +291,15 @@ def draw(scores: Scores) -> None:
     """Measures by step, mean over seeds: arms of novelty, arms of prefixes, each beside F and the baseline."""
     arms = [arm for arm in arms_of(scores) if arm not in ("F", BASELINE)]
     rows = ([arm for arm in arms if arm[0] != "P"], [arm for arm in arms if arm[0] == "P"])
-    charts = []
+    drawings = []
     for row in rows:
         for start in range(0, len(row), 3):
             shown = [*row[start : start + 3], "F", BASELINE]
-            charts += [(TITLES[measure], curves(scores, shown, measure)) for measure in MEASURES]
-    save(HERE / "results.svg", charts, columns=len(MEASURES))
+            drawings += [curves(scores, shown, measure) for measure in MEASURES]
+    charts.save(HERE / "results.svg", *drawings, columns=len(MEASURES))
 
 
-def curves(scores: Scores, arms: list[str], measure: str) -> str:
+def curves(scores: Scores, arms: list[str], measure: str) -> charts.Drawing:
     """A chart of at most five arms; F and the baseline keep their colours."""
     series = []
     for place, arm in enumerate(arm for arm in arms if seeds_of(scores, arm)):
@@ -308,9 +307,9 @@ def curves(scores: Scores, arms: list[str], measure: str) -> str:
         at = sorted(set.intersection(*({x for a, s, x in scores if (a, s) == (arm, seed)} for seed in seeds)))
         means = [float(matrix(scores, arm, seeds, measure, step).mean()) for step in at]
         color = {"F": 3, BASELINE: 4}.get(arm, place)
-        series.append(Series(arm, [float(x) for x in at], means, color, points=True))
+        series.append(charts.Line(arm, at, means, color, exact=True))
     unit = "texts" if measure == "different" else "percent"
-    return line_chart(series, description=TITLES[measure], unit=unit, from_zero=False, width=400, height=216)
+    return charts.line_chart(series, unit=unit, zero=False).titled(TITLES[measure])
 
 
 if __name__ == "__main__":

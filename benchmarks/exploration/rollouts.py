@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import histogram, save
 from lab.lexical import jaccard_similarities, ngram_codes
 from scipy.stats import spearmanr
 
@@ -26,7 +25,7 @@ from extra_jax.explore.prefix_settings import CutRules
 from extra_jax.model.minilm import MiniLMEncoder
 from extra_jax.reward.verdict import Verdict
 from extra_jax.reward.workers import MathGrader
-from extra_jax.telemetry.svg import Series, line_chart
+from extra_jax.telemetry import charts
 
 HERE = Path(__file__).parent
 SHORT = {
@@ -238,37 +237,22 @@ def draw() -> None:
     middles = [float(np.median(tokens[bins == b])) for b in range(10)]
     positions = np.linspace(2.5, 97.5, 20).tolist()
     edges = np.linspace(0, 100, 41)
-    size = {"width": 400, "height": 216}
-    charts = [
-        (
-            "Distance to the nearest of five siblings",
-            line_chart(
-                [histogram(SHORT[name], values[name], edges, color) for color, name in enumerate(NAMES)],
-                description="histogram of distances", x_label="100 x distance", unit="share", **size,
-            ),
-        ),
-        (
-            "100 x mean distance, by length",
-            line_chart(
-                [
-                    Series(SHORT[name], middles, [v[bins == b].mean() for b in range(10)], color, points=True)
-                    for color, (name, v) in enumerate(values.items())
-                ],
-                description="distance by length", x_label="tokens of the rollout", **size,
-            ),
-        ),
-        (
-            "Cuts of a rollout, by position",
-            line_chart(
-                [
-                    Series(label, positions, shares.tolist(), color, points=True)
-                    for color, (label, shares) in enumerate(cuts.items())
-                ],
-                description="cuts by position", x_label="position, % of the rollout", **size,
-            ),
-        ),
-    ]  # fmt: skip
-    save(HERE / "rollouts.svg", charts, columns=1)
+    shares = {name: np.histogram(v, edges)[0] / max(len(v), 1) for name, v in values.items()}
+    centres = ((edges[1:] + edges[:-1]) / 2).tolist()
+    distances = [charts.Line(SHORT[n], centres, v.tolist(), c, exact=True) for c, (n, v) in enumerate(shares.items())]
+    by_length = [
+        charts.Line(SHORT[name], middles, [float(v[bins == b].mean()) for b in range(10)], color, exact=True)
+        for color, (name, v) in enumerate(values.items())
+    ]
+    by_place = [
+        charts.Line(label, positions, v.tolist(), color, exact=True) for color, (label, v) in enumerate(cuts.items())
+    ]
+    charts.save(
+        HERE / "rollouts.svg",
+        charts.line_chart(distances, x="100 x distance", unit="share").titled("Distance to the nearest of 5 siblings"),
+        charts.line_chart(by_length, x="tokens of the rollout").titled("100 x mean distance, by length"),
+        charts.line_chart(by_place, x="position, % of the rollout").titled("Cuts of a rollout, by position"),
+    )
 
 
 if __name__ == "__main__":

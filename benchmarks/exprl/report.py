@@ -18,12 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.exploration.figures import save
 from benchmarks.exprl.run import ARMS, run_dir
+from extra_jax.telemetry import charts
 from extra_jax.telemetry.evaluations import read_evaluations
 from extra_jax.telemetry.metrics import read_metrics
 from extra_jax.telemetry.statistics import hierarchical_draws, pass_at_k, quantile_interval, sign_flip_p
-from extra_jax.telemetry.svg import Series, line_chart
 
 HERE = Path(__file__).parent
 KS = (1, 16)
@@ -216,7 +215,7 @@ def training(scores: Scores, steps: Steps, arms: list[str]) -> list[str]:
 
 def draw(scores: Scores, steps: Steps, path: Path) -> None:
     """Held-out pass@k by stage, and verified correctness of the training batches by step; a column a panel."""
-    charts = []
+    drawings = []
     panels = {title: arms for title, arms in PANELS.items() if any(seeds_of(scores, a) for a in arms if a != "base")}
     for k in KS:
         for title, arms in panels.items():
@@ -228,8 +227,8 @@ def draw(scores: Scores, steps: Steps, path: Path) -> None:
                 low, high = zip(*(quantile_interval(hierarchical_draws([v])[:, 0]) for v in values), strict=True)
                 at = [stage + 0.03 * color for stage in (0, 1, 2)]  # intervals side by side
                 means = [float(v.mean()) for v in values]
-                series.append(Series(LABELS.get(arm, arm), at, means, color, low, high, points=True))
-            charts.append((f"Held-out pass@{k}, {title}", chart(series, f"pass@{k}", "after stage")))
+                series.append(charts.Line(LABELS.get(arm, arm), at, means, color, low, high))
+            drawings.append(chart(f"Held-out pass@{k}, {title}", series, "after stage"))
     for stage in (1, 2):
         for title, arms in panels.items():
             series = []
@@ -237,13 +236,13 @@ def draw(scores: Scores, steps: Steps, path: Path) -> None:
                 runs = [steps[arm, seed, stage, "pass_rate"] for seed in seeds_of(scores, arm)]
                 if runs and all(runs):
                     means = [float(np.mean([run[x] for run in runs])) for x in sorted(runs[0])]
-                    series.append(Series(LABELS.get(arm, arm), [float(x) for x in sorted(runs[0])], means, color))
-            charts.append((f"Correct in the batches of stage {stage}, {title}", chart(series, "share correct", "step")))
-    save(path, charts)
+                    series.append(charts.Line(LABELS.get(arm, arm), sorted(runs[0]), means, color, exact=True))
+            drawings.append(chart(f"Correct in the batches of stage {stage}, {title}", series, "step"))
+    charts.save(path, *drawings, columns=2)
 
 
-def chart(series: list[Series], description: str, x_label: str) -> str:
-    return line_chart(series, description=description, x_label=x_label, unit="share", width=400, height=216)
+def chart(title: str, lines: list[charts.Line], x: str) -> charts.Drawing:
+    return charts.line_chart(lines, x=x, unit="share").titled(title)
 
 
 if __name__ == "__main__":

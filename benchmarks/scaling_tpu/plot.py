@@ -6,8 +6,7 @@ python -m benchmarks.scaling_tpu.plot
 import csv
 from pathlib import Path
 
-from benchmarks.exploration.figures import save
-from extra_jax.telemetry.svg import Series, line_chart
+from extra_jax.telemetry import charts
 
 HERE = Path(__file__).parent
 Row = dict[str, str]
@@ -22,22 +21,21 @@ def main() -> None:
         "two slices": [row for row in rows if row["slices"] == "2"],
     }
     memory = {"update": "update_gib", "its temporaries": "update_temporary_gib"}
-    charts = {
+    panels = {
         "GiB of memory a chip, fsdp 16": {label: of(recommended, column) for label, column in memory.items()},
         "GB on links a chip, micro-batch of 8,192 tokens": {
             label: of(chosen, "micro_batch_links_gb") for label, chosen in ways.items()
         },
     }
     drawn = []
-    for title, lines in charts.items():
+    for title, lines in panels.items():
         series = [
-            Series(label, *points, color, points=True)
+            charts.Line(label, *points, color, exact=True)
             for color, (label, points) in enumerate(lines.items())
             if points[0]
         ]
-        chart = line_chart(series, description=title, x_label="chips", log2_x=True, width=400, height=216)
-        drawn.append((title, chart))
-    save(HERE / "results.svg", drawn)
+        drawn.append(charts.line_chart(series, x="chips", powers=True).titled(title))
+    charts.save(HERE / "results.svg", *drawn, columns=2)
 
 
 def of(rows: list[Row], column: str) -> tuple[list[float], list[float]]:

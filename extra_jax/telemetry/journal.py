@@ -15,7 +15,6 @@ from extra_jax.rollout.types import Rollouts
 from extra_jax.telemetry.metrics import MetricsLog
 from extra_jax.telemetry.progress import Progress
 from extra_jax.telemetry.records import write_rollouts
-from extra_jax.telemetry.report import write_report
 from extra_jax.telemetry.trackers import make_trackers
 
 
@@ -87,6 +86,8 @@ class Journal:
     def report(self) -> None:
         """Writes ``report.html`` and says where."""
         if self._log is not None:
+            from extra_jax.telemetry.report import write_report  # the engine of its charts takes a second to start
+
             self.message(f"report: {write_report(self.run_dir)}")
 
     def __enter__(self) -> Self:

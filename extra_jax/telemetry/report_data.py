@@ -1,7 +1,8 @@
 """What a report is made of: the files of a run, read once, and the sentences that the numbers support."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,27 @@ from typing import Any
 import numpy as np
 
 from extra_jax.errors import ExtraError
+from extra_jax.files import read_json_object, read_text
 from extra_jax.reward.verdict import Verdict
-from extra_jax.telemetry.evaluations import evaluated_steps, read_completions, read_evaluations
-from extra_jax.telemetry.files import CONFIG_FILE, METRICS_FILE, RUN_FILE, local_run_dir, parse_row
+from extra_jax.telemetry.evaluations import ROWS, evaluated_steps, evaluation_path
+from extra_jax.telemetry.files import (
+    CONFIG_FILE,
+    EVALS_FOLDER,
+    METRICS_FILE,
+    RUN_FILE,
+    local_run_dir,
+    parse_row,
+    read_jsonl,
+)
 from extra_jax.telemetry.metrics import read_metrics
-from extra_jax.telemetry.records import read_rollouts, recorded_steps
+from extra_jax.telemetry.records import record_path, recorded_steps
 from extra_jax.telemetry.statistics import paired_change, paired_difference
 
 _UNJUDGED = (Verdict.GOLD_UNPARSEABLE, Verdict.TIMEOUT, Verdict.ERROR)
+_LARGE = ("correct", "lengths", "truncated", "verdicts", "majority", "uids")
+
+# A run may hold gigabytes of completions. What is read of them does not grow with it.
+_SAMPLED_STEPS, _SAMPLED_ROWS, _SAMPLED_BYTES, _LOOKED_AT = 24, 128, 1_500_000, 256
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,8 @@ class RunData:
     Attributes:
         directory: The run directory.
         metrics: One dict per step, ascending; empty when the run only evaluated.
-        benchmarks: Evaluations by benchmark, each ascending by step.
+        benchmarks: Evaluations by benchmark, each ascending by step; only the first and the last have what was
+            measured of each problem.
         benchmark: The one that ``evaluations`` shows, ``""`` if there is none.
         config_text: The resolved configuration as YAML, ``""`` if not saved.
         environment: Content of ``run.json``, empty if not saved.
@@ -75,20 +90,33 @@ def load_run(run_dir: str | Path) -> RunData:
     """
     directory = local_run_dir(run_dir)
     has_metrics = (directory / METRICS_FILE).is_file()
-    benchmarks = read_evaluations(directory)
+    benchmarks = _evaluations(directory)
     if not has_metrics and not benchmarks:
         raise ExtraError(
             f"{directory}: neither {METRICS_FILE} nor evals/ is there; give the directory of a run that has started"
         )
-    config, run = directory / CONFIG_FILE, directory / RUN_FILE
+    config, environment = directory / CONFIG_FILE, directory / RUN_FILE
     return RunData(
         directory=directory,
         metrics=read_metrics(directory) if has_metrics else [],
         benchmarks=benchmarks,
         benchmark=next(iter(benchmarks), ""),
-        config_text=config.read_text(encoding="utf-8") if config.is_file() else "",
-        environment=parse_row(run.read_text(encoding="utf-8"), run, 1) if run.is_file() else {},
+        config_text=read_text(config) if config.is_file() else "",
+        environment=read_json_object(environment) if environment.is_file() else {},
     )
+
+
+def _evaluations(directory: Path) -> dict[str, list[dict[str, Any]]]:
+    """As ``read_evaluations``, without the matrices of those in between."""
+    benchmarks: dict[str, list[dict[str, Any]]] = {}
+    for name in sorted(path.name for path in (directory / EVALS_FOLDER).glob("*") if path.is_dir()):
+        steps = evaluated_steps(directory, name)
+        for step in steps:
+            evaluation = read_json_object(evaluation_path(directory, name, step))
+            if step not in (steps[0], steps[-1]):
+                evaluation = {key: value for key, value in evaluation.items() if key not in _LARGE}
+            benchmarks.setdefault(name, []).append(evaluation)
+    return benchmarks
 
 
 def pass_names(evaluation: Mapping[str, Any]) -> list[str]:
@@ -133,6 +161,12 @@ def interval_text(value: Mapping[str, float], sign: bool = False) -> str:
     """``0.31 [0.28, 0.34]``, or with signs for a change; the brackets never break over a line."""
     form = "+.3f" if sign else ".3f"
     return f"{value['mean']:{form}} [{value['low']:{form}},\u00a0{value['high']:{form}}]"
+
+
+def headline_names(run: RunData) -> list[str]:
+    """pass@1 and the pass@k of the largest k that all evaluations have."""
+    names = shared_pass_names(run.evaluations)
+    return list(dict.fromkeys([*names[:1], *names[-1:]]))
 
 
 def verdict(run: RunData, name: str = "pass@1") -> tuple[str, str]:
@@ -189,12 +223,11 @@ def choose_examples(run: RunData) -> tuple[list[Example], str]:
     The first problem in file order of each kind (wrong or correct, before and after) by its first sample, so nobody
     picks by hand. Without two recorded evaluations: completions of the first and last recorded training step.
     """
-    steps = evaluated_steps(run.directory, run.benchmark, ".jsonl") if run.benchmark else []
-    if len(steps) >= 2:
-        before, after = (
-            _first_samples(read_completions(run.directory, run.benchmark, step)) for step in (steps[0], steps[-1])
-        )
-        return _paired_examples(before, after), (
+    steps = [
+        e["step"] for e in run.evaluations if evaluation_path(run.directory, run.benchmark, e["step"], ROWS).is_file()
+    ]
+    if len(run.evaluations) > 1 and {run.evaluations[0]["step"], run.evaluations[-1]["step"]} <= set(steps):
+        return _paired_examples(run), (
             f"Held-out problems of {run.benchmark}, evaluated at step {steps[0]:,} and step {steps[-1]:,}: the first "
             "problem of each kind in file order with its first sample, not picked by hand."
         )
@@ -203,43 +236,77 @@ def choose_examples(run: RunData) -> tuple[list[Example], str]:
         return [], "No completions were recorded (logging.rollouts_every=0)."
     return _training_examples(run, steps), (
         f"Training completions of step {steps[0]:,} and step {steps[-1]:,} (different problems): the first of each "
-        "verdict in file order, not picked by hand."
+        f"verdict among the first {_LOOKED_AT} in file order, not picked by hand."
     )
 
 
-def _first_samples(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    first: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        first.setdefault(row["uid"], row)
-    return first
-
-
-def _paired_examples(before: Mapping[str, dict[str, Any]], after: Mapping[str, dict[str, Any]]) -> list[Example]:
+def _paired_examples(run: RunData) -> list[Example]:
+    """The outcomes are known from the numbers, so of the completions only those that are shown are parsed."""
     kinds = {
-        (False, True): "Wrong before, correct after",
-        (True, False): "Correct before, wrong after",
-        (False, False): "Wrong both times",
-        (True, True): "Correct both times",
+        (0, 1): "Wrong before, correct after",
+        (1, 0): "Correct before, wrong after",
+        (0, 0): "Wrong both times",
+        (1, 1): "Correct both times",
     }
-    examples: dict[tuple[bool, bool], Example] = {}
-    for uid in before:
-        if uid in after:
-            kind = (before[uid]["verdict"] == "correct", after[uid]["verdict"] == "correct")
-            examples.setdefault(kind, Example(kinds[kind], before[uid]["prompt"], before[uid], after[uid]))
-    return [examples[kind] for kind in kinds if kind in examples]
+    before, after = run.evaluations[0], run.evaluations[-1]
+    place = {uid: index for index, uid in reversed(list(enumerate(after["uids"])))}
+    pairs: dict[tuple[int, int], tuple[int, int]] = {}
+    for index, uid in enumerate(before["uids"]):
+        if uid in place:
+            kind = (int(before["correct"][index][0]), int(after["correct"][place[uid]][0]))
+            pairs.setdefault(kind, (index, place[uid]))
+    shown = [_first_samples(run, e, [pair[side] for pair in pairs.values()]) for side, e in enumerate((before, after))]
+    return [
+        Example(title, shown[0][pairs[kind][0]]["prompt"], shown[0][pairs[kind][0]], shown[1][pairs[kind][1]])
+        for kind, title in kinds.items()
+        if kind in pairs
+    ]
+
+
+def _first_samples(run: RunData, evaluation: Mapping[str, Any], problems: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Problem -> its first row; other rows are passed over unread."""
+    path, n = evaluation_path(run.directory, run.benchmark, evaluation["step"], ROWS), evaluation["num_generations"]
+    rows = {}
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(itertools.islice(file, (max(problems, default=-1) + 1) * n)):
+            if number % n == 0 and number // n in problems:
+                rows[number // n] = parse_row(line, path, number + 1)
+    if missing := set(problems) - rows.keys():
+        raise ExtraError(f"{path}: fewer rows than its evaluation has; problem {min(missing)} is missing")
+    return rows
 
 
 def _training_examples(run: RunData, steps: Sequence[int]) -> list[Example]:
     examples = []
     for step in dict.fromkeys((steps[0], steps[-1])):
         for correct in (True, False):
-            rows = read_rollouts(run.directory, step)
+            rows = itertools.islice(read_jsonl(record_path(run.directory, step)), _LOOKED_AT)
             row = next((r for r in rows if (r["verdict"] == "correct") == correct), None)
             if row is not None:
                 title = f"Step {step:,}, {'correct' if correct else 'not correct'}"
                 first = step == steps[0]
                 examples.append(Example(title, row["prompt"], row if first else None, None if first else row))
     return examples
+
+
+def sampled_records(run: RunData) -> tuple[dict[int, list[dict[str, Any]]], str]:
+    """Rows of some recorded steps, and how they were chosen: 24 steps from first to last, of each the first 128
+    completions that fit into 1.5 MB."""
+    steps = recorded_steps(run.directory)
+    places = np.linspace(0, len(steps) - 1, min(len(steps), _SAMPLED_STEPS)).round().astype(int)
+    chosen = {steps[place]: list(_head(record_path(run.directory, steps[place]))) for place in places}
+    how = f"{len(chosen)} of {len(steps):,} recorded steps, of each the first {_SAMPLED_ROWS} completions at most."
+    return chosen, how
+
+
+def _head(path: Path) -> Iterator[dict[str, Any]]:
+    size = 0
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(itertools.islice(file, _SAMPLED_ROWS), start=1):
+            size += len(line)
+            if size > _SAMPLED_BYTES and number > 1:
+                return
+            yield parse_row(line, path, number)
 
 
 def span_text(seconds: float) -> str:

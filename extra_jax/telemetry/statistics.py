@@ -6,6 +6,7 @@ they answer "what if the benchmark had drawn other problems of this kind", which
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -143,6 +144,15 @@ def paired_change(before: np.ndarray, after: np.ndarray, seed: int = 0) -> dict[
     change = after - before
     low, high = bootstrap_interval(change, seed)
     return {"mean": float(change.mean()), "low": float(low), "high": float(high)}
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of independent trials, of which there is at least one."""
+    z2 = 1.959963984540054**2
+    share, room = successes / trials, trials + z2
+    half = math.sqrt(z2 * (share * (1 - share) * trials + z2 / 4)) / room
+    middle = (successes + z2 / 2) / room
+    return middle - half, middle + half
 
 
 def quantile_interval(draws: np.ndarray) -> tuple[float, float]:

@@ -9,13 +9,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "extra_jax"
 
-DISTRIBUTIONS = {"yaml": "PyYAML", "orbax": "orbax-checkpoint"}
+DISTRIBUTIONS = {"yaml": "PyYAML", "orbax": "orbax-checkpoint", "vl_convert": "vl-convert-python"}
 """Import name -> distribution, where they differ by more than ``-`` and ``_``."""
 
 NEEDED_BY_OTHERS = {
     "jinja2": "transformers imports it when a chat template is rendered, and does not declare it",
 }
-COME_WITH_ANOTHER = {"mpmath": "math-verify", "pydantic-core": "pydantic", "tokenizers": "transformers"}
+COME_WITH_ANOTHER = {
+    "markupsafe": "jinja2",
+    "mpmath": "math-verify",
+    "pydantic-core": "pydantic",
+    "tokenizers": "transformers",
+}
 """Imported by the package, and a declared dependency of a distribution that is declared here."""
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from extra_jax.config import JudgeConfig
 from extra_jax.errors import ExtraError
 from extra_jax.judge import metrics, run, store
 from extra_jax.judge.calibrate import calibrate
+from extra_jax.judge.calibration_page import calibration_page
 
 from .stores import chain_store, judge_server
 
@@ -164,7 +166,7 @@ def test_the_verb_writes_a_page_and_strict_json(tmp_path, capsys):
     assert judge["conditions"]["ref"]["metrics"]["auroc"]["value"] == 0.5
     page = (tmp_path / "calibration.html").read_text()
     assert "no better than a coin" in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 2
     assert "nan" not in page.lower().replace("nanum", "")
 
 
@@ -206,3 +208,27 @@ def test_a_judge_that_obeys_its_traces_and_contradicts_itself_is_found_out(tmp_p
 def test_asking_again_needs_a_temperature():
     with pytest.raises(ValueError, match="would repeat the same reply"):
         JudgeConfig(condition="again")
+
+
+def test_no_field_of_a_judge_becomes_an_element(tmp_path):
+    """Names of judges, conditions and states come from files; the page has the same elements whatever they say."""
+
+    def tags(text):
+        condition = {
+            "metrics": {name: {"value": 0.2, "low": 0.1, "high": 0.3} for name in metrics.calibration(one)},
+            "reliability": metrics.reliability(one),
+            "score_shares": metrics.score_shares(one),
+            "length_bias": metrics.length_bias(one),
+            "problems": 1, "correct": 3, "wrong": 3, "statuses": {text: 1}, "steps_without_change": 0.5,
+        }  # fmt: skip
+        judge = {"name": text, "rollouts": 6, "without_verdict": 1, "conditions": {"ref": condition}, "changes": {}}
+        found = []
+        parser = HTMLParser()
+        parser.handle_starttag = lambda tag, attrs: found.append((tag, sorted(name for name, _ in attrs)))
+        parser.feed(calibration_page(text, [judge | {"missing": [text]}]))
+        return found
+
+    one = metrics.Judged(np.zeros(6, int), np.arange(6) < 3, np.array([5.0, 5, 1, 1, 5, 3]), np.arange(6.0))
+    hostile = tags("<script>alert(1)</script>\"'><img src=x onerror=alert(2)></svg></style>")
+    assert hostile == tags("plain")
+    assert not {"script", "img"} & {tag for tag, _ in hostile}

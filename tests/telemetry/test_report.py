@@ -1,17 +1,22 @@
 """The report: self-contained, honest about what the data say, and made from whatever the run has."""
 
+import json
+import math
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from extra_jax.errors import ExtraError
+from extra_jax.telemetry import charts, report_data
 from extra_jax.telemetry.metrics import MetricsLog
 from extra_jax.telemetry.report import write_curve_svg, write_report
 from extra_jax.telemetry.report_data import choose_examples, load_run, span_text, verdict
-from telemetry.runs import training_metrics, write_eval, write_run
+from telemetry.runs import training_metrics, write_eval, write_records, write_run
 
 
 class Page(HTMLParser):
@@ -156,7 +161,8 @@ def test_supervised_fine_tuning_has_a_loss_panel(tmp_path):
             log.log(step, {"loss": 1.0 / step, "grad_norm": 0.1, "step_time": 1.0})
     _, page, text = page_of(tmp_path)
     assert "Mean training loss: 1.000" in text
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 1
+    assert "the same in every step" in text, "the gradient norm is"
 
 
 @pytest.mark.parametrize("names", [(), ("auto",), ("auto", "brevity")])
@@ -169,13 +175,98 @@ def test_several_reward_functions_share_a_panel(tmp_path, names):
     assert ("brevity: 0.2" in page) == (len(names) > 1)
 
 
-def test_long_runs_get_a_moving_average(tmp_path):
+def test_long_runs_stay_small(tmp_path, monkeypatch):
     with MetricsLog(tmp_path) as log:
-        for step in range(1, 200):
-            log.log(step, training_metrics(step))
-    html, _, _ = page_of(tmp_path)
-    assert "line faint" in html
+        for step in range(1, 5001):
+            log.log(step, training_metrics(step) | {"reward": math.sin(step), "grad_norm": float(step % 7)})
+    write_records(tmp_path, 1, [[True, False]])
+    for step in range(2, 400):
+        shutil.copy(tmp_path / "rollouts" / "step_000001.jsonl", tmp_path / "rollouts" / f"step_{step:06d}.jsonl")
+    parsed = []
+    monkeypatch.setattr(report_data, "parse_row", lambda line, *where: parsed.append(1) or json.loads(line))
+    html, _, text = page_of(tmp_path)
     assert len(html) < 1_500_000
+    assert len(parsed) == 2 * 24, "two completions of 24 steps"
+    assert "24 of 399 recorded steps" in text
+
+
+def test_a_long_curve_keeps_its_extremes():
+    y = [0.0] * 5000
+    y[3210], y[77] = 9.0, None
+    rows = charts._rows(charts.Line("a", range(5000), y))
+    assert len(rows) == charts.POINTS
+    assert max(row["high"] for row in rows) == 9.0
+    assert sum(row["raw"] for row in rows) == pytest.approx(9 / 25)
+    assert {row["kind"] for row in rows} == {"stretch"}
+
+
+def test_a_gap_breaks_the_line_and_a_lone_point_is_seen():
+    rows = charts._rows(charts.Line("a", range(60), [1.0, None, 1.0, None] * 15))
+    assert [row["y"] is None for row in rows[:4]] == [False, True, False, True]
+    assert [row["dot"] for row in rows[:4]] == [True, False, True, False]
+
+
+HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(2)>{{7*7}}{% raw %}</text></svg></style>&lt;i&gt;"""
+
+
+def elements(html):
+    """Tags, names of attributes and their values, of a page."""
+
+    class Elements(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.tags, self.attributes = Counter(), set()
+
+        def handle_starttag(self, tag, attrs):
+            self.tags[tag] += 1
+            self.attributes |= {name for name, _ in attrs}
+
+        handle_startendtag = handle_starttag
+
+    parser = Elements()
+    parser.feed(html)
+    return parser
+
+
+def test_no_field_of_a_run_becomes_an_element(tmp_path):
+    def page(name, hostile):
+        run_dir = tmp_path / name
+        run_dir.mkdir(parents=True)
+        write_run(run_dir)
+        benchmark = next((run_dir / "evals").iterdir())
+        for path in (*benchmark.glob("*.jsonl"), *(run_dir / "rollouts").glob("*.jsonl")):
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            for row in rows:
+                row |= {key: hostile for key in ("prompt", "completion", "answer", "stop_reason", "source", "grader")}
+                row["verdict"] = hostile if row["verdict"] == "wrong" else row["verdict"]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for path in benchmark.glob("*.json"):
+            record = json.loads(path.read_text())
+            record |= {"source": hostile, "grader": hostile, "sampling": {hostile: hostile}}
+            path.write_text(json.dumps(record) + "\n")
+        benchmark.rename(benchmark.with_name(hostile.replace("/", "|")))
+        shutil.copytree(
+            benchmark.with_name(hostile.replace("/", "|")), benchmark.with_name("z" + hostile.replace("/", "|"))
+        )
+        path = run_dir / "metrics.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            at = row["step"]
+            row |= {f"verdicts/{hostile}": 0.1 * at, f"timing_s/{hostile}": 1.0 * at, hostile: 1.0}
+            row |= {f"rewards/{hostile}{i}/mean": 0.1 * at * i for i in (1, 2)}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run_dir / "config.yaml").write_text(hostile)
+        (run_dir / "run.json").write_text(json.dumps({hostile: hostile, "more": {hostile: [hostile]}}))
+        html = write_report(run_dir).read_text()
+        save = write_curve_svg(run_dir, run_dir / "curve.svg")
+        ElementTree.fromstring(save.read_text())
+        return html
+
+    hostile, plain = page(HOSTILE.replace("/", "|"), HOSTILE), page("plain", "plain")
+    assert elements(hostile).tags == elements(plain).tags
+    assert elements(hostile).attributes == elements(plain).attributes
+    assert "49" not in re.findall(r"alert\(2\)&gt;(..)", hostile), "templates are not rendered twice"
+    assert "alert(1)" in hostile
 
 
 def test_a_folder_that_is_not_a_run_is_explained(tmp_path):

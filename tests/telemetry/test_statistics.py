@@ -21,6 +21,7 @@ from extra_jax.telemetry.statistics import (
     powers_of_two,
     quantile_interval,
     sign_flip_p,
+    wilson_interval,
 )
 
 
@@ -199,3 +200,9 @@ def test_a_summary_with_votes_has_the_majority():
     summary = evaluation_summary(np.eye(4, dtype=bool), np.array([1.0, 0.5, 0.0, 1.0]))
     assert summary["maj@4"]["mean"] == pytest.approx(0.625)
     assert "maj@4" not in evaluation_summary(np.eye(4, dtype=bool))
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 1), (1, 1), (3, 7), (500, 1000)])
+def test_wilson_interval_is_that_of_scipy(successes, trials):
+    expected = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+    assert wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high))
