@@ -244,13 +244,8 @@ def train(
     if rewards is not None:
         settings = _settings(settings, {"reward.functions": [_reward(entry) for entry in rewards]})
     if settings.reward.source == "judge":
-        unused = {
-            "problems": problems,
-            "advantage": advantage,
-            "explore": explore or None,
-            "callbacks": callbacks or None,
-        }
-        if ignored := [name for name, value in unused.items() if value is not None]:
+        own = {"problems": problems, "advantage": advantage, "explore": explore or None, "callbacks": callbacks or None}
+        if ignored := [name for name, value in own.items() if value is not None]:
             raise ExtraError(f"train() on judge scores makes no use of {' and '.join(ignored)}; leave it out")
         return _finished(train_on_scores(settings))
     return _finished(

@@ -70,11 +70,7 @@ class Registry(Generic[T]):
 
 
 def load_object(spec: str, key: str) -> Any:
-    """The object ``name`` of ``path/file.py:name`` or ``package.module:name``.
-
-    Args:
-        spec: the text.
-        key: of the configuration, for messages.
+    """The object ``name`` of ``path/file.py:name`` or ``package.module:name``, which stands under ``key``.
 
     Raises:
         ExtraError: the file is not there or fails to import, or has no such name.
@@ -121,12 +117,7 @@ def _import(name: str, key: str) -> ModuleType:
 
 
 def call_with(function: Callable[..., T], arguments: Mapping[str, Any], where: str) -> T:
-    """Calls ``function`` with settings that somebody wrote down.
-
-    Args:
-        function: what takes them as keywords.
-        arguments: by name.
-        where: the key that they stand under, for messages.
+    """Calls ``function`` with settings that somebody wrote down under the key ``where``.
 
     Raises:
         ExtraError: a name that the function does not take, or one that is missing; names the nearest.

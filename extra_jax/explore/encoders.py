@@ -122,13 +122,7 @@ def _hash(gram: str) -> int:
 
 
 def completion_text(tokens: np.ndarray, tokenizer: Tokenizer, span: TextSpan) -> str:
-    """The text of a completion that is encoded.
-
-    Args:
-        tokens: ``[L]`` completion tokens; an injected prefix is not among them.
-        tokenizer: of the policy.
-        span: which part.
-    """
+    """The text of a completion ``tokens [L]`` that is encoded; an injected prefix is not part of it."""
     if span == "last":
         return tokenizer.decode(tokens[-SPAN_TOKENS:].tolist())
     text = tokenizer.decode(tokens.tolist())

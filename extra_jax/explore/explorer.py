@@ -28,10 +28,7 @@ PREFIX = "exploration/"
 class Explorer(Exploration):
     """An ``Exploration`` made of one transform (a chain) and prompt policies.
 
-    Args:
-        run: what does not change.
-        transform: of advantages.
-        policies: of prompts, innermost first: the first draws from the loader, each other from the one before it.
+    The first policy draws from the loader, each other from the one before it.
     """
 
     def __init__(self, run: RunInfo, transform: Transform, policies: Sequence[PromptPolicy]):

@@ -15,19 +15,13 @@ _EPS = 1e-6  # added to deviations of distances
 
 @dataclass(frozen=True)
 class Moments:
-    """Running moments of the distances of correct completions, as decayed sums; all 0 before the first step.
+    """Running moments of the distances of correct completions, as decayed sums; all 0 before the first step."""
 
-    Attributes:
-        total: of distances, over ``count`` completions.
-        squares: within-group sum of squares, with ``freedom`` degrees of freedom.
-        means, means_squared, inverse_sizes: of group means, over ``groups`` groups with two or more.
-    """
-
-    total: float = 0.0
+    total: float = 0.0  # of distances, over `count` completions
     count: float = 0.0
-    squares: float = 0.0
+    squares: float = 0.0  # within-group sum of squares, with `freedom` degrees of freedom
     freedom: float = 0.0
-    means: float = 0.0
+    means: float = 0.0  # this and the next two of group means, over `groups` groups with two or more
     means_squared: float = 0.0
     inverse_sizes: float = 0.0
     groups: float = 0.0

@@ -76,14 +76,9 @@ class TokenBatch(NamedTuple):
 
 
 class MicroBatches(NamedTuple):
-    """Everything one optimizer update learns from.
+    """Everything one optimizer update learns from. ``count`` is a scalar int32."""
 
-    Attributes:
-        rows: ``[M, B, T]`` global arrays; micro-batches from ``count`` on are empty.
-        count: scalar int32.
-    """
-
-    rows: TokenBatch
+    rows: TokenBatch  # [M, B, T] global arrays; micro-batches from `count` on are empty
     count: jax.Array | np.int32  # type: ignore[assignment]  # hides the method of a tuple
 
 

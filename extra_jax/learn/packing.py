@@ -40,10 +40,7 @@ def best_fit(lengths: Sequence[int], row_length: int, shared: Sequence[Shared] |
     Sequences with the same beginning are placed one after the other, the set with the most tokens first, and in a row
     that already holds this beginning if there is room.
 
-    Args:
-        lengths: tokens of each sequence.
-        row_length: tokens of a row.
-        shared: the beginnings of the sequences, where a row holds equal ones once.
+    ``shared`` holds the beginnings of the sequences, where a row holds equal ones once; sizes are in tokens.
 
     Returns:
         Indices of the sequences of each row; a function of the arguments alone. Without ``shared`` at most 11/9 of the

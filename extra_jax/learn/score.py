@@ -112,12 +112,7 @@ def shard_vocab_over_fsdp(mesh: Mesh | AbstractMesh, positions: int, vocab_size:
 
     Then positions travel and not the head, and the gradient of the head is whole where it is computed. On more chips
     the head is the smaller of the two, and its size does not grow with them; each then holds all of the head, and of
-    its gradient in f32, that ``tensor`` does not split.
-
-    Args:
-        mesh: of the run.
-        positions: of a replica.
-        vocab_size: tokens.
+    its gradient in f32, that ``tensor`` does not split. ``positions`` are those of a replica.
     """
     few = mesh.empty or batch_ways(mesh) == 1 or positions <= vocab_size
     return few and divides(mesh, vocab_size, "wide_vocab")

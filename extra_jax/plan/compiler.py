@@ -5,6 +5,7 @@ import re
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,8 @@ def tpu_mesh(config: MeshConfig, topology: str, slices: int) -> tuple[Mesh, Chip
     options = _MEGACORE.get(chip.name, {}) | ({"num_slices": slices} if slices > 1 else {})
     try:
         description = topologies.get_topology_desc(topology, platform="tpu", **options)
-    except ModuleNotFoundError as error:
-        raise ExtraError("the TPU compiler is not installed: pip install 'extra-jax[tpu]'") from error
     except Exception as error:  # of the plugin: its own types, for a missing library as for a wrong name
-        hint = "" if _installed() else "; the TPU compiler is not installed: pip install 'extra-jax[tpu]'"
+        hint = "" if find_spec("libtpu") else "; the TPU compiler is not installed: pip install 'extra-jax[tpu]'"
         raise ExtraError(f"topology {topology}: {str(error).splitlines()[0]}{hint}") from error
     return make_mesh(config, description.devices), chip
 
@@ -120,9 +119,3 @@ def _text(folder: Path) -> str:
     """The optimized program, as the compiler wrote it down itself: ``compiled.as_text()`` reads it back first, which
     fails for some programs with kernels on v6e. The largest file; the others are parts."""
     return max(folder.glob("*.after_optimizations.txt"), key=lambda path: path.stat().st_size).read_text()
-
-
-def _installed() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("libtpu") is not None

@@ -3,7 +3,6 @@
 This module is all that a worker needs besides the function: nothing here imports jax.
 """
 
-import asyncio
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -17,25 +16,13 @@ Returned = list[float | None]
 
 @functools.cache
 def loaded(spec: str) -> Callable[..., Any]:
-    """The function of ``path/file.py:name`` or ``module:name``, loaded once a process."""
+    """The function of ``path/file.py:name`` or ``module:name``, loaded once: before workers are forked."""
     return load_object(spec, "reward.functions")
-
-
-def warm_up(spec: str) -> None:
-    """Loads the function before workers are forked, so that no call pays for its imports."""
-    loaded(spec)
 
 
 def call_task(spec: str, arguments: Mapping[str, Any], count: int) -> Returned:
     """What a worker does: calls the function with keyword ``arguments`` about ``count`` completions."""
     return checked(loaded(spec)(**arguments), count)
-
-
-async def call_async(
-    function: Callable[..., Any], arguments: Mapping[str, Any], count: int, seconds: float
-) -> Returned:
-    """The same for an ``async def`` in this process; ``TimeoutError`` after ``seconds``."""
-    return checked(await asyncio.wait_for(function(**arguments), seconds), count)
 
 
 def checked(returned: Any, count: int) -> Returned:

@@ -68,13 +68,9 @@ def find_fault(numbers: Sequence[int], target: int, lines: Sequence[str]) -> str
 
 def _holds(left: int, op: str, right: int, result: int) -> bool:
     """Whether the step is right; ``result`` is positive by its syntax, and division has to be exact."""
-    match op:
-        case "+":
-            return left + right == result
-        case "-":
-            return left - right == result
-        case "*":
-            return left * right == result
-        case "/":
-            return right * result == left
-    raise ValueError(f"a countdown has no operation {op!r}")
+    return {
+        "+": left + right == result,
+        "-": left - right == result,
+        "*": left * right == result,
+        "/": right * result == left,
+    }[op]

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 from extra_jax.data.problem import Problem
 from extra_jax.doors import Registry, did_you_mean, refuse_unknown, takes_any
 from extra_jax.errors import ExtraError
-from extra_jax.reward.calling import call_async, checked
+from extra_jax.reward.calling import Returned, checked
 from extra_jax.reward.workers import Limits, Outcome, WorkerPool
 
 KEY = "reward.functions"
@@ -199,7 +198,7 @@ class FunctionReward:
         if self._pool is None:
             limits = Limits(self.timeout, max(1, int(self.timeout)), _MEMORY_MB)
             calling = "extra_jax.reward.calling"
-            warm_up = (f"{calling}:warm_up", self.spec)
+            warm_up = (f"{calling}:loaded", self.spec)
             self._pool = WorkerPool(f"{calling}:call_task", workers=1, limits=limits, warm_up=warm_up)
         try:
             return self._pool.submit(self.spec, arguments, count)
@@ -210,14 +209,16 @@ class FunctionReward:
             ) from error
 
     def _awaited(self, arguments: dict[str, Any], count: int) -> Outcome:
+        async def call() -> Returned:
+            return checked(await asyncio.wait_for(self.function(**arguments), self.timeout), count)
+
         # In a thread of its own, because a notebook has a running loop in this one.
-        call = partial(asyncio.run, call_async(self.function, arguments, count, self.timeout))
-        outcome = _outcome(call)
+        outcome = _outcome(lambda: asyncio.run(call()))
         late = outcome.status == "error" and outcome.detail.startswith("TimeoutError")
         return Outcome("timeout", None, f"no result after {self.timeout:g} s") if late else outcome
 
 
-def _outcome(call: Callable[[], list[float | None]]) -> Outcome:
+def _outcome(call: Callable[[], Returned]) -> Outcome:
     """The boundary to what others wrote: whatever a function raises becomes an answer, as in a worker."""
     try:
         return Outcome("done", call(), "")

@@ -29,7 +29,9 @@ class ReasoningGymGrader(Grader):
             raise
         module = "extra_jax.reward.gym"
         limits = Limits(deadline_seconds=30.0, cpu_seconds=15, memory_mb=4096)
-        self._pool = WorkerPool(f"{module}:score_task", limits=limits, warm_up=(f"{module}:warm_up",))
+        self._pool = WorkerPool(
+            f"{module}:score_task", limits=limits, warm_up=(f"{module}:library",)
+        )  # it imports for seconds
 
     def submit(self, problems: Sequence[Problem], completions: Sequence[str]) -> PendingGrades:
         """Starts grading and returns at once."""
@@ -67,11 +69,6 @@ def score_task(dataset: str, settings: dict[str, Any], item_seed: int, answer: s
     score = float(scorer.score_answer(answer, entry))
     verdict = Verdict.CORRECT if score >= 1.0 else Verdict.WRONG
     return verdict.value, answer, "" if score in (0.0, 1.0) else f"score {score:g}", score
-
-
-def warm_up() -> None:
-    """Imports the library, which takes seconds, before workers are forked."""
-    library()
 
 
 @functools.lru_cache(maxsize=256)  # the completions of a group come together
