@@ -19,12 +19,19 @@ imports() { # NAME, and the modules beyond which nothing is tried; all of them b
   "$place/$1/bin/python" - "${@:2}" <<'PYTHON'
 import importlib, pkgutil, sys
 import extra_jax
+from extra_jax.errors import ExtraError
 names = [module.name for module in pkgutil.walk_packages(extra_jax.__path__, "extra_jax.")]
 wanted = [name for name in names if not sys.argv[1:] or name.split(".")[1] in sys.argv[1:]]
 wanted.remove("extra_jax.cli.__main__")  # is the command line itself
+extras = []
 for name in wanted:
-    importlib.import_module(name)
-print(f"{len(wanted)} of {len(names)} modules imported")
+    try:
+        importlib.import_module(name)
+    except ExtraError as error:  # says which extra it needs, and is wanted where that extra is installed
+        if sys.argv[1:] or "extra-jax[" not in str(error):
+            raise
+        extras.append(name)
+print(f"{len(wanted) - len(extras)} of {len(names)} modules imported; with an extra: {extras}")
 PYTHON
 }
 
