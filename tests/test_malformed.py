@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks.chaos.bad_input import DAMAGES, READS, prepare
 from extra_jax import cli
+from extra_jax.data.rows import check_template
+from extra_jax.errors import ExtraError
 
 OPTIONS = {"sample": ["--prompt", "x"], "export-hf": ["--out", "exported"], "plan": ["--topology", "v5e:4x4"]}
 VERBS = [verb.name for verb in cli.VERBS if verb.takes_config]
@@ -30,3 +32,11 @@ def test_files_in_order_are_accepted(tmp_path, monkeypatch, capsys):
     accepted = [read for read in READS if read.name in ("config", "data of train", "lint parquet", "contamination")]
     for read in accepted:
         assert cli.main([text.format(W=tmp_path) for text in read.argv]) in (0, 1), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "field", ["problem:>99999999999", "problem:{x}", "problem!z", "problem!r", "x", "problem.x", ""]
+)
+def test_a_prompt_template_takes_the_problem_as_it_is(field):
+    with pytest.raises(ExtraError, match="has the fields"):
+        check_template(f"Solve {{{field}}} now")
