@@ -176,7 +176,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=400, derandomize=True)
+@settings(deadline=None, max_examples=150, derandomize=True)
 @given(st.sampled_from([*LEAVES, *Config.model_fields, "explore.bonus.novelty", "eval.benchmarks.a"]), VALUES)
 def test_any_value_of_any_key_is_taken_or_a_named_error(key, value):
     tree = {"model": {"preset": "tiny"}}

@@ -1,6 +1,7 @@
 """YAML as a tree of plain values that a configuration can hold, and back."""
 
 import datetime
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from extra_jax.errors import ExtraError
 
 _MOST_VALUES = 100_000  # of a tree; ten aliases of ten aliases of ... are a few lines and more than any memory
 _DEEPEST = 64
+_MOST_BRACKETS = 500  # open at once, also in text
 _LARGEST_NUMBER = 2**53  # whole numbers beyond it are not exact in JSON and in float64
 
 
@@ -50,11 +52,18 @@ def parse_yaml(text: str, where: str) -> Any:
         ExtraError: not YAML, a key that stands twice, nested too deep, an impossible date or number.
     """
     try:
+        if _bracket_depth(text) > _MOST_BRACKETS:  # the scanner would take minutes before it fails
+            raise RecursionError
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except RecursionError as error:
         raise ExtraError(f"{where}: nested too deep to be read") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ExtraError(f"{where}: not valid YAML: {error}") from error
+
+
+def _bracket_depth(text: str) -> int:
+    steps = ((char in "[{") - (char in "]}") for char in re.findall(r"[\[\]{}]", text))
+    return max(itertools.accumulate(steps), default=0)
 
 
 def dump_yaml(tree: Any) -> str:

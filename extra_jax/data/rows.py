@@ -251,10 +251,14 @@ def check_template(template: str) -> None:
     """
     remedy = "Write {problem} once, and double all other braces, as in \\boxed{{}}."
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+        parsed = [rest for _, *rest in string.Formatter().parse(template) if rest[0] is not None]
     except ValueError as error:
         raise ExtraError(f"prompt_template {template!r}: {error}. {remedy}") from error
-    if fields != ["problem"]:
+    if parsed != [["problem", "", None]]:  # no format (of a width of gigabytes, say) and no conversion
+        fields = [
+            field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            for field, spec, conversion in parsed
+        ]
         raise ExtraError(f"prompt_template {template!r} has the fields {fields}. {remedy}")
 
 

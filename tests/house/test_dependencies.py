@@ -4,7 +4,10 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
+
+from house.imports import imports, modules, room
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "extra_jax"
@@ -24,10 +27,14 @@ COME_WITH_ANOTHER = {
 """Imported by the package, and a declared dependency of a distribution that is declared here."""
 
 
-def imported_distributions(late: bool = True) -> set[str]:
+WITHOUT_JAX = ("judge", "answers", "config", "errors", "files", "cli")
+"""Rooms that work after ``pip install --no-deps`` of the package and what the extra `judge` lists."""
+
+
+def imported_distributions(late: bool = True, paths: Iterable[Path] = ()) -> set[str]:
     """The third-party distributions that the modules of the package import; without ``late``, when they are loaded."""
     names = set()
-    for path in PACKAGE.rglob("*.py"):
+    for path in paths or PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree) if late else tree.body:
             if isinstance(node, ast.Import):
@@ -71,3 +78,34 @@ def test_what_other_packages_import_at_run_time_is_declared():
 def test_what_is_declared_is_imported():
     unused = declared(project()["dependencies"]) - imported_distributions() - set(NEEDED_BY_OTHERS)
     assert not unused, f"declared and never imported: {sorted(unused)}"
+
+
+def loaded_with_the_judge() -> list[Path]:
+    """Files of every module that is loaded when the judge and the command line are, and of what they import late of
+    their own rooms."""
+    known, edges = modules(), imports()
+    reached = {name for name in known if room(name) in WITHOUT_JAX and room(name) != "answers"}
+    while more := {one.imported for one in edges if one.importer in reached and one.when == "top"} - reached:
+        reached |= more
+    return [known[name] for name in sorted(reached)]
+
+
+def test_the_extra_judge_brings_all_that_the_judge_loads():
+    needed = imported_distributions(late=False, paths=loaded_with_the_judge())
+    missing = needed - declared(project()["optional-dependencies"]["judge"])
+    assert not missing, f"judging without jax needs these, and the extra `judge` does not bring them: {sorted(missing)}"
+
+
+def test_the_extra_judge_brings_what_the_judge_imports_late():
+    judge = [path for name, path in modules().items() if room(name) in ("judge", "config", "files", "errors")]
+    missing = imported_distributions(paths=judge) - declared(project()["optional-dependencies"]["judge"])
+    assert not missing, sorted(missing)
+
+
+def test_each_tracker_is_in_the_extra_of_trackers():
+    from typing import get_args
+
+    from extra_jax.config import LoggingConfig
+
+    (choices, _) = get_args(LoggingConfig.model_fields["trackers"].annotation)
+    assert set(get_args(choices)) == declared(project()["optional-dependencies"]["track"])
