@@ -71,7 +71,9 @@ def train(
         sampler = policy.sampler(sampling_params(config), stream="rollout")
         learner = Learner(policy.graphdef, config, policy.mesh)
         reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
-        rewards = run.closing(rewards or make_rewards(config.reward, config.data, config.rollout.max_completion_length))
+        opens, longest = policy.opens_thinking(prompt_ids.values()), config.rollout.max_completion_length
+        rewards = rewards or make_rewards(config.reward, config.data, longest, prompt_opens_thinking=opens)
+        run.closing(rewards)
         rewards.check(problems)
         run.start(learner.init(params), exploration, loader=loader)
 

@@ -1,36 +1,50 @@
 """all-MiniLM-L6-v2 (or any BERT of that kind) in Flax NNX: mean of the last layer over the pieces, length 1."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from extra_jax.config.loading import validated
+from extra_jax.data.hf_tokenizer import load_fast
 from extra_jax.errors import ExtraError
+from extra_jax.files import read_json_object
+from extra_jax.model.config import Size
 
 _MAX_PIECES = 256  # of a window, [CLS] and [SEP] included
 _WINDOWS_PER_DEVICE = 64  # encoded at once
 _WIDTH_STEP = 64  # pieces; widths are multiples of it, so that few programs are compiled
 
 
-class BertShape(NamedTuple):
+class BertShape(BaseModel):
     """The fields of ``config.json`` that decide the maths."""
 
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    max_position_embeddings: int
-    type_vocab_size: int
-    layer_norm_eps: float
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    vocab_size: Size
+    hidden_size: Size
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1000)]
+    num_attention_heads: Size
+    intermediate_size: Size
+    max_position_embeddings: Size
+    type_vocab_size: Size
+    layer_norm_eps: Annotated[float, Field(gt=0, le=1)]
+    hidden_act: Literal["gelu"] = "gelu"
+    position_embedding_type: Literal["absolute"] = "absolute"
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> "BertShape":
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size is not a multiple of num_attention_heads")
+        return self
 
 
 class BertLayer(nnx.Module):
@@ -95,14 +109,21 @@ class MiniLMEncoder:
 
     def __init__(self, folder: str | Path, *, truncate: bool = False):
         folder, self.truncate, self.truncated = Path(folder), truncate, 0
-        shape = _read_shape(folder)
+        if not (folder / "config.json").exists():
+            raise ExtraError(
+                f"explore.encoder.path={folder}: no config.json there; give the folder of all-MiniLM-L6-v2"
+            )
+        shape = validated(BertShape, read_json_object(folder / "config.json"), str(folder / "config.json"))
         if shape.max_position_embeddings < _MAX_PIECES:
             raise ExtraError(
                 f"explore.encoder.path={folder}: the model has {shape.max_position_embeddings} positions, windows have "
                 f"{_MAX_PIECES}; give the folder of all-MiniLM-L6-v2"
             )
         self.size = shape.hidden_size
-        self._tokenizer = _load_tokenizer(folder)
+        self._tokenizer = load_fast(folder, f"explore.encoder.path={folder}: the tokenizer")
+        # The folder's tokenizer.json may cut and fill to a length of its own; windows are made here.
+        self._tokenizer.backend_tokenizer.no_truncation()
+        self._tokenizer.backend_tokenizer.no_padding()
         self._mesh = Mesh(np.array(jax.local_devices()), ("rows",))
         graphdef, params = nnx.split(load_bert(folder, shape))
         self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
@@ -158,7 +179,6 @@ class MiniLMEncoder:
         return vectors
 
 
-_FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
 _LAYER = {
     "attention.self.query": "query",
     "attention.self.key": "key",
@@ -205,33 +225,3 @@ def load_bert(folder: Path, shape: BertShape) -> Bert:
                 fill(module.scale, f"{name}.weight")
             fill(module.bias, f"{name}.bias")
     return model
-
-
-def _read_shape(folder: Path) -> BertShape:
-    file = folder / "config.json"
-    try:
-        fields: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        shape = BertShape(**{name: fields[name] for name in BertShape._fields})
-    except FileNotFoundError as error:
-        raise ExtraError(
-            f"explore.encoder.path={folder}: no config.json there; give the folder of all-MiniLM-L6-v2"
-        ) from error
-    except (ValueError, KeyError) as error:
-        raise ExtraError(f"{file}: not the configuration of a BERT: {error!r}") from error
-    for name, value in _FIXED.items():
-        if fields.get(name, value) != value:
-            raise ExtraError(f"{file}: {name}={fields[name]!r} is not supported, only {value!r}")
-    return shape
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ExtraError(f"explore.encoder.path={folder}: the tokenizer does not load: {error}") from error
-    # The folder's tokenizer.json may cut and fill to a length of its own; windows are made here.
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    return tokenizer
