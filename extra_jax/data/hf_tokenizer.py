@@ -142,7 +142,7 @@ class HFTokenizer:
             roles = [message["role"] for message in chat]
             raise ExtraError(
                 f"the chat template in {self._directory} refuses roles {roles}: {type(error).__name__}: "
-                f"{str(error)[:300]}. Change the chat, or repair the template."
+                f"{str(error)[:300].rstrip('.')}. Change the chat, or repair the template."
             ) from error
 
     def _default_template(self) -> str:
@@ -225,10 +225,10 @@ def load_fast(directory: Path, name: str) -> Any:
         raise
     except BaseException as error:  # the boundary to readers of foreign files; a panic of a Rust one is no Exception
         raise ExtraError(
-            f"{name} does not load: {type(error).__name__}: {str(error)[:300]}. Fetch its files again."
+            f"{name} does not load: {type(error).__name__}: {str(error)[:300].rstrip('.')}. Fetch its files again."
         ) from error
-    if not tokenizer.is_fast:
-        raise ExtraError(f"{name} has no tokenizer.json. Convert it to a fast tokenizer first.")
+    if not tokenizer.is_fast or len(tokenizer) < 2:  # without a vocabulary, transformers makes one of a single token
+        raise ExtraError(f"{name} has no tokenizer.json. Fetch it, or convert the folder to a fast tokenizer first.")
     return tokenizer
 
 
