@@ -246,7 +246,7 @@ def test_hf_save_keeps_ids_template_and_stop_ids(tmp_path):
 def test_folders_that_do_not_load_are_refused(tmp_path):
     with pytest.raises(ExtraError, match="there is no such folder"):
         HFTokenizer(tmp_path / "absent")
-    with pytest.raises(ExtraError, match="does not load|has no tokenizer"):
+    with pytest.raises(ExtraError, match=r"does not load|has no tokenizer"):
         HFTokenizer(tmp_path)
     hf_folder(tmp_path)
     (tmp_path / "generation_config.json").write_text("[]")
