@@ -72,11 +72,15 @@ class Evaluator:
     def _benchmark(self, name: str, data: DataConfig) -> Benchmark:
         config = self.policy.config
         problems = load_data(data, config.eval.seed, config.eval.dir)
-        identity = rewards_identity(config.reward, data)
+        prompts = self.policy.encode_prompts(problems)
+        opens = self.policy.opens_thinking(prompts.values())
+        identity = f"{rewards_identity(config.reward, data)} {opens}"
         if identity not in self.rewards:
-            self.rewards[identity] = make_rewards(config.reward, data, self.params.max_completion_length)
+            self.rewards[identity] = make_rewards(
+                config.reward, data, self.params.max_completion_length, prompt_opens_thinking=opens
+            )
         self.rewards[identity].check(problems)
-        return Benchmark(name, data.source, problems, self.policy.encode_prompts(problems), self.rewards[identity])
+        return Benchmark(name, data.source, problems, prompts, self.rewards[identity])
 
     def __call__(self, params: nnx.State, step: int, progress: OnProgress | None = None) -> dict[str, float]:
         """Evaluates parameters in the training layout; writes the completions and the numbers.

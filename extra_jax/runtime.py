@@ -1,7 +1,7 @@
 """A model without its parameters: its shape, its tokenizer and its place on the mesh. Every verb starts from one."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flax import nnx
@@ -77,6 +77,10 @@ class Runtime:
                 f"the longest is {uid} with {longest}. Set rollout.max_prompt_length={longest} or remove them"
             )
         return prompts
+
+    def opens_thinking(self, prompts: Iterable[Sequence[int]]) -> bool:
+        """Whether prompts end inside a thought, as the template of Qwen3-Thinking-2507 makes them."""
+        return any(self.tokenizer.decode(end).rstrip().endswith("<think>") for end in {tuple(p[-8:]) for p in prompts})
 
     def decode(self, rollouts: Rollouts) -> list[str]:
         """``[R]`` texts of the answers, without special tokens; a prefix is the beginning of its answer."""

@@ -71,7 +71,10 @@ def sample(
     sampler = policy.sampler(sampling_params(config), stream="sample")
     rollouts = sampler.generate(policy.rollout_weights(params), requests, 0)
     texts = policy.decode(rollouts)
-    rewarded = _rewarded(config, [problems[i] for i in rollouts.prompt_index], texts, rollouts) if grade else None
+    opens = policy.opens_thinking(request.prompt_ids for request in requests)
+    rewarded = (
+        _rewarded(config, [problems[i] for i in rollouts.prompt_index], texts, rollouts, opens) if grade else None
+    )
     return [
         Completion(
             problems[rollouts.prompt_index[row]].prompt,
@@ -86,10 +89,11 @@ def sample(
 
 
 def _rewarded(
-    config: Config, problems: Sequence[Problem], texts: Sequence[str], rollouts: Rollouts
+    config: Config, problems: Sequence[Problem], texts: Sequence[str], rollouts: Rollouts, opens: bool
 ) -> list[tuple[dict[str, float], float | None, Grade]]:
-    """``[R]`` rewards by function, their sum, and the grade."""
-    with closing(make_rewards(config.reward, config.data, config.rollout.max_completion_length)) as rewards:
+    """``[R]`` rewards by function, their sum, and the grade; ``opens``: the prompts open a thought."""
+    longest = config.rollout.max_completion_length
+    with closing(make_rewards(config.reward, config.data, longest, prompt_opens_thinking=opens)) as rewards:
         rewards.check(problems)
         scores = rewards(problems, texts, [rollouts.completion_ids(row) for row in range(len(rollouts))])
     return [

@@ -72,7 +72,8 @@ def train(
         sampler = policy.sampler(sampling_params(config), stream="rollout")
         learner = Learner(policy.graphdef, config, policy.mesh)
         reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
-        rewards = run.closing(rewards or make_rewards(config.reward, config.data, config.rollout.max_completion_length))
+        opens, longest = policy.opens_thinking(prompt_ids.values()), config.rollout.max_completion_length
+        rewards = run.closing(rewards or make_rewards(config.reward, config.data, longest, prompt_opens_thinking=opens))
         check_earnable(problems, rewards)
         run.start(learner.init(params), exploration, loader=loader)
 
@@ -87,8 +88,7 @@ def train(
             with run.phase("generate"):
                 rollouts = sampler.generate(weights, wanted, step, run.journal.rollouts, grading.finished)
             with run.phase("grade"):
-                texts, scores = grading.result()
-            return Sampled(requests, prompts, rollouts, texts, scores)
+                return Sampled(requests, prompts, rollouts, *grading.result())
 
         def update(state: TrainState, step: int, sampled: Sampled, advantages: np.ndarray, old: OldLogprobs) -> Updates:
             return learner.step(state, reference, sampled.rollouts, advantages, old)

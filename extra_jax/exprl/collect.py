@@ -49,7 +49,8 @@ class Collector:
         self.policy, self.folder = policy, store_folder(config)
         self.prompts = policy.encode_prompts(problems)
         self.sampler = policy.sampler(sampling_params(config), stream="exprl")
-        self.rewards = make_rewards(config.reward, config.data, config.rollout.max_completion_length)
+        opens, longest = policy.opens_thinking(self.prompts.values()), config.rollout.max_completion_length
+        self.rewards = make_rewards(config.reward, config.data, longest, prompt_opens_thinking=opens)
         self.rewards.check(problems)
         self.segmenter = Segmenter(config.exprl.segments, TokenBytes(policy.tokenizer.token_bytes()))
         on_main(lambda: store.settle(self.folder, store.SAMPLING_FILE, sampling_facts(config)))

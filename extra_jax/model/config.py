@@ -92,8 +92,9 @@ class Qwen3Config:
         theta = _pop_rope_theta(rest, origin)
         for key, supported in _ONLY.items():
             _demand(origin, key, rest.pop(key, supported), supported)
-        if (kinds := rest.pop("layer_types", None)) is not None:
-            _demand(origin, "layer_types", kinds, ["full_attention"] * len(kinds if isinstance(kinds, list) else ()))
+        kinds = rest.pop("layer_types", None)
+        if kinds is not None and (not isinstance(kinds, list) or kinds != ["full_attention"] * len(kinds)):
+            raise ExtraError(f"{origin}: layer_types={kinds!r:.80} is not supported, only a list of 'full_attention'")
         rest.setdefault("tie_word_embeddings", False)  # what transformers takes a missing key for
         fields = {field.name: field for field in dataclasses.fields(cls)}
         if unknown := sorted(key for key, value in rest.items() if key not in fields and not _is_neutral(key, value)):

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from extra_jax.errors import ExtraError
-from extra_jax.files import replace_folder
+from extra_jax.files import read_json_object, replace_folder
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.hf_files import (
     DTYPES,
@@ -341,10 +341,11 @@ def _write_settings(
     """Everything but the weights; ``config.json`` last, because without it nothing takes the folder for a model."""
     ids: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if tokenizer is not None:
-        tokenizer.save(folder)
+        tokenizer.save(folder)  # with the sampling defaults that came with it, which are kept
         stop = [int(token) for token in tokenizer.stop_ids]
         ids |= {"eos_token_id": stop[0] if len(stop) == 1 else stop, "pad_token_id": tokenizer.pad_id}
-    given = dict(generation_config or {})
-    ids |= {key: value for key, value in given.items() if key in ids}
-    write_json(folder / "generation_config.json", given | {k: v for k, v in ids.items() if v is not None})
+    file, given = folder / "generation_config.json", dict(generation_config or {})
+    kept = read_json_object(file) if file.exists() else {}
+    ids |= {"bos_token_id": kept.get("bos_token_id")} | {key: value for key, value in given.items() if key in ids}
+    write_json(file, kept | given | {key: value for key, value in ids.items() if value is not None})
     write_json(folder / "config.json", config.to_hf() | ids | {"dtype": dtype, "torch_dtype": dtype})

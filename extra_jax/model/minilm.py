@@ -1,85 +1,89 @@
-"""all-MiniLM-L6-v2 (or any BERT of that kind) in Flax NNX: mean of the last layer over the pieces, length 1."""
+"""all-MiniLM-L6-v2 (or any BERT of that kind): mean of the last layer over the pieces, length 1."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from extra_jax.config.loading import validated
+from extra_jax.data.hf_tokenizer import load_fast
 from extra_jax.errors import ExtraError
+from extra_jax.files import read_json_object
+from extra_jax.model.config import Size
 
 _MAX_PIECES = 256  # of a window, [CLS] and [SEP] included
 _WINDOWS_PER_DEVICE = 64  # encoded at once
 _WIDTH_STEP = 64  # pieces; widths are multiples of it, so that few programs are compiled
 
 
-class BertShape(NamedTuple):
+class BertShape(BaseModel):
     """The fields of ``config.json`` that decide the maths."""
 
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    max_position_embeddings: int
-    type_vocab_size: int
-    layer_norm_eps: float
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    vocab_size: Size
+    hidden_size: Size
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1000)]
+    num_attention_heads: Size
+    intermediate_size: Size
+    max_position_embeddings: Size
+    type_vocab_size: Size
+    layer_norm_eps: Annotated[float, Field(gt=0, le=1)]
+    hidden_act: Literal["gelu"] = "gelu"
+    position_embedding_type: Literal["absolute"] = "absolute"
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> "BertShape":
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size is not a multiple of num_attention_heads")
+        return self
 
 
-class BertLayer(nnx.Module):
-    """Self-attention and feed-forward, each followed by a residual and a layer norm."""
+def bert(params: Mapping[str, jax.Array], shape: BertShape, pieces: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean of the last hidden states of the real pieces, of length 1: ``[B, D]`` f32.
 
-    def __init__(self, shape: BertShape, rngs: nnx.Rngs):
-        width, self.heads = shape.hidden_size, shape.num_attention_heads
-        self.query = nnx.Linear(width, width, rngs=rngs)
-        self.key = nnx.Linear(width, width, rngs=rngs)
-        self.value = nnx.Linear(width, width, rngs=rngs)
-        self.out = nnx.Linear(width, width, rngs=rngs)
-        self.out_norm = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, rngs=rngs)
-        self.up = nnx.Linear(width, shape.intermediate_size, rngs=rngs)
-        self.down = nnx.Linear(shape.intermediate_size, width, rngs=rngs)
-        self.down_norm = nnx.LayerNorm(width, epsilon=shape.layer_norm_eps, rngs=rngs)
+    Args:
+        params: by their names in ``model.safetensors``.
+        pieces: ``[B, T]`` token ids.
+        mask: ``[B, T]`` bool, 1 at real pieces.
+    """
 
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """``x [B, T, D]``, ``mask [B, T]`` bool with 1 at real pieces."""
+    def linear(x: jax.Array, name: str) -> jax.Array:
+        return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
 
-        def heads(y: jax.Array) -> jax.Array:
-            return y.reshape(*y.shape[:2], self.heads, -1)
+    def norm(x: jax.Array, name: str) -> jax.Array:
+        standard = jax.nn.standardize(x, epsilon=shape.layer_norm_eps)
+        return standard * params[f"{name}.weight"] + params[f"{name}.bias"]
 
-        q, k, v = heads(self.query(x)), heads(self.key(x)), heads(self.value(x))
+    def attend(x: jax.Array, name: str) -> jax.Array:
+        q, k, v = (
+            linear(x, f"{name}.{part}").reshape(*x.shape[:2], shape.num_attention_heads, -1)
+            for part in ("query", "key", "value")
+        )
         scores = jnp.einsum("bqnh,bknh->bnqk", q, k) / jnp.sqrt(q.shape[-1])
         weights = jax.nn.softmax(jnp.where(mask[:, None, None, :], scores, -jnp.inf), axis=-1)
-        attended = jnp.einsum("bnqk,bknh->bqnh", weights, v).reshape(x.shape)
-        x = self.out_norm(x + self.out(attended))
-        return self.down_norm(x + self.down(jax.nn.gelu(self.up(x), approximate=False)))
+        return jnp.einsum("bnqk,bknh->bqnh", weights, v).reshape(x.shape)
 
-
-class Bert(nnx.Module):
-    """The encoder stack."""
-
-    def __init__(self, shape: BertShape, rngs: nnx.Rngs):
-        self.words = nnx.Embed(shape.vocab_size, shape.hidden_size, rngs=rngs)
-        self.positions = nnx.Embed(shape.max_position_embeddings, shape.hidden_size, rngs=rngs)
-        self.types = nnx.Embed(shape.type_vocab_size, shape.hidden_size, rngs=rngs)
-        self.norm = nnx.LayerNorm(shape.hidden_size, epsilon=shape.layer_norm_eps, rngs=rngs)
-        self.layers = nnx.List(BertLayer(shape, rngs) for _ in range(shape.num_hidden_layers))
-
-    def __call__(self, pieces: jax.Array, mask: jax.Array) -> jax.Array:
-        """``[B, T]`` pieces and mask -> ``[B, D]`` f32: mean hidden state of the real pieces, length 1."""
-        x = self.words(pieces) + self.positions(jnp.arange(pieces.shape[1])) + self.types(jnp.zeros_like(pieces))
-        x = self.norm(x)
-        for layer in self.layers:
-            x = layer(x, mask)
-        real = mask[..., None].astype(x.dtype)
-        mean = jnp.sum(x * real, axis=1) / jnp.sum(real, axis=1)
-        return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
+    words, positions, types = (
+        params[f"embeddings.{table}_embeddings.weight"] for table in ("word", "position", "token_type")
+    )
+    x = norm(words[pieces] + positions[: pieces.shape[1]] + types[0], "embeddings.LayerNorm")
+    for index in range(shape.num_hidden_layers):
+        layer = f"encoder.layer.{index}"
+        attended = linear(attend(x, f"{layer}.attention.self"), f"{layer}.attention.output.dense")
+        x = norm(x + attended, f"{layer}.attention.output.LayerNorm")
+        up = jax.nn.gelu(linear(x, f"{layer}.intermediate.dense"), approximate=False)
+        x = norm(x + linear(up, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
+    real = mask[..., None].astype(x.dtype)
+    mean = jnp.sum(x * real, axis=1) / jnp.sum(real, axis=1)
+    return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
 
 
 class MiniLMEncoder:
@@ -95,19 +99,25 @@ class MiniLMEncoder:
 
     def __init__(self, folder: str | Path, *, truncate: bool = False):
         folder, self.truncate, self.truncated = Path(folder), truncate, 0
-        shape = _read_shape(folder)
+        if not (folder / "config.json").exists():
+            raise ExtraError(
+                f"explore.encoder.path={folder}: no config.json there; give the folder of all-MiniLM-L6-v2"
+            )
+        shape = validated(BertShape, read_json_object(folder / "config.json"), str(folder / "config.json"))
         if shape.max_position_embeddings < _MAX_PIECES:
             raise ExtraError(
                 f"explore.encoder.path={folder}: the model has {shape.max_position_embeddings} positions, windows have "
                 f"{_MAX_PIECES}; give the folder of all-MiniLM-L6-v2"
             )
         self.size = shape.hidden_size
-        self._tokenizer = _load_tokenizer(folder)
+        self._tokenizer = load_fast(folder, f"explore.encoder.path={folder}: the tokenizer")
+        # The folder's tokenizer.json may cut and fill to a length of its own; windows are made here.
+        self._tokenizer.backend_tokenizer.no_truncation()
+        self._tokenizer.backend_tokenizer.no_padding()
         self._mesh = Mesh(np.array(jax.local_devices()), ("rows",))
-        graphdef, params = nnx.split(load_bert(folder, shape))
-        self._params = jax.device_put(params, NamedSharding(self._mesh, PartitionSpec()))
+        self._params = jax.device_put(load_bert(folder, shape), NamedSharding(self._mesh, PartitionSpec()))
         self._rows = _WINDOWS_PER_DEVICE * len(jax.local_devices())
-        self._run = jax.jit(lambda params, pieces, mask: nnx.merge(graphdef, params)(pieces, mask))
+        self._run = jax.jit(lambda params, pieces, mask: bert(params, shape, pieces, mask))
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """``[len(texts), E]`` f32; the mean of a text's windows (each of length 1), normalised."""
@@ -158,21 +168,8 @@ class MiniLMEncoder:
         return vectors
 
 
-_FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
-_LAYER = {
-    "attention.self.query": "query",
-    "attention.self.key": "key",
-    "attention.self.value": "value",
-    "attention.output.dense": "out",
-    "attention.output.LayerNorm": "out_norm",
-    "intermediate.dense": "up",
-    "output.dense": "down",
-    "output.LayerNorm": "down_norm",
-}
-
-
-def load_bert(folder: Path, shape: BertShape) -> Bert:
-    """The model with the weights of ``model.safetensors``, in f32.
+def load_bert(folder: Path, shape: BertShape) -> dict[str, np.ndarray]:
+    """The weights of ``model.safetensors`` by name, in f32.
 
     Raises:
         ExtraError: the file is missing or damaged, or a tensor is missing or of another shape.
@@ -182,56 +179,24 @@ def load_bert(folder: Path, shape: BertShape) -> Bert:
         tensors = {name.removeprefix("bert."): value for name, value in load_file(file).items()}
     except (OSError, SafetensorError) as error:
         raise ExtraError(f"{file}: {error}; fetch the model again") from error
-
-    def fill(variable: Any, name: str, *, transpose: bool = False) -> None:
-        expected = variable.shape[::-1] if transpose else variable.shape
-        actual = tensors[name].shape if name in tensors else None
-        if actual != expected:
-            raise ExtraError(f"{file}: tensor {name}: shape {actual}, expected {expected}; fetch the model again")
-        value = np.asarray(tensors[name], np.float32)
-        variable[...] = jnp.asarray(value.T if transpose else value)
-
-    model = Bert(shape, nnx.Rngs(0))
-    for table, name in ((model.words, "word"), (model.positions, "position"), (model.types, "token_type")):
-        fill(table.embedding, f"embeddings.{name}_embeddings.weight")
-    fill(model.norm.scale, "embeddings.LayerNorm.weight")
-    fill(model.norm.bias, "embeddings.LayerNorm.bias")
-    for index, layer in enumerate(model.layers):
-        for theirs, ours in _LAYER.items():
-            module, name = getattr(layer, ours), f"encoder.layer.{index}.{theirs}"
-            if isinstance(module, nnx.Linear):
-                fill(module.kernel, f"{name}.weight", transpose=True)
-            else:
-                fill(module.scale, f"{name}.weight")
-            fill(module.bias, f"{name}.bias")
-    return model
+    expected = _tensor_shapes(shape)
+    for name, wanted in expected.items():
+        if (actual := tensors[name].shape if name in tensors else None) != wanted:
+            raise ExtraError(f"{file}: tensor {name}: shape {actual}, expected {wanted}; fetch the model again")
+    return {name: np.asarray(tensors[name], np.float32) for name in expected}
 
 
-def _read_shape(folder: Path) -> BertShape:
-    file = folder / "config.json"
-    try:
-        fields: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        shape = BertShape(**{name: fields[name] for name in BertShape._fields})
-    except FileNotFoundError as error:
-        raise ExtraError(
-            f"explore.encoder.path={folder}: no config.json there; give the folder of all-MiniLM-L6-v2"
-        ) from error
-    except (ValueError, KeyError) as error:
-        raise ExtraError(f"{file}: not the configuration of a BERT: {error!r}") from error
-    for name, value in _FIXED.items():
-        if fields.get(name, value) != value:
-            raise ExtraError(f"{file}: {name}={fields[name]!r} is not supported, only {value!r}")
-    return shape
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ExtraError(f"explore.encoder.path={folder}: the tokenizer does not load: {error}") from error
-    # The folder's tokenizer.json may cut and fill to a length of its own; windows are made here.
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    return tokenizer
+def _tensor_shapes(shape: BertShape) -> dict[str, tuple[int, ...]]:
+    width, inner = shape.hidden_size, shape.intermediate_size
+    tables = {"word": shape.vocab_size, "position": shape.max_position_embeddings, "token_type": shape.type_vocab_size}
+    shapes: dict[str, tuple[int, ...]] = {f"embeddings.{t}_embeddings.weight": (n, width) for t, n in tables.items()}
+    matrices = {"intermediate.dense": (inner, width), "output.dense": (width, inner)} | dict.fromkeys(
+        [f"attention.{part}" for part in ("self.query", "self.key", "self.value", "output.dense")], (width, width)
+    )
+    weights: dict[str, tuple[int, ...]] = {"embeddings.LayerNorm": (width,)}
+    for index in range(shape.num_hidden_layers):
+        layer = f"encoder.layer.{index}"
+        weights |= {f"{layer}.{name}": matrix for name, matrix in matrices.items()}
+        weights |= {f"{layer}.{place}.LayerNorm": (width,) for place in ("attention.output", "output")}
+    shapes |= {f"{name}.weight": weight for name, weight in weights.items()}
+    return shapes | {f"{name}.bias": weight[:1] for name, weight in weights.items()}

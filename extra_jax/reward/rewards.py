@@ -1,5 +1,6 @@
 """Everything a run's completions are rewarded with, in one object: ``make_rewards``, ``submit``, ``result``."""
 
+import inspect
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -179,19 +180,22 @@ class Rewards:
             )
 
 
-def make_rewards(config: RewardConfig, data: DataConfig, max_completion_length: int) -> Rewards:
+def make_rewards(
+    config: RewardConfig, data: DataConfig, max_completion_length: int, *, prompt_opens_thinking: bool = False
+) -> Rewards:
     """The rewards that a configuration names; close them. Workers start when they are first needed.
 
     Args:
         config: Functions, weights, and which of them says ``correct``.
         data: Whose source decides what ``auto`` is.
         max_completion_length: Tokens that a completion may have.
+        prompt_opens_thinking: Prompts end in ``<think>``; a grader that asks for it is told so, unless ``args`` say it.
 
     Raises:
         ExtraError: an unknown function, argument or verdict; two functions of one name; nothing that says ``correct``.
     """
     entries = [entry.model_copy(update={"function": _resolved(entry.function, data)}) for entry in config.functions]
-    functions = [_make(entry) for entry in entries]
+    functions = [_make(entry, prompt_opens_thinking) for entry in entries]
     names = [function.name for function in functions]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ExtraError(
@@ -216,13 +220,14 @@ def _resolved(name: str, data: DataConfig) -> str:
     return data.source if data.source in _TASKS else "math"
 
 
-def _make(entry: RewardFunction) -> GradedReward | FunctionReward:
+def _make(entry: RewardFunction, prompt_opens_thinking: bool) -> GradedReward | FunctionReward:
     function = find(entry.function)
     name = reward_name(function)
     if is_grader(function):
         if entry.in_process or entry.timeout is not None:
             raise ExtraError(f"{KEY}: in_process and timeout have no effect on the grader {name}; remove them")
-        return GradedReward(name, function, entry.args)
+        opened = prompt_opens_thinking and "prompt_opens_thinking" in inspect.signature(function).parameters
+        return GradedReward(name, function, ({"prompt_opens_thinking": True} if opened else {}) | entry.args)
     spec = None if entry.in_process else worker_spec(function, entry.function)
     return FunctionReward(name, function, spec, entry.args, entry.timeout or TIMEOUT)
 

@@ -39,6 +39,21 @@ def test_export_holds_settings_and_tokenizer(tiny, tmp_path):
     assert loaded.dtype == torch.bfloat16
 
 
+def test_sampling_defaults_of_the_folder_survive(tiny, tmp_path):
+    """As in Qwen3's folders; token ids are those of the tokenizer."""
+    defaults = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "bos_token_id": 3}
+
+    class Loaded(FakeTokenizer):
+        def save(self, directory):
+            settings = defaults | {"eos_token_id": 9, "transformers_version": "4.51.0"}
+            (Path(directory) / "generation_config.json").write_text(json.dumps(settings))
+
+    save_params(tmp_path / "out", tiny.params, tiny.config, tokenizer=Loaded())
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config
+    assert {key: getattr(loaded, key) for key in defaults} == defaults
+    assert (loaded.eos_token_id, loaded.pad_token_id) == ([5, 7], 0)
+
+
 def test_a_dtype_that_files_cannot_have_is_refused(tiny, tmp_path):
     with pytest.raises(ExtraError, match=r"dtype 'int8'.*bfloat16"):
         save_params(tmp_path / "out", tiny.params, tiny.config, dtype="int8")

@@ -281,6 +281,17 @@ def test_a_prompt_that_opens_thinking_can_be_said_so():
     assert score({"function": "math", "args": strict}).grades[0].detail == "thinking was not closed"
 
 
+def test_a_grader_that_asks_for_it_hears_that_prompts_open_a_thought():
+    cut, closed = "Let me try \\boxed{2} ... wait", "hm</think>\\boxed{2}"
+    for opens, expected in ((False, "correct"), (True, "no_answer")):
+        functions = [{"function": "math_strict_thinking"}, {"function": "countdown"}]
+        config = config_from_dict({"model": {"preset": "tiny"}, "reward": {"functions": functions}})
+        rewards = make_rewards(config.reward, DataConfig(source="x.jsonl"), 8, prompt_opens_thinking=opens)
+        with closing(rewards):
+            grades = rewards([PROBLEMS[0]] * 2, [cut, closed], [[1], [2]]).grades
+        assert [grade.verdict for grade in grades] == [expected, "correct"]
+
+
 def test_metrics_are_trls_and_leave_out_what_was_not_said():
     parts = {"math": np.array([1.0, 0.0, 1.0]), "own": np.array([np.nan, 2.0, 4.0]), "none": np.full(3, np.nan)}
     metrics = reward_metrics(Scores(np.zeros(3), np.ones(3, bool), np.ones(3, bool), [], parts))
