@@ -101,7 +101,11 @@ class Comparison:
                 return self._refuse("a value under a condition")
             return self.same(gold, answer.value)
         if not isinstance(answer, Conditional):
-            return self._refuse("no condition") if gold.opener in _NEEDED else self.same(gold.value, answer)
+            return (
+                self._refuse("no condition")
+                if cases(answer) or gold.opener in _NEEDED
+                else self.same(gold.value, answer)
+            )
         related = [isinstance(side.about, (Relation, Group)) for side in (gold, answer)]
         if gold.words != answer.words or related[0] != related[1]:
             return self._refuse("another condition")
@@ -198,7 +202,8 @@ class Comparison:
             last = answer.sides[-2] if answer.signs[-1] == "\\approx" and len(answer.sides) > 2 else answer.sides[-1]
             return self.same(gold, last) or (answer.signs == ("\\approx",) and self.same(gold, answer.sides[0]))
         values = [side for side in answer.sides if isinstance(side, Quantity) and is_number(side.node)]
-        roughly = "\\approx" in answer.signs or any(guard.unevaluated(value.node) for value in values)
+        work = values and guard.unevaluated(values[0].node) and not guard.unevaluated(values[-1].node)
+        roughly = "\\approx" in answer.signs or bool(work)
         if not agree(values, roughly=roughly):
             return self._refuse("the sides of the answer contradict each other")
         named = all(side in values or relations.is_label(side) for side in answer.sides)

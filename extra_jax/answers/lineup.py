@@ -101,7 +101,7 @@ def _close(left: Node, right: Node, roughly: bool) -> bool:
     a, b = approximate(left), approximate(right)
     if a is None or b is None or not roughly:
         try:
-            return equal(left, right) is not False
+            return bool(equal(left, right))
         except Huge:
             return True
     return bool(abs(a - b) <= _AGREE * max(abs(a), abs(b)))

@@ -155,7 +155,10 @@ def _read_safely(tokens: list[Token], reading: Reading) -> Shape:
 
 
 def _words(text: str, tokens: list[Token]) -> Shape | None:
-    if any(token.kind != "text" and token.text != "-" for token in tokens) or tokens[0].kind != "text":
+    """Words, with a letter between them at most: "all odd n"."""
+    if tokens[0].kind != "text" or not all(
+        token.kind == "text" or re.fullmatch("[A-Za-z-]", token.text) for token in tokens
+    ):
         return None
     words = " ".join(token.text.strip() for token in tokens).replace(" - ", "-")
     if words.lower() in _NUMBER_WORDS:

@@ -107,11 +107,12 @@ def _listed(shape: Group) -> Region | None:
     for part in known[1:]:
         both = _intersection(both, part)
     relations = all(isinstance(item, Relation) for item in shape.items)
-    if relations and shape.joined != "or" and both:
-        return both
-    unions = [(_normal(known[0] + part), part) for part in known[1:]]
-    if any(same_region(union, known[0]) or same_region(union, part) for union, part in unions):
+    conjunction = relations and shape.joined != "or" and bool(both)
+    whole = both if conjunction else _normal([piece for part in known for piece in part])
+    if len(known) > 1 and any(same_region(whole, part) for part in known):
         return None  # one of them alone would say it all: "x > 2 or x > 3" leaves open which
+    if conjunction:
+        return both
     return [piece for part in known for piece in part]
 
 
