@@ -34,7 +34,7 @@ from extra_jax.answers.shape import (
     Shape,
     Words,
 )
-from extra_jax.answers.tree import Node, is_number, number
+from extra_jax.answers.tree import Node, is_number, number, symbols
 from extra_jax.answers.words import choice, meaning, plain, same_words
 
 _MANY = 50
@@ -199,6 +199,8 @@ class Comparison:
         if not set(answer.signs) <= relations.EQUALITY:
             return self._refuse("a relation where a value is wanted")
         if not (isinstance(gold, Quantity) and is_number(gold.node)):
+            if not all(self._consistent(side, answer.sides[-1]) for side in answer.sides[:-1]):
+                return self._refuse("the sides of the answer contradict each other")
             last = answer.sides[-2] if answer.signs[-1] == "\\approx" and len(answer.sides) > 2 else answer.sides[-1]
             return self.same(gold, last) or (answer.signs == ("\\approx",) and self.same(gold, answer.sides[0]))
         values = [side for side in answer.sides if isinstance(side, Quantity) and is_number(side.node)]
@@ -211,6 +213,17 @@ class Comparison:
             return self._refuse("an equation where a value is wanted")
         rest = [side for side in answer.sides[1:] if not isinstance(side, Quantity)]
         return any(self._leaf(gold, value) for value in values) or any(self.same(gold, side) for side in rest)
+
+    def _consistent(self, side: Shape, last: Shape) -> bool:
+        """Whether ``side = last`` may be true: it names the thing, speaks of other letters, or has the same value."""
+        if relations.is_label(side) or type(side) is not type(last):
+            return True
+        if not (isinstance(side, Quantity) and isinstance(last, Quantity)):
+            return self.same(side, last)
+        try:
+            return not symbols(side.node) <= symbols(last.node) or equal(side.node, last.node) is not False
+        except Huge:
+            return True
 
     def _only_item(self, gold: Shape, answer: Group) -> bool:
         """A list counts as one value only when all its items are that value."""
@@ -293,7 +306,8 @@ class Comparison:
             ends = (gold.low_open, gold.high_open) == (answer.low_open, answer.high_open)
             return ends and self.same(gold.low, answer.low) and self.same(gold.high, answer.high)
         if isinstance(gold, Group) and isinstance(answer, Group) and gold.kind == answer.kind:
-            return self._in_order(gold.items, answer.items)
+            compare = self._in_any_order if gold.kind == "bare" else self._in_order
+            return compare(gold.items, answer.items)
         return self._refuse("another kind of object")
 
     def _matrix(self, gold: Matrix, answer: Shape) -> bool:

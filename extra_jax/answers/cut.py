@@ -18,6 +18,7 @@ _REASON = re.compile(
     r"is (?:the|our|my|a|one) (?:[a-z]+ )*(?:solution|answer|result|value))\b",
     re.IGNORECASE,
 )
+_REMARK = re.compile(r"\s*\([^()]*[A-Za-z] +[A-Za-z][^()]*\)\s*")
 _LABEL = re.compile(
     r"\s*(?:therefore|thus|hence|so|then)?,?\s*(?:we (?:find|get|have|obtain|see)(?: that)?|"
     r"approximately|approx\.?|about|roughly|exactly|around|only|(?:the )?(?:final )?answer)?,?\s*",
@@ -66,9 +67,11 @@ def without_reason(tokens: list[Token]) -> list[Token]:
     depth = 0
     for place, token in enumerate(tokens):
         if token.kind != "text":
-            depth += (token.text in OPEN) - (token.text in CLOSE)
+            depth += depth_change(token)
         elif place and depth == 0 and _REASON.match(token.text):
-            return trim(tokens[:place])
+            return without_reason(trim(tokens[:place]))
+    if len(tokens) > 1 and _REMARK.fullmatch(tokens[-1].text):
+        return trim(tokens[:-1])
     if len(tokens) < 4 or tokens[-1].text != ")":
         return tokens
     start = _opening(tokens)
@@ -86,7 +89,7 @@ def condition_start(tokens: list[Token]) -> int | None:
     depth = 0
     for place, token in enumerate(tokens):
         if token.kind != "text":
-            depth += (token.text in OPEN) - (token.text in CLOSE)
+            depth += depth_change(token)
         elif depth == 0 and _CONDITION.match(token.text):
             return place
     return None
@@ -119,6 +122,13 @@ def with_conditions(pieces: list[list[Token]]) -> list[list[Token]]:
     return joined
 
 
+def depth_change(token: Token) -> int:
+    """1 where a group or an environment opens, -1 where one closes."""
+    if token.kind == "text":
+        return 0
+    return (token.text in OPEN or token.text == "\\begin") - (token.text in CLOSE or token.text == "\\end")
+
+
 def _opening(tokens: list[Token]) -> int:
     """Place of the parenthesis that the last token closes; -1 when there is none."""
     depth = 0
@@ -133,12 +143,10 @@ def end_of_group(tokens: list[Token], start: int) -> int:
     """Place of the token that closes the group opened at ``start``; any closing sign closes any opening one."""
     depth = 0
     for place in range(start, len(tokens)):
-        if tokens[place].text in OPEN or tokens[place].text == "\\begin":
-            depth += 1
-        elif tokens[place].text in CLOSE or tokens[place].text == "\\end":
-            depth -= 1
-            if depth == 0:
-                return place
+        change = depth_change(tokens[place])
+        depth += change
+        if change < 0 and depth == 0:
+            return place
     return -1
 
 
@@ -148,10 +156,7 @@ def split(tokens: list[Token], is_mark: Callable[[Token], bool]) -> tuple[list[l
     joined = ","
     depth = 0
     for token in tokens:
-        if token.kind != "text" and (token.text in OPEN or token.text == "\\begin"):
-            depth += 1
-        elif token.kind != "text" and (token.text in CLOSE or token.text == "\\end"):
-            depth -= 1
+        depth += depth_change(token)
         if depth == 0 and is_mark(token):
             joined = token.text if token.kind == "sep" else joined
             pieces.append([])

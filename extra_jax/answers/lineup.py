@@ -17,7 +17,9 @@ _MEASURES = {
     3: ((("metre", 3),), (("gallon", 1),)),
 }
 _AGREE = 0.01
-"""Sides of a chain such as ``1/3 = 0.333`` may differ by this part; more is a contradiction."""
+"""Sides of a chain such as ``22/7 \\approx 3.14`` may differ by this part; more is a contradiction."""
+
+_DECIMAL = re.compile(r"\.(\d+)(.*[^\d%].*)?$")
 
 
 def letters(text: str) -> str | None:
@@ -92,19 +94,23 @@ def _in_base_units(node: Node, unit: Unit) -> Node:
 def agree(values: Sequence[Quantity], *, roughly: bool = False) -> bool:
     """Whether the sides of a chain may all be right: decimals, and what stands behind ``\\approx``, may be rounded."""
     return all(
-        any(_close(*pair, roughly or "." in values[0].text + value.text) for pair in in_same_unit(values[0], value))
+        any(_close(*pair, _AGREE if roughly else None, values[0].text, value.text) for pair in pairs)
         for value in values[1:]
+        for pairs in [in_same_unit(values[0], value)]
     )
 
 
-def _close(left: Node, right: Node, roughly: bool) -> bool:
+def _close(left: Node, right: Node, part: float | None, *texts: str) -> bool:
     a, b = approximate(left), approximate(right)
-    if a is None or b is None or not roughly:
+    decimals = [match for text in texts if (match := _DECIMAL.search(text))]
+    if a is None or b is None or not (part or decimals):
         try:
             return bool(equal(left, right))
         except Huge:
             return True
-    return bool(abs(a - b) <= _AGREE * max(abs(a), abs(b)))
+    if part or any(match[2] for match in decimals):
+        return bool(abs(a - b) <= _AGREE * max(abs(a), abs(b)))
+    return bool(abs(a - b) <= 10.0 ** -min(len(match[1]) for match in decimals))
 
 
 def ordered_items(gold: Group, answer: Shape) -> Sequence[Shape] | None:

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Literal
 
 from extra_jax.answers.cut import (
-    CLOSE,
     OPEN,
     condition_start,
+    depth_change,
     end_of_group,
     is_separator,
     opener,
@@ -225,7 +225,7 @@ def _relation(text: str, tokens: list[Token], sides: list[list[Token]], reading:
     depth = 0
     signs = []
     for token in tokens:
-        depth += (token.text in OPEN or token.text == "\\begin") - (token.text in CLOSE or token.text == "\\end")
+        depth += depth_change(token)
         if depth == 0 and token.kind != "text" and token.text in SIGNS:
             signs.append(token.text)
     shapes = [_read_safely(side, reading) for side in sides]
@@ -283,7 +283,7 @@ def _is_structure(inside: list[Token]) -> bool:
     """Whether parentheses hold more than one plain expression."""
     depth = 0
     for token in inside:
-        depth += (token.text in OPEN) - (token.text in CLOSE)
+        depth += depth_change(token)
         if depth == 0 and (token.kind == "text" or token.text in SIGNS or token.text in ("\\cup", "\\usd", ":")):
             return True
     return bool(inside) and inside[0].text in ("(", "[", "\\{") and end_of_group(inside, 0) == len(inside) - 1
