@@ -248,7 +248,8 @@ class Comparison:
         if gold.kind in _ORDERED:
             return self._in_order(gold.items, ordered_items(gold, answer))
         if not gold.items:
-            return regions.region(answer) == []
+            nothing = regions.region(answer)
+            return nothing is not None and regions.is_empty(nothing)
         if isinstance(answer, Group) and answer.kind in ("bare", "set"):
             return self._in_any_order(gold.items, answer.items)
         if isinstance(answer, Group) and gold.kind == "bare" and answer.kind in _ORDERED and not values_by_name(gold):
