@@ -1,6 +1,12 @@
-"""Sets of real numbers made of intervals and points, in one normal form, so that ``x < 2 or x > 3`` equals a union."""
+"""Sets of real numbers made of intervals and points, so that ``x < 2 or x > 3`` equals a union.
 
+Such a set changes only at its ends, so two are equal when they agree at all ends of both, between them and beyond.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import mpmath
 
@@ -14,31 +20,78 @@ _FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 
 
 @dataclass(frozen=True)
-class Piece:
-    """The reals between two ends; a point where the ends are equal and closed."""
+class Region:
+    """A set of reals.
 
-    low: mpmath.mpf
-    high: mpmath.mpf
-    low_open: bool
-    high_open: bool
+    Attributes:
+        ends: Finite places where it may change.
+        holds: Whether a real is in it.
+    """
+
+    ends: tuple[mpmath.mpf, ...]
+    holds: Callable[[mpmath.mpf], bool]
 
 
-_LINE = Piece(-_INFINITY, _INFINITY, True, True)
-Region = list[Piece]
+_LINE = Region((), lambda x: True)
+_NOTHING = Region((), lambda x: False)
 
 
 def region(shape: Shape) -> Region | None:
-    """The set that ``shape`` describes in normal form; ``None`` when it does not describe a set of reals."""
-    pieces = _pieces(shape)
-    return None if pieces is None else _normal(pieces)
+    """The set that ``shape`` describes; ``None`` when it does not describe a set of reals."""
+    match shape:
+        case Interval(low=low, high=high):
+            return _between(low, high, shape.low_open, shape.high_open)
+        case Group(kind="tuple", items=(low, high)):
+            return _between(low, high, True, True)
+        case Group(kind="set"):
+            return _any([_point(_end(item)) for item in shape.items])
+        case Group(kind="bare"):
+            return _listed(shape)
+        case Combined():
+            return _combined(shape)
+        case Relation():
+            return _related(shape)
+        case Words():
+            return {REALS: _LINE, EMPTY: _NOTHING}.get(meaning(shape.text) or "")
+        case Quantity() if shape.node.name == "mathbb[R]":
+            return _LINE
+        case Quantity() if shape.node.name == "emptyset":
+            return _NOTHING
+        case Quantity():
+            return _point(_end(shape))
+    return None
 
 
 def same_region(left: Region, right: Region) -> bool:
-    """Whether two normal forms are the same set."""
-    return len(left) == len(right) and all(
-        _close(a.low, b.low) and _close(a.high, b.high) and (a.low_open, a.high_open) == (b.low_open, b.high_open)
-        for a, b in zip(left, right, strict=True)
-    )
+    """Whether two sets have the same elements."""
+    return all(left.holds(x) == right.holds(x) for x in _probes(*left.ends, *right.ends))
+
+
+def is_empty(one: Region) -> bool:
+    """Whether nothing is in the set."""
+    return same_region(one, _NOTHING)
+
+
+def _probes(*ends: mpmath.mpf) -> list[mpmath.mpf]:
+    """Every different end, a place between each two, and one on either side of all."""
+    different: list[mpmath.mpf] = []
+    for end in sorted(ends):
+        if not different or not _close(different[-1], end):
+            different.append(end)
+    if not different:
+        return [mpmath.mpf(0)]
+    between = [(a + b) / 2 for a, b in pairwise(different)]
+    reach = abs(different[0]) + abs(different[-1]) + 1
+    return [-2 * reach, *different, *between, 2 * reach]
+
+
+def _close(left: mpmath.mpf, right: mpmath.mpf) -> bool:
+    gap = abs(left - right)
+    return bool(left == right or (gap != _INFINITY and gap <= _EQUAL * max(abs(left), abs(right), 1)))
+
+
+def _below(left: mpmath.mpf, right: mpmath.mpf) -> bool:
+    return bool(left < right) and not _close(left, right)
 
 
 def is_set_notation(shape: Shape) -> bool:
@@ -56,86 +109,82 @@ def is_set_notation(shape: Shape) -> bool:
     return isinstance(shape, Quantity) and shape.node.name in ("mathbb[R]", "emptyset")
 
 
-def _pieces(shape: Shape) -> Region | None:
-    match shape:
-        case Interval(low=low, high=high):
-            return _between(low, high, shape.low_open, shape.high_open)
-        case Group(kind="tuple", items=(low, high)):
-            return _between(low, high, True, True)
-        case Group(kind="set"):
-            return _points(shape.items)
-        case Group(kind="bare"):
-            return _listed(shape)
-        case Combined():
-            return _combined(shape)
-        case Relation():
-            return _related(shape)
-        case Words():
-            return {REALS: [_LINE], EMPTY: []}.get(meaning(shape.text) or "")
-        case Quantity() if shape.node.name == "mathbb[R]":
-            return [_LINE]
-        case Quantity() if shape.node.name == "emptyset":
-            return []
-        case Quantity():
-            return _points((shape,))
-    return None
-
-
 def _end(shape: Shape) -> mpmath.mpf | None:
     return approximate(shape.node) if isinstance(shape, Quantity) else None
+
+
+def _any(parts: Sequence[Region | None]) -> Region | None:
+    known = [part for part in parts if part is not None]
+    ends = tuple(end for part in known for end in part.ends)
+    return Region(ends, lambda x: any(part.holds(x) for part in known)) if len(known) == len(parts) else None
+
+
+def _both(left: Region, right: Region) -> Region:
+    return Region(left.ends + right.ends, lambda x: left.holds(x) and right.holds(x))
+
+
+def _point(end: mpmath.mpf | None) -> Region | None:
+    return None if end is None else _bound("=", end)
 
 
 def _between(low: Shape, high: Shape, low_open: bool, high_open: bool) -> Region | None:
     ends = _end(low), _end(high)
     if ends[0] is None or ends[1] is None or ends[0] > ends[1]:
         return None
-    return [Piece(ends[0], ends[1], low_open or ends[0] == -_INFINITY, high_open or ends[1] == _INFINITY)]
+    return _both(_bound(">" if low_open else "\\ge", ends[0]), _bound("<" if high_open else "\\le", ends[1]))
 
 
-def _points(shapes: tuple[Shape, ...]) -> Region | None:
-    ends = [_end(shape) for shape in shapes]
-    return None if None in ends else [Piece(end, end, False, False) for end in ends]
+def _bound(sign: str, end: mpmath.mpf) -> Region:
+    """The reals that stand in a relation to ``end``."""
+    compare: dict[str, Callable[[mpmath.mpf], bool]] = {
+        "<": lambda x: _below(x, end),
+        ">": lambda x: _below(end, x),
+        "\\le": lambda x: not _below(end, x),
+        "\\ge": lambda x: not _below(x, end),
+        "=": lambda x: _close(x, end),
+        "\\ne": lambda x: not _close(x, end),
+    }
+    return Region(() if abs(end) == _INFINITY else (end,), compare[sign])
 
 
 def _listed(shape: Group) -> Region | None:
     parts = [region(item) for item in shape.items]
-    if any(part is None for part in parts):
-        return None
     known = [part for part in parts if part is not None]
-    both = known[0]
-    for part in known[1:]:
-        both = _intersection(both, part)
-    relations = all(isinstance(item, Relation) for item in shape.items)
-    if relations and shape.joined != "or" and both:
-        return both
-    return [piece for part in known for piece in part]
+    whole = _any(parts)
+    if whole is None or not known:
+        return whole
+    if shape.joined != "or" and all(isinstance(item, Relation) for item in shape.items):
+        together = known[0]
+        for part in known[1:]:
+            together = _both(together, part)
+        whole = whole if is_empty(together) else together
+    # Where one of them alone says it all, the others leave open what is meant: "x > 2 or x > 3".
+    return None if len(known) > 1 and any(same_region(whole, part) for part in known) else whole
 
 
 def _combined(shape: Combined) -> Region | None:
-    parts = [region(part) for part in shape.parts]
-    if any(part is None for part in parts):
-        return None
-    known = [part for part in parts if part is not None]
-    total = known[0]
-    for part in known[1:]:
-        if shape.operator == "\\cup":
-            total = _normal(total + part)
-        elif shape.operator == "\\cap":
-            total = _intersection(total, part)
-        else:
-            total = _intersection(total, _complement(part))
+    total, *rest = [region(part) for part in shape.parts]
+    for part in rest:
+        if total is None or part is None:
+            return None
+        total = _joined(shape.operator, total, part)
     return total
+
+
+def _joined(sign: str, left: Region, right: Region) -> Region:
+    join: Callable[[bool, bool], bool] = {"\\cup": operator.or_, "\\cap": operator.and_}.get(sign, operator.gt)
+    return Region(left.ends + right.ends, lambda x: join(left.holds(x), right.holds(x)))
 
 
 def _related(shape: Relation) -> Region | None:
     """``a < x \\le b``, ``x > a``, ``x \\ne a``, ``x \\in S``."""
     sides, signs = shape.sides, shape.signs
     if signs == ("\\in",):
-        return _pieces(sides[1])
+        return region(sides[1])
     if len(sides) == 3:
         first = _half(sides[1], _FLIPPED.get(signs[0], ""), sides[0])
         second = _half(sides[1], signs[1], sides[2])
-        return None if first is None or second is None else _intersection(first, second)
+        return None if first is None or second is None else _both(first, second)
     if len(sides) != 2:
         return None
     if _end(sides[0]) is not None and _end(sides[1]) is None:
@@ -144,91 +193,18 @@ def _related(shape: Relation) -> Region | None:
 
 
 def _half(label: Shape, sign: str, bound: Shape) -> Region | None:
+    """Where a name, its absolute value or its negative stands in a relation to a number."""
     end = _end(bound)
-    if isinstance(label, Quantity) and label.node.name == "abs" and label.node.args[0].op == "sym" and end is not None:
-        inside = [Piece(-end, end, sign == "<", sign == "<")] if end >= 0 else []
-        return {"<": inside, "\\le": inside, ">": _complement(_closed(inside)), "\\ge": _complement(_open(inside))}.get(
-            sign
-        )
-    named = isinstance(label, Words) or (isinstance(label, Quantity) and label.node.op in ("sym", "call"))
-    if end is None or not named or _end(label) is not None:
+    if end is None or _end(label) is not None or sign not in (*_FLIPPED, "=", "\\ne"):
         return None
-    match sign:
-        case "<" | "\\le":
-            return [Piece(-_INFINITY, end, True, sign == "<" or end == _INFINITY)]
-        case ">" | "\\ge":
-            return [Piece(end, _INFINITY, sign == ">" or end == -_INFINITY, True)]
-        case "\\ne":
-            return _complement([Piece(end, end, False, False)])
-        case "=":
-            return [Piece(end, end, False, False)]
-    return None
-
-
-def _closed(pieces: Region) -> Region:
-    return [Piece(piece.low, piece.high, False, False) for piece in pieces]
-
-
-def _open(pieces: Region) -> Region:
-    return [Piece(piece.low, piece.high, True, True) for piece in pieces]
-
-
-# -- set algebra on normal forms
-
-
-def _close(left: mpmath.mpf, right: mpmath.mpf) -> bool:
-    if left == right:
-        return True
-    size = max(abs(left), abs(right), mpmath.mpf(1))
-    return bool(size != _INFINITY and abs(left - right) <= _EQUAL * size)
-
-
-def _normal(pieces: Region) -> Region:
-    """Sorted, with overlapping and touching pieces joined."""
-    full = [
-        piece
-        for piece in pieces
-        if piece.low < piece.high or (piece.low == piece.high and not piece.low_open and not piece.high_open)
-    ]
-    joined: Region = []
-    for piece in sorted(full, key=lambda piece: (piece.low, piece.low_open)):
-        last = joined[-1] if joined else None
-        touches = last is not None and (
-            (piece.low < last.high and not _close(piece.low, last.high))
-            or (_close(piece.low, last.high) and not (piece.low_open and last.high_open))
-        )
-        if last is None or not touches:
-            joined.append(piece)
-            continue
-        if _close(piece.high, last.high):
-            high, high_open = last.high, last.high_open and piece.high_open
-        elif piece.high > last.high:
-            high, high_open = piece.high, piece.high_open
-        else:
-            high, high_open = last.high, last.high_open
-        joined[-1] = Piece(last.low, high, last.low_open, high_open)
-    return joined
-
-
-def _intersection(left: Region, right: Region) -> Region:
-    found = []
-    for a in left:
-        for b in right:
-            low, low_open = (a.low, a.low_open) if a.low > b.low else (b.low, b.low_open)
-            high, high_open = (a.high, a.high_open) if a.high < b.high else (b.high, b.high_open)
-            if _close(a.low, b.low):
-                low_open = a.low_open or b.low_open
-            if _close(a.high, b.high):
-                high_open = a.high_open or b.high_open
-            found.append(Piece(low, high, low_open, high_open))
-    return _normal(found)
-
-
-def _complement(pieces: Region) -> Region:
-    found: Region = []
-    low, low_open = -_INFINITY, True
-    for piece in _normal(pieces):
-        found.append(Piece(low, piece.low, low_open, not piece.low_open))
-        low, low_open = piece.high, not piece.high_open
-    found.append(Piece(low, _INFINITY, low_open, True))
-    return _normal([piece for piece in found if piece.low not in (_INFINITY,) and piece.high != -_INFINITY])
+    one = _bound(sign, end)
+    if isinstance(label, Words):
+        return one
+    if not isinstance(label, Quantity):
+        return None
+    node = label.node
+    if node.name == "abs" and node.args[0].op == "sym":
+        return Region((*one.ends, *(-x for x in one.ends)), lambda x: one.holds(abs(x)))
+    if node.op == "neg" and node.args[0].op == "sym":
+        return Region(tuple(-x for x in one.ends), lambda x: one.holds(-x))
+    return one if node.op in ("sym", "call") else None
