@@ -24,6 +24,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.parallel.processes import agree, filled_share, gather_objects, is_main
 from extra_jax.policy import Policy, load_policy
+from extra_jax.reward.golds import check_problems
 from extra_jax.reward.majority import majority_scores
 from extra_jax.reward.overlap import OverlappedGrading
 from extra_jax.reward.rewards import Rewards, make_rewards, rewards_identity
@@ -75,7 +76,7 @@ class Evaluator:
         identity = rewards_identity(config.reward, data)
         if identity not in self.rewards:
             self.rewards[identity] = make_rewards(config.reward, data, self.params.max_completion_length)
-        self.rewards[identity].check(problems)
+        check_problems(problems, self.rewards[identity])
         return Benchmark(name, data.source, problems, self.policy.encode_prompts(problems), self.rewards[identity])
 
     def __call__(self, params: nnx.State, step: int, progress: OnProgress | None = None) -> dict[str, float]:

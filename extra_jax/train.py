@@ -27,7 +27,7 @@ from extra_jax.learn.update import TrainState
 from extra_jax.parallel.processes import share
 from extra_jax.policy import load_policy, sampling_params
 from extra_jax.replay import with_dumps
-from extra_jax.reward.golds import check_earnable
+from extra_jax.reward.golds import check_problems
 from extra_jax.reward.metrics import reward_metrics
 from extra_jax.reward.overlap import OverlappedGrading
 from extra_jax.reward.rewards import Rewards, make_rewards
@@ -73,8 +73,7 @@ def train(
         learner = Learner(policy.graphdef, config, policy.mesh)
         reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
         rewards = run.closing(rewards or make_rewards(config.reward, config.data, config.rollout.max_completion_length))
-        rewards.check(problems)
-        check_earnable(problems, rewards)
+        check_problems(problems, rewards)
         run.start(learner.init(params), exploration, loader=loader)
 
         def draw(weights: nnx.State, step: int, first: int, count: int) -> Sampled:

@@ -1,5 +1,6 @@
 """Reading problems: the layouts that are read unchanged, and the rows that are refused."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from extra_jax.data.problem import Problem
 from extra_jax.data.sources import load_jsonl, load_parquet, load_problems
@@ -338,6 +341,39 @@ def test_hub_sets_are_read_through_datasets(monkeypatch):
         load_problems("hub:openai/gsm8k", split="dev")
     assert calls[0] == ("openai/gsm8k", "main", "test")
     assert calls[-1] == ("openai/gsm8k", None, "dev")
+
+
+FUZZ = settings(deadline=None, derandomize=True, max_examples=70)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+COLUMNS = st.sampled_from(
+    ["id", "uid", "problem", "prompt", "question", "answer", "solution", "source", "meta", "reward_model", "extra_info"]
+)
+
+
+@FUZZ
+@given(rows=st.lists(st.binary(max_size=40) | st.dictionaries(COLUMNS, JSON).map(lambda row: json.dumps(row).encode())))
+def test_any_jsonl_is_read_or_refused(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_bytes(b"\n".join(rows))
+    with contextlib.suppress(ExtraError):
+        assert all(isinstance(problem.answer, str) for problem in load_problems(str(path)))
+
+
+@FUZZ
+@given(data=st.data())
+def test_any_bytes_of_a_parquet_file_may_be_wrong(tmp_path_factory, data):
+    rows = [VERL, VERL | {"prompt": [{"role": "user", "content": "x" * 300}], "extra_info": {"index": 8}}]
+    path = Path(parquet(tmp_path_factory.getbasetemp(), *rows))
+    content = bytearray(path.read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=8)):
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    with contextlib.suppress(ExtraError):
+        load_problems(str(path))
 
 
 def test_the_data_room_and_its_graders_import_without_jax():
