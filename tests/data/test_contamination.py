@@ -122,3 +122,18 @@ def test_the_verb_counts_lists_and_writes_the_clean_rows(tmp_path, capsys):
     cli.main(["data", "contamination", train, bench, "--json"])
     told = json.loads(capsys.readouterr().out)
     assert (told["rows"], told["flagged"], len(told["matches"])) == (4, 2, 2)
+
+
+def test_a_row_that_is_there_twice_is_dropped_twice(tmp_path, capsys):
+    def row(index, text):
+        chat = [{"role": "user", "content": text}]
+        reward, extra = {"ground_truth": "1"}, {"index": index}
+        return {"data_source": "x", "prompt": chat, "reward_model": reward, "extra_info": extra}
+
+    train, clean = tmp_path / "train.jsonl", tmp_path / "clean.jsonl"
+    train.write_text("".join(json.dumps(row(*pair)) + "\n\n" for pair in [(0, LONG), (1, "fine"), (0, LONG)]))
+    bench = write(tmp_path / "bench.jsonl", [LONG])
+    assert cli.main(["data", "contamination", str(train), bench, "--out", str(clean)]) == 1
+    assert [problem.uid for problem in load_jsonl(str(clean))] == ["x/1"]
+    assert cli.main(["data", "contamination", str(train), bench, "--out", str(tmp_path)]) == 2
+    assert f"--out {tmp_path}: cannot be written" in capsys.readouterr().err
