@@ -191,5 +191,5 @@ def test_the_name_of_a_benchmark_can_be_a_folder(source, name):
 
 @pytest.mark.parametrize("source", ["...jsonl", "..", "___.parquet"])
 def test_a_source_without_a_name_is_refused_as_a_benchmark(source):
-    with pytest.raises(ExtraError, match="gives a benchmark no name; set eval"):
+    with pytest.raises(ExtraError, match="has no name for a benchmark; give one with eval"):
         _ = config_from_dict({"model": {"preset": "tiny"}, "eval": {"data": {"source": source}}}).benchmarks
