@@ -7,6 +7,7 @@ from extra_jax.answers.equality import computable, equal, has_value
 from extra_jax.answers.evaluate import Huge
 from extra_jax.answers.lineup import (
     agree,
+    cases,
     in_same_unit,
     letters,
     ordered_items,
@@ -22,6 +23,7 @@ from extra_jax.answers.shape import (
     Based,
     Clock,
     Combined,
+    Conditional,
     Group,
     Interval,
     Matrix,
@@ -32,13 +34,18 @@ from extra_jax.answers.shape import (
     Shape,
     Words,
 )
-from extra_jax.answers.tree import Node, is_number, number
+from extra_jax.answers.tree import Node, is_number, number, symbols
 from extra_jax.answers.words import choice, meaning, plain, same_words
 
 _MANY = 50
 """A list this much longer than the gold is not searched for repetitions."""
 
 _ORDERED = frozenset(("tuple", "vector", "bracket"))
+_UNCERTAIN = frozenset(("if", "assuming", "otherwise"))
+"""With these an answer says that its value need not be right."""
+
+_NEEDED = frozenset(("with", "such that", "if", "provided", "otherwise"))
+"""With these a gold says which of several things is meant."""
 
 
 class GoldUnreadable(Exception):
@@ -60,6 +67,8 @@ class Comparison:
         """Whether ``answer`` says what ``gold`` says."""
         if gold.text == answer.text and not isinstance(gold, Words):
             return True
+        if isinstance(gold, Conditional) or isinstance(answer, Conditional):
+            return self._conditional(gold, answer)
         if not isinstance(gold, Group):
             answer = without_conditions(answer)
         match gold:
@@ -83,6 +92,26 @@ class Comparison:
                 return self._clock(gold, answer)
             case Opaque():
                 return self._library(gold, answer)
+
+    def _conditional(self, gold: Shape, answer: Shape) -> bool:
+        """A condition may be left out where it only says what the letters stand for; two have to agree."""
+        if not isinstance(gold, Conditional):
+            assert isinstance(answer, Conditional)
+            if isinstance(gold, Quantity) and is_number(gold.node) and answer.opener in _UNCERTAIN:
+                return self._refuse("a value under a condition")
+            return self.same(gold, answer.value)
+        if not isinstance(answer, Conditional):
+            return (
+                self._refuse("no condition")
+                if cases(answer) or gold.opener in _NEEDED
+                else self.same(gold.value, answer)
+            )
+        related = [isinstance(side.about, (Relation, Group)) for side in (gold, answer)]
+        if gold.words != answer.words or related[0] != related[1]:
+            return self._refuse("another condition")
+        if gold.about and answer.about and not self.same(gold.about, answer.about):
+            return self._refuse("another condition")
+        return self.same(gold.value, answer.value)
 
     # -- words
 
@@ -170,16 +199,31 @@ class Comparison:
         if not set(answer.signs) <= relations.EQUALITY:
             return self._refuse("a relation where a value is wanted")
         if not (isinstance(gold, Quantity) and is_number(gold.node)):
+            if not all(self._consistent(side, answer.sides[-1]) for side in answer.sides[:-1]):
+                return self._refuse("the sides of the answer contradict each other")
             last = answer.sides[-2] if answer.signs[-1] == "\\approx" and len(answer.sides) > 2 else answer.sides[-1]
             return self.same(gold, last) or (answer.signs == ("\\approx",) and self.same(gold, answer.sides[0]))
         values = [side for side in answer.sides if isinstance(side, Quantity) and is_number(side.node)]
-        if not agree(values):
+        work = values and guard.unevaluated(values[0].node) and not guard.unevaluated(values[-1].node)
+        roughly = "\\approx" in answer.signs or bool(work)
+        if not agree(values, roughly=roughly):
             return self._refuse("the sides of the answer contradict each other")
         named = all(side in values or relations.is_label(side) for side in answer.sides)
         if not named and any(value.node == number(0) for value in values):
             return self._refuse("an equation where a value is wanted")
         rest = [side for side in answer.sides[1:] if not isinstance(side, Quantity)]
         return any(self._leaf(gold, value) for value in values) or any(self.same(gold, side) for side in rest)
+
+    def _consistent(self, side: Shape, last: Shape) -> bool:
+        """Whether ``side = last`` may be true: it names the thing, speaks of other letters, or has the same value."""
+        if relations.is_label(side) or type(side) is not type(last):
+            return True
+        if not (isinstance(side, Quantity) and isinstance(last, Quantity)):
+            return self.same(side, last)
+        try:
+            return not symbols(side.node) <= symbols(last.node) or equal(side.node, last.node) is not False
+        except Huge:
+            return True
 
     def _only_item(self, gold: Shape, answer: Group) -> bool:
         """A list counts as one value only when all its items are that value."""
@@ -195,6 +239,8 @@ class Comparison:
     def _group(self, gold: Group, answer: Shape) -> bool:
         if isinstance(answer, Relation) and set(answer.signs) <= {"=", "\\in"}:
             answer = answer.sides[-1] if relations.is_label(answer.sides[0]) else answer
+        if cases(gold) != cases(answer):
+            return self._refuse("cases that the gold does not tell apart" if cases(answer) else "no conditions")
         if gold.kind == "tuple" and (regions.is_set_notation(gold) or regions.is_set_notation(answer)):
             return self._set(gold, answer)
         if gold.kind == "bare" and regions.is_set_notation(gold):
@@ -260,7 +306,8 @@ class Comparison:
             ends = (gold.low_open, gold.high_open) == (answer.low_open, answer.high_open)
             return ends and self.same(gold.low, answer.low) and self.same(gold.high, answer.high)
         if isinstance(gold, Group) and isinstance(answer, Group) and gold.kind == answer.kind:
-            return self._in_order(gold.items, answer.items)
+            compare = self._in_any_order if gold.kind == "bare" else self._in_order
+            return compare(gold.items, answer.items)
         return self._refuse("another kind of object")
 
     def _matrix(self, gold: Matrix, answer: Shape) -> bool:
@@ -285,8 +332,8 @@ class Comparison:
         if not isinstance(answer, Relation):
             if relations.is_assignment(gold):
                 return any(self.same(side, answer) for side in gold.sides[1:])
-            values = [side for side in gold.sides if isinstance(side, Quantity)]
-            chain = len(values) == len(gold.sides) and agree(values) and all(is_number(v.node) for v in values)
+            values = [side for side in gold.sides if isinstance(side, Quantity) and is_number(side.node)]
+            chain = len(values) == len(gold.sides) and agree(values, roughly="\\approx" in gold.signs)
             return chain and any(self.same(side, answer) for side in values)
         if not set(answer.signs) <= relations.EQUALITY:
             return self._refuse("another relation")
@@ -296,7 +343,7 @@ class Comparison:
         elif len(gold.sides) > 2 and self.same(gold.sides[-1], answer.sides[-1]):
             return True
         try:
-            return relations.same_equation(gold, answer)
+            return self._in_order(gold.sides, answer.sides) or relations.same_equation(gold, answer)
         except Huge as error:
             return self._refuse(str(error))
 

@@ -9,13 +9,19 @@ _ANY_BRACE = re.compile(r"[{}]")
 _CLOSE_THINK = "</think>"
 _OPEN_THINK = "<think>"
 
-# What may stand between two boxes that together are one answer: "$x=\boxed{1}$ or $x=\boxed{2}$".
-_MATH = r"(?:\s|\$|\\[()\[\]]|\*)*"
-_NAMED = r"(?:(?P<label>[A-Za-z](?:_\{?\w\}?)?)\s*=\s*)?"
+# What may stand between two boxes that together are one answer, such as "$x=\boxed{1}$ or $x=\boxed{2}$".
+_LAYOUT = re.compile(r"\$|\\[()\[\],;:!> \n\\]|\*|~|\\(?:displaystyle|enspace|thinspace|hspace\*?\s*\{[^{}]*\})")
+_QUAD = re.compile(r"\\q?quad(?![A-Za-z])")
+_UPRIGHT = re.compile(r"\\(?:text|math|m|h)[a-z]*\s*\{([^{}]*)\}")
 _JOINT = re.compile(
-    rf"{_MATH}(?:,?\s*\\(?:text|mbox)\s*\{{\s*,?\s*(?:and|or)\s*\}}|,?\s*\b(?:and|or)\b|[,;])"
-    rf"(?:\\q?quad|\\[,; ])*{_MATH}{_NAMED}"
+    r"\s*(?:for (?:the )?(?:part )?\(?\w+\)?)?\s*(?:[,;]?\s*(?:and|or|as well as|along with|together with)\b|[,;&])?\s*"
+    r"(?:(?P<label>[A-Za-z](?:_\{?\w\}?)?)\s*=\s*)?"
 )
+_LONGEST_JOINT = 80
+_MOST_JOINED = 3000
+"""So many boxes are longer than any answer that is read (``latex.MAX_LENGTH``): the rest need not be joined."""
+
+_GSM8K = re.compile(r"^####[ \t]*(\S.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,8 @@ class Boxes:
 
     Attributes:
         text: Content of the last complete box, or several contents joined with ``", "`` when the text
-            joins the boxes with a comma, "and" or "or".
-        count: Number of boxes joined.
+            joins the boxes with a comma, "and", "or" or a wide space.
+        count: Number of boxes joined, at most 3,000.
     """
 
     text: str
@@ -86,16 +92,28 @@ def last_answer(text: str) -> Boxes | None:
     boxes = [box for box in complete_boxes(text) if box[2].strip()]
     if not boxes:
         return None
-    joined = [boxes[-1]]
-    for box in reversed(boxes[:-1]):
-        between = text[box[1] : joined[0][0]]
-        match = _JOINT.fullmatch(between) if len(between) <= 40 else None
-        if match is None or (match["label"] and not _is_named(text, box[0], match["label"])):
-            break
-        joined.insert(0, box)
-    return Boxes(", ".join(content.strip() for _, _, content in joined), len(joined))
+    first = len(boxes) - 1
+    while first > 0 and len(boxes) - first < _MOST_JOINED and _joined(text, boxes[first - 1], boxes[first]):
+        first -= 1
+    return Boxes(", ".join(content.strip() for _, _, content in boxes[first:]), len(boxes) - first)
 
 
-def _is_named(text: str, start: int, label: str) -> bool:
-    """Whether the box at ``start`` is introduced by the same ``label =``: two values of one unknown."""
-    return text[:start].rstrip().removesuffix("=").rstrip().endswith(label)
+def _joined(text: str, left: tuple[int, int, str], right: tuple[int, int, str]) -> bool:
+    """Whether only layout and a comma, "and" or "or" stand between two boxes; for ``x =`` it has to be the same x."""
+    if right[0] - left[1] > _LONGEST_JOINT:
+        return False
+    between = text[left[1] : right[0]]
+    spread = _QUAD.search(between) is not None
+    match = _JOINT.fullmatch(_UPRIGHT.sub(r" \1 ", _LAYOUT.sub(" ", _QUAD.sub(" ", between))))
+    if match is None or not (spread or match.group().strip()):
+        return False
+    before = text[max(0, left[0] - _LONGEST_JOINT) : left[0]]
+    return not match["label"] or before.rstrip().removesuffix("=").rstrip().endswith(match["label"])
+
+
+def gold_answer(gold: str) -> str:
+    """The answer in a gold that may be a worked solution: its last boxes, or what follows ``####`` as in GSM8K."""
+    if boxes := last_answer(gold):
+        return boxes.text
+    marked = _GSM8K.findall(gold)
+    return marked[-1] if marked else gold

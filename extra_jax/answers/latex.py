@@ -88,6 +88,10 @@ _TIGHT_COMMA = re.compile(r"(?<=\d)\s*,\s*\\!\s*(?=\d)|(?<=\d)\\!\s*,\s*(?=\d)")
 _SPACES = re.compile(r"\\[,;:!> \n]|\\ |~|&nbsp;|\s+")
 _TRAILING = re.compile(r"(?:[\s.,;:]|\\\\)*\Z")
 _WRAPPERS = ("**", "__", "``", "`")
+_QUOTED = re.compile(r"\s*(['\"])(?!['\"])([^'\"]*)\1\s*")
+_GLUED = re.compile(r"(?<=[\d)}])(and|or)(?=[A-Za-z\\(\d-])")
+_DISPLAYED = re.compile(r"\$\$?(.*?)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]", re.DOTALL)
+_PHRASE = re.compile(r"(?=.*[A-Za-z]{2})[A-Za-z ,.:;'-]+")
 
 
 def clean(text: str) -> str:
@@ -96,10 +100,10 @@ def clean(text: str) -> str:
         raise TooLarge(f"answer of {len(text)} characters, more than the {MAX_LENGTH} that are read")
     if _depth(text) > MAX_DEPTH:
         raise TooLarge(f"nested deeper than {MAX_DEPTH}")
-    text = _rows(_from_unicode(text))
+    text = _QUOTED.sub(r"\2", _rows(_from_unicode(text))) if "'" in text or '"' in text else _rows(_from_unicode(text))
     for wrapper in _WRAPPERS:
         text = text.strip().removeprefix(wrapper).removesuffix(wrapper)
-    text = text.replace("\\$", "\\usd ").replace("$", " ")
+    text = _phrases(text.replace("\\$", "\\usd ")).replace("$", " ")
     text = re.sub(r"\\[()\[\]]", " ", text)
     text = _ARGUMENT_DROPPED.sub(" ", text)
     text = _UNBOXED.sub("", text)
@@ -118,6 +122,7 @@ def clean(text: str) -> str:
     text = _COMMAND.sub(_one_command, text)
     text = text.replace("\\%", "%").replace("\\#", " ").replace("\\&", "&").replace("\\_", "_")
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ").replace("**", "^")
+    text = _GLUED.sub(r" \1 ", text)
     text = text.replace(":=", "=").replace("==", "=").replace("\\/", "").replace('"', " ")
     text = re.sub(r"\\\{\s*,\s*\\\}", ",", text)
     text = _outside_text(text, lambda part: _SPACES.sub(" ", part))
@@ -126,6 +131,19 @@ def clean(text: str) -> str:
     while text.startswith("{") and closing_brace(text, 1) == len(text) - 1:
         text = _TRAILING.sub("", text[1:-1]).strip()
     return text
+
+
+def _phrases(text: str) -> str:
+    r"""Words outside of ``$...$`` as ``\text``: "Thus $x < 2$ is our answer"."""
+    parts, place = [], 0
+    for formula in _DISPLAYED.finditer(text):
+        parts += [_phrase(text[place : formula.start()]), formula.group()]
+        place = formula.end()
+    return "".join([*parts, _phrase(text[place:])]) if place else text
+
+
+def _phrase(text: str) -> str:
+    return rf"\text{{{text}}}" if _PHRASE.fullmatch(text) else text
 
 
 def _depth(text: str) -> int:

@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 
 from extra_jax.answers import relations
-from extra_jax.answers.equality import approximate
-from extra_jax.answers.shape import Group, Matrix, Quantity, Relation, Shape
+from extra_jax.answers.equality import approximate, equal
+from extra_jax.answers.evaluate import Huge
+from extra_jax.answers.shape import Conditional, Group, Matrix, Quantity, Relation, Shape
 from extra_jax.answers.tree import Node, number
 from extra_jax.answers.units import CURRENCIES, DEGREE, GENERIC, PERCENT, Unit, read_unit
 
@@ -16,7 +17,9 @@ _MEASURES = {
     3: ((("metre", 3),), (("gallon", 1),)),
 }
 _AGREE = 0.01
-"""Sides of a chain such as ``1/3 = 0.333`` may differ by this part; more is a contradiction."""
+"""Sides of a chain such as ``22/7 \\approx 3.14`` may differ by this part; more is a contradiction."""
+
+_DECIMAL = re.compile(r"\.(\d+)(.*[^\d%].*)?$")
 
 
 def letters(text: str) -> str | None:
@@ -31,6 +34,11 @@ def without_conditions(answer: Shape) -> Shape:
         return answer
     kept = [item for item in answer.items if not is_condition(item)]
     return kept[0] if len(kept) == 1 and len(answer.items) > 1 else answer
+
+
+def cases(shape: Shape) -> bool:
+    """Whether ``shape`` is a list of values of which each holds under its own condition."""
+    return isinstance(shape, Group) and sum(isinstance(item, Conditional) for item in shape.items) > 1
 
 
 def is_condition(shape: Shape) -> bool:
@@ -83,10 +91,26 @@ def _in_base_units(node: Node, unit: Unit) -> Node:
     return node if unit.factor == 1 else Node("div", (node, number(1 / unit.factor)))
 
 
-def agree(values: Sequence[Quantity]) -> bool:
-    numbers = [approximate(value.node) for value in values if value.unit not in (PERCENT, DEGREE)]
-    known = [value for value in numbers if value is not None]
-    return all(abs(a - known[0]) <= _AGREE * max(abs(a), abs(known[0])) for a in known)
+def agree(values: Sequence[Quantity], *, roughly: bool = False) -> bool:
+    """Whether the sides of a chain may all be right: decimals, and what stands behind ``\\approx``, may be rounded."""
+    return all(
+        any(_close(*pair, _AGREE if roughly else None, values[0].text, value.text) for pair in pairs)
+        for value in values[1:]
+        for pairs in [in_same_unit(values[0], value)]
+    )
+
+
+def _close(left: Node, right: Node, part: float | None, *texts: str) -> bool:
+    a, b = approximate(left), approximate(right)
+    decimals = [match for text in texts if (match := _DECIMAL.search(text))]
+    if a is None or b is None or not (part or decimals):
+        try:
+            return bool(equal(left, right))
+        except Huge:
+            return True
+    if part or any(match[2] for match in decimals):
+        return bool(abs(a - b) <= _AGREE * max(abs(a), abs(b)))
+    return bool(abs(a - b) <= 10.0 ** -min(len(match[1]) for match in decimals))
 
 
 def ordered_items(gold: Group, answer: Shape) -> Sequence[Shape] | None:

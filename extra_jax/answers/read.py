@@ -9,22 +9,27 @@ from functools import partial
 from typing import Literal
 
 from extra_jax.answers.cut import (
-    CLOSE,
     OPEN,
+    condition_start,
+    depth_change,
     end_of_group,
     is_separator,
+    opener,
     spell,
     split,
     trim,
+    with_conditions,
     without_label,
-    without_remark,
+    without_reason,
 )
 from extra_jax.answers.equality import exact
+from extra_jax.answers.lineup import values_by_name
 from extra_jax.answers.measure import quantity
 from extra_jax.answers.shape import (
     Based,
     Clock,
     Combined,
+    Conditional,
     Group,
     Interval,
     Matrix,
@@ -39,6 +44,7 @@ from extra_jax.answers.syntax import parse
 from extra_jax.answers.tokens import Reading, Token, tokenize
 from extra_jax.answers.tree import Node, number
 from extra_jax.answers.vocabulary import Unreadable, names
+from extra_jax.answers.words import hedges
 
 SIGNS = frozenset(("=", "<", ">", "\\le", "\\ge", "\\ne", "\\approx", "\\in", "\\equiv"))
 _HALF = r"([ap]\s*\.?\s*m\s*\.?)"
@@ -63,6 +69,14 @@ _NUMBER_WORDS = {word: place for place, word in enumerate(_ONES)} | {
 }
 _ENVIRONMENTS = frozenset(names("pmatrix bmatrix matrix Bmatrix smallmatrix array psmallmatrix bsmallmatrix"))
 
+_TELLING = frozenset(
+    names(
+        "odd even positive negative nonnegative nonpositive zero nonzero prime composite otherwise divisible multiple "
+        "square rational irrational acute obtuse"
+    )
+)
+"""Words of a condition that tell one case from another."""
+
 _SYSTEMS = frozenset(names("cases aligned align gathered align* gather split"))
 
 
@@ -75,7 +89,9 @@ def read(text: str, reading: Reading) -> Shape:
 
 
 def _read(tokens: list[Token], reading: Reading) -> Shape:
-    tokens = without_remark(without_label(trim(tokens)))
+    tokens = trim(tokens)
+    _refuse_hedges(tokens)
+    tokens = without_reason(without_label(tokens))
     if not tokens:
         raise Unreadable("it is empty")
     text = spell(tokens)
@@ -84,9 +100,15 @@ def _read(tokens: list[Token], reading: Reading) -> Shape:
     for special in (_clock, _words, _based):
         if (shape := special(text, tokens)) is not None:
             return shape
+    rows, _ = split(tokens, lambda token: token.text == ";" and token.kind == "op")
     pieces, joined = split(tokens, is_separator)
+    if 1 < len(rows) < len(pieces) and (pairs := _named_pairs(text, rows, reading)):
+        return pairs
+    pieces = with_conditions(pieces)
     if len(pieces) > 1:
         return _list(text, [_read_safely(piece, reading) for piece in pieces], joined)
+    if (start := condition_start(tokens)) is not None and (start or opener(tokens) == "otherwise"):
+        return _conditional(text, tokens[:start] or tokens[1:], tokens[start:] if start else tokens[:1], reading)
     for operator in ("\\setminus", "\\cup", "\\cap"):
         parts, _ = split(tokens, partial(_spelt, operator))
         if len(parts) > 1:
@@ -95,6 +117,31 @@ def _read(tokens: list[Token], reading: Reading) -> Shape:
     if len(sides) > 1:
         return _relation(text, tokens, sides, reading)
     return _single(text, tokens, reading)
+
+
+def _refuse_hedges(tokens: list[Token]) -> None:
+    """Words that take a value back, or leave another open, make the whole unreadable: it is right only as it stands."""
+    words = " ".join(token.text for token in tokens if token.kind == "text")
+    if hedges(words) and any(token.kind in ("num", "sym", "op") and token.text not in "-,;" for token in tokens):
+        raise Unreadable(f"it hedges: {words.strip()!r}")
+
+
+def _conditional(text: str, value: list[Token], condition: list[Token], reading: Reading) -> Conditional:
+    words = " ".join(token.text for token in condition if token.kind == "text").lower()
+    rest = trim([token for token in condition if token.kind != "text"])
+    about = _read_safely(rest, reading) if rest else None
+    telling = frozenset(re.findall("[a-z]+", words)) & _TELLING
+    return Conditional(text, _read_safely(trim(value), reading), telling, about, opener(condition) or "if")
+
+
+def _named_pairs(text: str, rows: list[list[Token]], reading: Reading) -> Group | None:
+    """``p=5, q=2; p=7, q=2`` as a list of pairs in the order of the names."""
+    groups = [_read_safely(row, reading) for row in rows]
+    values = [values_by_name(group) if isinstance(group, Group) else None for group in groups]
+    if None in values:
+        return None
+    pairs = [Group(row.text, "tuple", tuple(items)) for row, items in zip(groups, values, strict=True) if items]
+    return Group(text, "bare", tuple(pairs))
 
 
 def _read_safely(tokens: list[Token], reading: Reading) -> Shape:
@@ -108,7 +155,10 @@ def _read_safely(tokens: list[Token], reading: Reading) -> Shape:
 
 
 def _words(text: str, tokens: list[Token]) -> Shape | None:
-    if any(token.kind != "text" and token.text != "-" for token in tokens) or tokens[0].kind != "text":
+    """Words, with a letter between them at most: "all odd n"."""
+    if tokens[0].kind != "text" or not all(
+        token.kind == "text" or re.fullmatch("[A-Za-z-]", token.text) for token in tokens
+    ):
         return None
     words = " ".join(token.text.strip() for token in tokens).replace(" - ", "-")
     if words.lower() in _NUMBER_WORDS:
@@ -175,7 +225,7 @@ def _relation(text: str, tokens: list[Token], sides: list[list[Token]], reading:
     depth = 0
     signs = []
     for token in tokens:
-        depth += (token.text in OPEN or token.text == "\\begin") - (token.text in CLOSE or token.text == "\\end")
+        depth += depth_change(token)
         if depth == 0 and token.kind != "text" and token.text in SIGNS:
             signs.append(token.text)
     shapes = [_read_safely(side, reading) for side in sides]
@@ -186,15 +236,17 @@ def _relation(text: str, tokens: list[Token], sides: list[list[Token]], reading:
 
 
 def _single(text: str, tokens: list[Token], reading: Reading) -> Shape:
-    opener = tokens[0].text
-    if tokens[0].kind == "op" or opener == "\\langle":
-        if opener in OPEN and end_of_group(tokens, 0) == len(tokens) - 1:
+    first = tokens[0].text
+    if text == "\\dots":
+        return Words(text)
+    if tokens[0].kind == "op" or first == "\\langle":
+        if first in OPEN and end_of_group(tokens, 0) == len(tokens) - 1:
             grouped = _grouped(text, tokens, reading)
             if grouped is not None:
                 return grouped
-        if opener == "|" and tokens[-1].text == "|" and len(tokens) > 2 and tokens[1].text == "\\begin":
+        if first == "|" and tokens[-1].text == "|" and len(tokens) > 2 and tokens[1].text == "\\begin":
             raise Unreadable("a determinant")
-    if opener == "\\begin":
+    if first == "\\begin":
         return _matrix(text, tokens, reading)
     start = next((place for place, token in enumerate(tokens) if token.text == "\\begin"), 0)
     if start and tokens[-1].text == "}":
@@ -231,7 +283,7 @@ def _is_structure(inside: list[Token]) -> bool:
     """Whether parentheses hold more than one plain expression."""
     depth = 0
     for token in inside:
-        depth += (token.text in OPEN) - (token.text in CLOSE)
+        depth += depth_change(token)
         if depth == 0 and (token.kind == "text" or token.text in SIGNS or token.text in ("\\cup", "\\usd", ":")):
             return True
     return bool(inside) and inside[0].text in ("(", "[", "\\{") and end_of_group(inside, 0) == len(inside) - 1
@@ -269,8 +321,7 @@ def _matrix(text: str, tokens: list[Token], reading: Reading) -> Shape:
     name = spell(tokens[2 : start - 1]).removeprefix("\\text{").removesuffix("}")
     if name in _SYSTEMS:
         rows, _ = split(tokens[start : _environment_end(tokens, start)], lambda token: token.text == "\\newrow")
-        lines = [[token for token in row if token.text != "&"] for row in rows]
-        return _list(text, [_read_safely(line, reading) for line in lines], "and")
+        return _list(text, [_line(row, reading) for row in rows], "and")
     if name not in _ENVIRONMENTS:
         raise Unreadable(f"the environment {name!r}")
     if name == "array" and tokens[start].text == "{":
@@ -281,6 +332,14 @@ def _matrix(text: str, tokens: list[Token], reading: Reading) -> Shape:
     rows, _ = split(tokens[start:end], lambda token: token.text == "\\newrow")
     cells = [split(row, lambda token: token.text == "&")[0] for row in rows]
     return Matrix(text, tuple(tuple(_read_safely(cell, reading) for cell in row) for row in cells))
+
+
+def _line(row: list[Token], reading: Reading) -> Shape:
+    """A line of a system, or a value and its condition; there ``&`` stands between them."""
+    cells, _ = split(row, lambda token: token.text == "&")
+    if len(cells) == 2 and cells[1][0].text not in SIGNS and cells[0][-1].text not in SIGNS | {"+", "-"}:
+        return _conditional(spell(row), cells[0], cells[1], reading)
+    return _read_safely([token for token in row if token.text != "&"], reading)
 
 
 def _multiple(text: str, factor: list[Token], matrix: Shape, reading: Reading) -> Shape:

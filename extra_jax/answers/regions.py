@@ -6,6 +6,7 @@ import mpmath
 
 from extra_jax.answers.equality import approximate
 from extra_jax.answers.shape import Combined, Group, Interval, Quantity, Relation, Shape, Words
+from extra_jax.answers.tree import Node
 from extra_jax.answers.words import EMPTY, REALS, meaning
 
 _INFINITY = mpmath.mpf("inf")
@@ -106,7 +107,11 @@ def _listed(shape: Group) -> Region | None:
     for part in known[1:]:
         both = _intersection(both, part)
     relations = all(isinstance(item, Relation) for item in shape.items)
-    if relations and shape.joined != "or" and both:
+    conjunction = relations and shape.joined != "or" and bool(both)
+    whole = both if conjunction else _normal([piece for part in known for piece in part])
+    if len(known) > 1 and any(same_region(whole, part) for part in known):
+        return None  # one of them alone would say it all: "x > 2 or x > 3" leaves open which
+    if conjunction:
         return both
     return [piece for part in known for piece in part]
 
@@ -150,6 +155,8 @@ def _half(label: Shape, sign: str, bound: Shape) -> Region | None:
         return {"<": inside, "\\le": inside, ">": _complement(_closed(inside)), "\\ge": _complement(_open(inside))}.get(
             sign
         )
+    if isinstance(label, Quantity) and label.node.op == "neg" and end is not None:
+        return _half(Quantity(label.text, label.node.args[0]), _FLIPPED.get(sign, sign), Quantity("", _minus(bound)))
     named = isinstance(label, Words) or (isinstance(label, Quantity) and label.node.op in ("sym", "call"))
     if end is None or not named or _end(label) is not None:
         return None
@@ -163,6 +170,11 @@ def _half(label: Shape, sign: str, bound: Shape) -> Region | None:
         case "=":
             return [Piece(end, end, False, False)]
     return None
+
+
+def _minus(bound: Shape) -> Node:
+    assert isinstance(bound, Quantity)
+    return Node("neg", (bound.node,))
 
 
 def _closed(pieces: Region) -> Region:

@@ -1,7 +1,7 @@
 """Equations and assignments: ``y = 2x + 3`` against ``2x - y + 3 = 0``, ``f(x) = x`` against ``f(n) = n``."""
 
 from extra_jax.answers.equality import equal, proportional
-from extra_jax.answers.shape import Group, Opaque, Quantity, Relation, Shape, Words
+from extra_jax.answers.shape import Group, Opaque, Quantity, Ratio, Relation, Shape, Words
 from extra_jax.answers.tree import Node, number, substitute, symbols
 
 EQUALITY = frozenset(("=", "\\approx", "\\equiv"))
@@ -14,7 +14,19 @@ def is_label(shape: Shape) -> bool:
         return True
     if isinstance(shape, Group):
         return all(is_label(item) for item in shape.items)
-    return isinstance(shape, Quantity) and (shape.node.op == "sym" or shape.node.name.startswith("function "))
+    if isinstance(shape, Ratio):
+        return all(is_label(part) for part in shape.parts)
+    return isinstance(shape, Quantity) and (_is_segment(shape.node) or shape.node.name.startswith("function "))
+
+
+def _is_segment(node: Node) -> bool:
+    """A name, ``AB`` for the segment between two points, and ``|AB|`` for its length."""
+    if node.name == "abs" and node.op == "call":
+        return node.args[0].name not in ("x", "y") and _is_segment(node.args[0])
+    points = node.args if node.op == "mul" else ()
+    return node.op == "sym" or (
+        len(points) > 1 and all(point.op == "sym" and point.name[0].isupper() for point in points)
+    )
 
 
 def is_assignment(shape: Shape) -> bool:

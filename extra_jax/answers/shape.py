@@ -110,6 +110,23 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Conditional:
+    """A value that holds under a condition: ``2 for odd n``, ``k + 1 where k \\ge 1``, a row of ``cases``.
+
+    Attributes:
+        words: What the condition says in words that tell cases apart, such as "odd".
+        about: The rest of the condition.
+        opener: The word with which the condition begins.
+    """
+
+    text: str
+    value: "Shape"
+    words: frozenset[str]
+    about: "Shape | None"
+    opener: str
+
+
+@dataclass(frozen=True)
 class Opaque:
     """Something that this module cannot read, and why."""
 
@@ -117,4 +134,6 @@ class Opaque:
     reason: str
 
 
-Shape = Quantity | Words | Group | Interval | Combined | Matrix | Relation | Based | Clock | Ratio | Opaque
+Shape = (
+    Quantity | Words | Group | Interval | Combined | Matrix | Relation | Based | Clock | Ratio | Conditional | Opaque
+)

@@ -5,10 +5,14 @@ compared. math-verify's own alarm signals are off; the bound is the worker proce
 """
 
 import logging
+import re
 from functools import lru_cache
 from typing import Any
 
+from extra_jax.answers.words import hedges
+
 _LONGEST = 2000
+_WORDS = re.compile(r"\\text\s*\{[^{}]*[A-Za-z]{2}")
 
 
 @lru_cache(maxsize=1)
@@ -22,8 +26,11 @@ def library() -> Any:
 
 
 def parse(text: str) -> list[Any]:
-    """Expressions that math-verify reads in a boxed ``text``; empty when it reads none."""
-    if len(text) > _LONGEST:
+    """Expressions that math-verify reads in a boxed ``text``; empty when it reads none.
+
+    It passes over words, whatever they say about the formulas beside them, so a text with words is not asked about.
+    """
+    if len(text) > _LONGEST or _WORDS.search(text) or hedges(text):
         return []
     math_verify = library()
     config = math_verify.LatexExtractionConfig(boxed_match_priority=0)

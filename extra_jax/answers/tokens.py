@@ -12,6 +12,7 @@ from extra_jax.answers.vocabulary import (
     Unreadable,
     is_word,
 )
+from extra_jax.answers.words import hedges
 
 _WORD_CONSTANTS = {"pi": "\\pi", "infinity": "\\infty", "inf": "\\infty", "sqrt": "\\sqrt", "theta": "\\theta"}
 _CONNECTIVE = re.compile(r"[\s,;]*\b(and|or)\b[\s,;]*", re.IGNORECASE)
@@ -151,9 +152,12 @@ def _text_tokens(body: str, spaced: bool) -> list[Token]:
         return [Token("sep", "or" if "or" in body.lower() else "and", spaced=spaced)]
     if not body.strip(" ,;"):
         return [Token("op", ",", spaced=spaced)] if body.strip() else []
+    if (inside := body.strip().strip(",;")) != body.strip():
+        before, after = ([Token("op", ",")] * (body.strip()[end] in ",;") for end in (0, -1))
+        return [*before, *_text_tokens(inside, spaced), *after]
     if re.fullmatch(r"[\s(]*-?[\d.,:/]+[\s)]*", body):
         return tokenize(body.strip(" ()").rstrip(".,"), Reading())
-    if match := _NUMBER_IN_TEXT.fullmatch(body):
+    if (match := _NUMBER_IN_TEXT.fullmatch(body)) and not hedges(body):
         words = [Token("text", match[2])] if match[2].strip() else []
         return [*tokenize(match[1].rstrip(".,"), Reading()), *words]
     return [Token("text", body, spaced=spaced)]

@@ -2,24 +2,28 @@
 
 from extra_jax.answers import symbolic
 from extra_jax.answers.compare import Comparison, GoldUnreadable
+from extra_jax.answers.extract import gold_answer
 from extra_jax.answers.latex import clean
 from extra_jax.answers.read import read
-from extra_jax.answers.shape import Combined, Group, Interval, Matrix, Opaque, Ratio, Relation, Shape
+from extra_jax.answers.shape import Combined, Conditional, Group, Interval, Matrix, Opaque, Ratio, Relation, Shape
 from extra_jax.answers.tokens import Reading, open_questions
 from extra_jax.answers.verdict import Verdict
 from extra_jax.answers.vocabulary import TooLarge, Unreadable
+from extra_jax.answers.words import is_prose
+
+PROSE = "a worked solution without a final answer: give the answer alone or in \\boxed{}"
 
 
 def verify(gold: str, answer: str, *, allow_unevaluated: bool = False) -> tuple[Verdict, str]:
     """Verdict on the text of an answer, with one sentence of explanation where it is not plain.
 
     Args:
-        gold: The reference answer as LaTeX or plain text.
+        gold: The reference answer as LaTeX or plain text, or a worked solution that boxes it.
         answer: Content of the box.
         allow_unevaluated: Accept arithmetic that is left undone where the gold is a number.
     """
     try:
-        expected = clean(gold)
+        expected = clean(gold_answer(gold))
         golds = readings(expected)
     except TooLarge as error:
         return Verdict.GOLD_UNPARSEABLE, str(error)
@@ -27,6 +31,8 @@ def verify(gold: str, answer: str, *, allow_unevaluated: bool = False) -> tuple[
         got = clean(answer)
         if expected and expected == got:
             return Verdict.CORRECT, ""
+        if is_prose(expected):
+            return Verdict.GOLD_UNPARSEABLE, PROSE
         answers = readings(got)
     except TooLarge as error:
         return Verdict.WRONG, str(error)
@@ -36,9 +42,11 @@ def verify(gold: str, answer: str, *, allow_unevaluated: bool = False) -> tuple[
 def gold_problem(gold: str) -> str:
     """Why a gold cannot be graded against, or ``""``; for checking data before a run."""
     try:
-        text = clean(gold)
+        text = clean(gold_answer(gold))
         if not text:
             return "empty gold"
+        if is_prose(text):
+            return PROSE
         problems = [_unread(shape) for shape in readings(text)]
     except TooLarge as error:
         return str(error)
@@ -87,6 +95,8 @@ def _unread(shape: Shape) -> str:
             return "" if symbolic.parse(shape.text) else shape.reason
         case Group():
             parts: tuple[Shape, ...] = shape.items
+        case Conditional():
+            parts = (shape.value,)
         case Interval():
             parts = (shape.low, shape.high)
         case Combined() | Ratio():

@@ -31,7 +31,7 @@ BIG_OPERATORS = frozenset(names("sum prod int iint iiint oint lim limsup liminf 
 ABBREVIATIONS = frozenset(
     names(
         "cm mm km kg mg ml mL ft lb lbs oz hr hrs mph kph kmph yd yds mi rad in sq cu nm ms gm cc gal min Hz "
-        "eV mol is of no"
+        "eV mol pct sec wk kW kWh is of no"
     )
 )
 _SHORT_WORDS = frozenset(

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from extra_jax.answers.extract import after_thinking, last_answer
+from extra_jax.answers.extract import after_thinking, gold_answer, last_answer
 from extra_jax.answers.verify import gold_problem, verify
 from extra_jax.reward.verdict import Grade, Verdict
 
@@ -69,7 +69,7 @@ def begin(gold: str, completion: str, options: Options) -> Grade | str:
     boxes = last_answer(text)
     if boxes is None:
         return Grade(Verdict.NO_ANSWER, None, NAME, "no complete box")
-    expected, got = plain_rational(gold), plain_rational(boxes.text)
+    expected, got = plain_rational(gold_answer(gold)), plain_rational(boxes.text)
     if expected is not None and got is not None:
         return Grade(Verdict.CORRECT if expected == got else Verdict.WRONG, boxes.text, NAME)
     return boxes.text
