@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from extra_jax import cli
 from extra_jax.data.contamination import contamination, normal_form, shingles
 from extra_jax.data.problem import Problem, prompt_text
-from extra_jax.data.sources import load_jsonl
+from extra_jax.data.sources import load_file
 
 LONG = "How many positive integers less than one thousand are divisible by neither two nor three nor seven?"
 
@@ -116,7 +116,7 @@ def test_the_verb_counts_lists_and_writes_the_clean_rows(tmp_path, capsys):
     assert lines[1].split() == [bench, "2", "1", "1", "1", "0"]
     assert "train/1 ~ bench/0: exact, similarity 1.00" in lines
     assert f"{train}: 4 rows, 2 of them are in a benchmark or nearly so" in lines
-    assert [problem.uid for problem in load_jsonl(clean)] == ["train/0", "train/3"]
+    assert [problem.uid for problem in load_file(clean)] == ["train/0", "train/3"]
     assert cli.main(["data", "contamination", clean, bench]) == 0
     capsys.readouterr()
     cli.main(["data", "contamination", train, bench, "--json"])
@@ -134,6 +134,6 @@ def test_a_row_that_is_there_twice_is_dropped_twice(tmp_path, capsys):
     train.write_text("".join(json.dumps(row(*pair)) + "\n\n" for pair in [(0, LONG), (1, "fine"), (0, LONG)]))
     bench = write(tmp_path / "bench.jsonl", [LONG])
     assert cli.main(["data", "contamination", str(train), bench, "--out", str(clean)]) == 1
-    assert [problem.uid for problem in load_jsonl(str(clean))] == ["x/1"]
+    assert [problem.uid for problem in load_file(str(clean))] == ["x/1"]
     assert cli.main(["data", "contamination", str(train), bench, "--out", str(tmp_path)]) == 2
     assert f"--out {tmp_path}: cannot be written" in capsys.readouterr().err
