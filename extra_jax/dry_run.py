@@ -18,6 +18,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.model.config import Qwen3Config, model_folder, preset
 from extra_jax.reward.golds import check_problems
 from extra_jax.reward.rewards import make_rewards
+from extra_jax.telemetry.files import local_run_dir
 from extra_jax.telemetry.trackers import check_trackers
 
 VERBS = ("train", "sft", "eval", "sample", "rollout", "exprl", "import-hf", "export-hf", "plan")
@@ -51,7 +52,8 @@ def describe(config: Config, verb: str) -> str:
     if verb != "plan":  # which takes the shape of a model that is not on this machine from its name
         shape, origin = _shape(config)
         facts |= _model_facts(config, shape, origin)
-        _check_lengths(config, shape, verb, [*(train or ()), *(p for many in held_out.values() for p in many or ())])
+        if verb not in ("import-hf", "export-hf"):
+            _check_lengths(config, shape, verb, train or [], [p for many in held_out.values() for p in many or ()])
     facts["mesh"] = _mesh(config)
     if stored:
         facts["store"] = _store(config)
@@ -204,20 +206,20 @@ def _model_facts(config: Config, shape: Qwen3Config, origin: str) -> Facts:
     return {"model": described} if tokenizer in (None, "tiny") else {"model": described, "tokenizer": tokenizer}
 
 
-def _check_lengths(config: Config, shape: Qwen3Config, verb: str, problems: list[Problem]) -> None:
+def _check_lengths(
+    config: Config, shape: Qwen3Config, verb: str, train: list[Problem], held_out: list[Problem]
+) -> None:
     """Refuses problems that the tokenizer cannot write, that are too long, or that SFT has no solution of."""
-    if verb in ("import-hf", "export-hf"):
-        return
     tokenizer = model_tokenizer(config)
     check_vocabulary(tokenizer, shape)
     if verb == "sft":
-        encode_solutions(tokenizer, problems, config.sft.row_length)
-    else:
+        encode_solutions(tokenizer, train, config.sft.row_length)
+    for problems in (held_out,) if verb == "sft" else (train, held_out):
         encode_prompts(tokenizer, problems, config.rollout.max_prompt_length)
 
 
 def _run_dir(config: Config) -> str:
-    folder = Path(config.run.dir)
+    folder = local_run_dir(config.run.dir)
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise ExtraError(f"run.dir={folder}: {there} is no folder, or not one that you may write into; choose another")

@@ -349,6 +349,10 @@ def test_a_dry_run_finds_what_would_stop_the_run(file, tmp_path, chat_tokenizer,
         "train", "rollout.max_prompt_length=2", "eval={}"
     )
     assert "has no solution; SFT needs one" in refused("sft", f"data={bare_problems(tmp_path)}", "eval={}")
+    solved = tmp_path / "solved.jsonl"
+    solved.write_text('{"prompt": "1+1", "answer": "2", "solution": "2"}\n')
+    sft = ["sft", file, "--dry-run", f"data={{source: {solved}}}", f"eval.data={bare_problems(tmp_path)}"]
+    assert cli.main(sft) == 0, "held-out problems need no solution"
     (tmp_path / "afile").touch()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for folder in ("afile", "afile/run", "loop"):
