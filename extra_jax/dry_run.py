@@ -1,29 +1,30 @@
 """``--dry-run``: what a configuration would do, in prompts and completions, before anything is compiled.
 
-Reads the problems and the shape of the model, so a missing file, a bad row or an unknown preset is found at once. It
-never imports jax, never needs a device and never touches the network.
+Reads the problems, the tokenizer and the shape of the model and tries the graders, so that a bad row, a prompt that is
+too long or answers that nobody can be rewarded for are found at once. It never imports jax, never needs a device and
+never touches the network.
 """
 
-import json
 import math
-from collections.abc import Iterator
+import os
+from contextlib import closing
 from pathlib import Path
 
 from extra_jax.config import Config, DataConfig
-from extra_jax.data.load import load_data
+from extra_jax.data.load import check_vocabulary, encode_prompts, encode_solutions, load_data, model_tokenizer
 from extra_jax.data.problem import Problem
+from extra_jax.dry_run_warnings import EVALUATES, HeldOut, find_warnings
 from extra_jax.errors import ExtraError
 from extra_jax.model.config import Qwen3Config, model_folder, preset
-from extra_jax.reward.rewards import Rewards, make_rewards
+from extra_jax.reward.golds import check_problems
+from extra_jax.reward.rewards import make_rewards
+from extra_jax.telemetry.files import local_run_dir
+from extra_jax.telemetry.trackers import check_trackers
 
 VERBS = ("train", "sft", "eval", "sample", "rollout", "exprl", "import-hf", "export-hf", "plan")
 _USES_PROBLEMS = ("train", "sft", "rollout", "exprl")
-_EVALUATES = ("train", "sft", "exprl", "eval")
-_CONTEXT_LIMIT = Qwen3Config.max_position_embeddings
-_LONG_RUN = 50  # steps from which a run without a checkpoint on the way is worth a warning
 
 Facts = dict[str, str]
-HeldOut = dict[str, list[Problem] | None]
 
 
 def describe(config: Config, verb: str) -> str:
@@ -44,11 +45,15 @@ def describe(config: Config, verb: str) -> str:
     stored = verb == "train" and config.reward.source == "judge"
     train = _load(config.data, config.run.seed) if verb in _USES_PROBLEMS and not stored else None
     e = config.eval
-    benchmarks = config.benchmarks if verb in _EVALUATES else {}
+    benchmarks = config.benchmarks if verb in EVALUATES else {}
     held_out = {name: _load(data, e.seed, e.dir) for name, data in benchmarks.items()}
+    check_trackers(config.logging.trackers if verb in ("train", "sft", "exprl") else ())
     facts = {"run directory": _run_dir(config)}
     if verb != "plan":  # which takes the shape of a model that is not on this machine from its name
-        facts |= _model_facts(config)
+        shape, origin = _shape(config)
+        facts |= _model_facts(config, shape, origin)
+        if verb not in ("import-hf", "export-hf"):
+            _check_lengths(config, shape, verb, train or [], [p for many in held_out.values() for p in many or ()])
     facts["mesh"] = _mesh(config)
     if stored:
         facts["store"] = _store(config)
@@ -60,39 +65,13 @@ def describe(config: Config, verb: str) -> str:
         facts |= _train_facts(config, train)
     if verb == "sft":
         facts |= _sft_facts(config, train)
-    if verb in _EVALUATES:
+    if verb in EVALUATES:
         facts |= _eval_facts(config, verb, held_out)
     if verb == "sample":
         facts["completion"] = f"at most {config.rollout.max_completion_length:,} tokens, {_sampling(config)}"
     width = max(map(len, facts))
     lines = [f"{verb}: the configuration is valid", *(f"  {name:<{width}}  {value}" for name, value in facts.items())]
     return "\n".join(lines + [f"warning: {text}" for text in find_warnings(config, verb, train, held_out)])
-
-
-def find_warnings(
-    config: Config, verb: str, train: list[Problem] | None = None, held_out: HeldOut | None = None
-) -> list[str]:
-    """Settings that are allowed and probably not meant, one sentence each with the remedy."""
-    warnings, e = [], config.eval
-    if verb in ("train", "exprl", "rollout", "eval", "sample") and config.max_sequence_length > _CONTEXT_LIMIT:
-        warnings.append(
-            f"rollout.max_prompt_length + rollout.max_completion_length = {config.max_sequence_length:,} exceeds "
-            f"Qwen3's {_CONTEXT_LIMIT:,} positions"
-        )
-    if verb in ("train", "exprl"):
-        warnings += _train_warnings(config)
-    if verb in _EVALUATES and config.benchmarks and e.temperature == 0 and e.num_generations > 1:
-        warnings.append(f"eval.temperature=0: all {e.num_generations} samples of a problem are equal; use 1 sample")
-    if verb == "sft" and config.sft.row_length > _CONTEXT_LIMIT:
-        warnings.append(f"sft.row_length={config.sft.row_length:,} exceeds Qwen3's {_CONTEXT_LIMIT:,} positions")
-    seen = {json.dumps(problem.prompt) for problem in train or ()}  # a chat cannot be hashed
-    for name, problems in (held_out or {}).items():
-        if shared := sum(json.dumps(problem.prompt) in seen for problem in problems or ()):
-            warnings.append(
-                f"{shared:,} of {len(problems or ()):,} held-out problems of {name} are also training problems; pass@k "
-                "would measure memory: choose other held-out problems"
-            )
-    return warnings
 
 
 def _train_facts(config: Config, problems: list[Problem] | None) -> Facts:
@@ -116,7 +95,7 @@ def _train_facts(config: Config, problems: list[Problem] | None) -> Facts:
         "lengths": f"prompt at most {r.max_prompt_length:,}, completion at most {r.max_completion_length:,} tokens; "
         f"at most {t.completions_per_step * r.max_completion_length:,} completion tokens a step",
         "sampling": _sampling(config),
-        "reward": _rewards(config, config.data, r.max_completion_length, problems).describe(),
+        **_reward_facts("reward", config, config.data, r.max_completion_length, problems),
         "loss": _loss(config),
         "exploration": _exploration(config),
         **_length_facts(config, t.max_steps, updates),
@@ -173,8 +152,8 @@ def _eval_facts(config: Config, verb: str, held_out: HeldOut) -> Facts:
             completions += len(problems) * e.num_generations
             amount = f" x {e.num_generations} samples = {_count(len(problems) * e.num_generations, 'completion')}"
         title = "evaluation" if len(benchmarks) == 1 else f"evaluation {name}"
-        facts[title] = f"{_problems(data, problems)}{amount}, "
-        facts[title] += f"rewarded by {_rewards(config, data, length, problems).describe()}"
+        facts[title] = f"{_problems(data, problems)}{amount}"
+        facts |= _reward_facts(f"{title} reward", config, data, length, problems)
     facts["eval sampling"] = f"at most {length:,} tokens, temperature {e.temperature:g}, top_p {e.top_p:g}"
     if verb == "eval":
         return facts
@@ -194,28 +173,6 @@ def _store(config: Config) -> str:
     return f"{folder}: {_count(len(rollout_parts(folder)), 'part')} of rollouts, {_count(len(judges(folder)), 'judge')}"
 
 
-def _train_warnings(config: Config) -> Iterator[str]:
-    t, r, o = config.train, config.rollout, config.optim
-    if r.temperature == 0:
-        yield "rollout.temperature=0: all completions of a prompt are equal, so every advantage is 0; use 1.0"
-    if (r.top_p, r.top_k, r.min_p) != (1.0, 0, 0.0):
-        yield (
-            "rollout.top_p, top_k or min_p cut the distribution that the gradient is taken of; train with "
-            "top_p=1 top_k=0 min_p=0 and keep them for eval"
-        )
-    if t.epsilon_high is not None and t.epsilon_high < t.epsilon:
-        yield f"train.epsilon_high={t.epsilon_high:g} is below train.epsilon={t.epsilon:g}: good tokens clip first"
-    if t.updates_per_step == 1 and t.delta is not None:
-        yield "train.delta has no effect with one update a step: the ratio is 1"
-    if make_rewards(config.reward, config.data, config.rollout.max_completion_length).constant:
-        yield "reward.functions gives every verdict the same reward: every advantage is 0"
-    updates = t.max_steps * t.updates_per_step
-    if o.warmup_steps >= updates:
-        yield f"optim.warmup_steps={o.warmup_steps:,} is not shorter than the run of {updates:,} optimizer updates"
-    if config.checkpoint.every > t.max_steps >= _LONG_RUN:
-        yield f"checkpoint.every={config.checkpoint.every:,}: the only checkpoint is the one after the last step"
-
-
 def _load(data: DataConfig, seed: int, folder: str = "") -> list[Problem] | None:
     """The problems of a section; ``None`` for a hub data set, which would be downloaded."""
     return None if data.source.startswith("hub:") else load_data(data, seed, folder)
@@ -228,29 +185,46 @@ def _problems(data: DataConfig, problems: list[Problem] | None) -> str:
     return f"{_count(len(problems), 'problem')} of {data.source}{split}"
 
 
-def _model_facts(config: Config) -> Facts:
-    m, tokenizer = config.model, config.tokenizer.path
+def _shape(config: Config) -> tuple[Qwen3Config, str]:
+    """The shape of the model, and where it comes from."""
+    m = config.model
     if m.preset is not None:
-        shape, origin = preset(m.preset), f"random weights of preset {m.preset}"
-    else:
-        assert m.path is not None  # a model has a preset or a path
-        folder = model_folder(m.path)
-        if not any(folder.glob("*.safetensors")):
-            raise ExtraError(f"model.path={m.path}: no *.safetensors in this folder; give a Hugging Face model folder")
-        shape, origin = Qwen3Config.from_folder(folder), m.path
-    count = shape.num_parameters
+        return preset(m.preset), f"random weights of preset {m.preset}"
+    assert m.path is not None  # a model has a preset or a path
+    folder = model_folder(m.path)
+    if not any(folder.glob("*.safetensors")):
+        raise ExtraError(f"model.path={m.path}: no *.safetensors in this folder; give a Hugging Face model folder")
+    return Qwen3Config.from_folder(folder), m.path
+
+
+def _model_facts(config: Config, shape: Qwen3Config, origin: str) -> Facts:
+    m, tokenizer, count = config.model, config.tokenizer.path, shape.num_parameters
     size = f"{count / 1e6:,.1f} M" if count >= 10_000_000 else f"{count:,}"
     described = f"{origin}, {size} parameters, {m.param_dtype} weights, {m.dtype} arithmetic, remat {m.remat}"
-    if tokenizer in (None, "tiny"):
-        return {"model": described}
-    if not Path(tokenizer).expanduser().is_dir():
+    if tokenizer not in (None, "tiny") and not Path(tokenizer).expanduser().is_dir():
         raise ExtraError(f"tokenizer.path={tokenizer}: there is no such folder; download the model and give its folder")
-    return {"model": described, "tokenizer": str(Path(tokenizer).expanduser())}
+    return {"model": described} if tokenizer in (None, "tiny") else {"model": described, "tokenizer": tokenizer}
+
+
+def _check_lengths(
+    config: Config, shape: Qwen3Config, verb: str, train: list[Problem], held_out: list[Problem]
+) -> None:
+    """Refuses problems that the tokenizer cannot write, that are too long, or that SFT has no solution of."""
+    tokenizer = model_tokenizer(config)
+    check_vocabulary(tokenizer, shape)
+    if verb == "sft":
+        encode_solutions(tokenizer, train, config.sft.row_length)
+    for problems in (held_out,) if verb == "sft" else (train, held_out):
+        encode_prompts(tokenizer, problems, config.rollout.max_prompt_length)
 
 
 def _run_dir(config: Config) -> str:
-    there = (Path(config.run.dir) / "config.yaml").exists()
-    return f"{config.run.dir} ({'exists: the run in it would be used' if there else 'new'}), seed {config.run.seed}"
+    folder = local_run_dir(config.run.dir)
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ExtraError(f"run.dir={folder}: {there} is no folder, or not one that you may write into; choose another")
+    known = (folder / "config.yaml").exists()
+    return f"{folder} ({'exists: the run in it would be used' if known else 'new'}), seed {config.run.seed}"
 
 
 def _mesh(config: Config) -> str:
@@ -264,12 +238,11 @@ def _sampling(config: Config) -> str:
     return f"temperature {r.temperature:g}, top_p {r.top_p:g}, top_k {r.top_k}, min_p {r.min_p:g}"
 
 
-def _rewards(config: Config, data: DataConfig, length: int, problems: list[Problem] | None) -> Rewards:
-    """Refuses what the run would refuse; no worker starts."""
-    rewards = make_rewards(config.reward, data, length)
-    if problems is not None:
-        rewards.check(problems)
-    return rewards
+def _reward_facts(title: str, config: Config, data: DataConfig, length: int, problems: list[Problem] | None) -> Facts:
+    """Refuses what the run would refuse."""
+    with closing(make_rewards(config.reward, data, length)) as rewards:
+        tried = check_problems(problems, rewards, most=10_000) if problems else ""
+        return {title: rewards.describe() + (f"; {tried}" if tried else "")}
 
 
 def _loss(config: Config) -> str:

@@ -23,6 +23,7 @@ from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.parallel.processes import agree, filled_share, gather_objects, is_main
+from extra_jax.reward.golds import check_problems
 from extra_jax.reward.majority import majority_scores
 from extra_jax.reward.overlap import OverlappedGrading
 from extra_jax.reward.rewards import Rewards, make_rewards, rewards_identity
@@ -79,7 +80,7 @@ class Evaluator:
             self.rewards[identity] = make_rewards(
                 config.reward, data, self.params.max_completion_length, prompt_opens_thinking=opens
             )
-        self.rewards[identity].check(problems)
+        check_problems(problems, self.rewards[identity])
         return Benchmark(name, data.source, problems, prompts, self.rewards[identity])
 
     def __call__(self, params: nnx.State, step: int, progress: OnProgress | None = None) -> dict[str, float]:

@@ -8,10 +8,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from extra_jax.config import Config
+from extra_jax.data.load import check_vocabulary, encode_prompts, model_tokenizer
 from extra_jax.data.problem import Problem
-from extra_jax.data.tokenizer import Tokenizer, load_tokenizer
-from extra_jax.errors import ExtraError
-from extra_jax.model.config import TINY_BASE, Qwen3Config
+from extra_jax.data.tokenizer import Tokenizer
+from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import abstract_model, build_model
 from extra_jax.model.qwen3 import MAX_UNROLLED
 from extra_jax.parallel import processes
@@ -68,15 +68,7 @@ class Runtime:
         Raises:
             ExtraError: prompts longer than ``rollout.max_prompt_length``; how many, the longest, and the remedy.
         """
-        prompts = {problem.uid: self.tokenizer.encode_prompt(problem.prompt) for problem in problems}
-        limit = self.config.rollout.max_prompt_length
-        if too_long := {uid: len(ids) for uid, ids in prompts.items() if len(ids) > limit}:
-            uid, longest = max(too_long.items(), key=lambda item: item[1])
-            raise ExtraError(
-                f"{len(too_long)} of {len(prompts)} prompts are longer than rollout.max_prompt_length={limit} tokens; "
-                f"the longest is {uid} with {longest}. Set rollout.max_prompt_length={longest} or remove them"
-            )
-        return prompts
+        return encode_prompts(self.tokenizer, problems, self.config.rollout.max_prompt_length)
 
     def opens_thinking(self, prompts: Iterable[Sequence[int]]) -> bool:
         """Whether prompts end inside a thought, as the template of Qwen3-Thinking-2507 makes them."""
@@ -108,12 +100,7 @@ def load_policy(config: Config) -> tuple[Runtime, nnx.State]:
     processes.initialize(config.distributed, config.mesh)
     mesh = make_mesh(config.mesh)
     processes.check_rows_split_over_processes(mesh)
-    path = config.tokenizer.path or ("tiny" if config.model.path in (None, TINY_BASE) else config.model.path)
-    tokenizer = load_tokenizer(path, config.tokenizer.chat_template_kwargs)
+    tokenizer = model_tokenizer(config)
     graphdef, params, model_config = build_model(config.model, mesh, seed=config.run.seed)
-    if tokenizer.vocab_size > model_config.vocab_size:
-        raise ExtraError(
-            f"tokenizer {path!r} has {tokenizer.vocab_size} tokens, the model only {model_config.vocab_size}: "
-            "set tokenizer.path to the tokenizer of the model"
-        )
+    check_vocabulary(tokenizer, model_config)
     return Runtime(config, mesh, model_config, graphdef, tokenizer), params

@@ -8,10 +8,9 @@ import numpy as np
 from flax import nnx
 
 from extra_jax.config import Config
-from extra_jax.data.load import load_data
+from extra_jax.data.load import encode_solutions, load_data
 from extra_jax.data.loader import ProblemLoader
 from extra_jax.data.problem import Problem
-from extra_jax.errors import ExtraError
 from extra_jax.learn.batch import Example, TokenBatch, micro_batches
 from extra_jax.learn.loss import Mean, sequence_weights
 from extra_jax.learn.optimizer import make_optimizer
@@ -65,16 +64,5 @@ def solution_loss(policy: Runtime) -> LossFn:
 
 def encode_examples(policy: Runtime, problems: list[Problem], row_length: int) -> dict[str, Example]:
     """Prompt and solution of each problem by uid."""
-    examples = {}
-    for problem in problems:
-        if problem.solution is None:
-            raise ExtraError(f"problem {problem.uid} has no solution; SFT needs one for every problem")
-        context = np.array(policy.tokenizer.encode_prompt(problem.prompt), np.int32)
-        target = np.array(policy.tokenizer.encode_target(problem.solution), np.int32)
-        examples[problem.uid] = Example(context, target)
-        if len(examples[problem.uid]) > row_length:
-            raise ExtraError(
-                f"problem {problem.uid}: prompt and solution are {len(examples[problem.uid])} tokens, more than "
-                f"sft.row_length={row_length}"
-            )
-    return examples
+    pairs = encode_solutions(policy.tokenizer, problems, row_length)
+    return {uid: Example(*(np.array(ids, np.int32) for ids in pair)) for uid, pair in pairs.items()}

@@ -26,7 +26,7 @@ from extra_jax.learn.grpo import Learner
 from extra_jax.learn.update import TrainState
 from extra_jax.parallel.processes import share
 from extra_jax.replay import with_dumps
-from extra_jax.reward.golds import check_earnable
+from extra_jax.reward.golds import check_problems
 from extra_jax.reward.metrics import reward_metrics
 from extra_jax.reward.overlap import OverlappedGrading
 from extra_jax.reward.rewards import Rewards, make_rewards
@@ -74,7 +74,7 @@ def train(
         reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
         opens, longest = policy.opens_thinking(prompt_ids.values()), config.rollout.max_completion_length
         rewards = run.closing(rewards or make_rewards(config.reward, config.data, longest, prompt_opens_thinking=opens))
-        check_earnable(problems, rewards)
+        check_problems(problems, rewards)
         run.start(learner.init(params), exploration, loader=loader)
 
         def draw(weights: nnx.State, step: int, first: int, count: int) -> Sampled:

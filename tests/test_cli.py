@@ -1,5 +1,6 @@
 """The command line: fast help, dry runs, errors without tracebacks, and what each verb calls."""
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -10,11 +11,14 @@ import types
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from extra_jax import cli
 from extra_jax.cli import sampling
 from extra_jax.config import config_from_dict
-from extra_jax.dry_run import describe, find_warnings
+from extra_jax.dry_run import describe
+from extra_jax.dry_run_warnings import find_warnings
 from extra_jax.errors import ExtraError
 from extra_jax.reward.verdict import Grade, Verdict
 
@@ -281,8 +285,70 @@ def test_a_bad_prompt_row_is_numbered(tmp_path, row):
 def test_no_prompt_is_explained():
     with pytest.raises(ExtraError, match="give --prompt TEXT"):
         sampling.read_prompts([], None)
-    with pytest.raises(ExtraError, match="cannot be read"):
+    with pytest.raises(ExtraError, match="no such file"):
         sampling.read_prompts([], "/missing.txt")
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+def test_prompts_of_a_file_end_at_line_ends_only(tmp_path, suffix):
+    path, text = tmp_path / f"prompts{suffix}", "Add 1\u2028and\x852"
+    line = text if suffix == ".txt" else json.dumps({"prompt": text}, ensure_ascii=False)
+    path.write_bytes(f"\ufeff{line}\r\n\n{line}".encode())
+    assert sampling.read_prompts([], str(path)) == [text, text]
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(content=st.one_of(st.binary(), st.text().map(lambda text: json.dumps({"prompt": text}).encode())))
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+def test_any_file_of_prompts_is_read_or_refused(tmp_path_factory, suffix, content):
+    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    path.write_bytes(content)
+    with contextlib.suppress(ExtraError):
+        assert all(isinstance(prompt, str | tuple) for prompt in sampling.read_prompts([], str(path)))
+
+
+def test_more_completions_than_memory_holds_are_refused(file, capsys):
+    assert cli.main(["sample", file, "--prompt", "hi", "--num-samples", "100000000000"]) == 2
+    assert "are more than 100,000 completions" in capsys.readouterr().err
+
+
+def test_a_dry_run_finds_what_would_stop_the_run(file, tmp_path, chat_tokenizer, monkeypatch, capsys):
+    def refused(verb, *overrides):
+        assert cli.main([verb, file, "--dry-run", *overrides]) == 2
+        return capsys.readouterr().err
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "'wandb', which cannot be imported" in refused("train", "logging.trackers=[wandb]")
+    assert "64 of 64 prompts are longer than rollout.max_prompt_length=2" in refused(
+        "train", "rollout.max_prompt_length=2", "eval={}"
+    )
+    assert "has no solution; SFT needs one" in refused("sft", f"data={bare_problems(tmp_path)}", "eval={}")
+    solved = tmp_path / "solved.jsonl"
+    solved.write_text('{"prompt": "1+1", "answer": "2", "solution": "2"}\n')
+    sft = ["sft", file, "--dry-run", f"data={{source: {solved}}}", f"eval.data={bare_problems(tmp_path)}"]
+    assert cli.main(sft) == 0, "held-out problems need no solution"
+    (tmp_path / "afile").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for folder in ("afile", "afile/run", "loop"):
+        assert "is no folder, or not one that you may write into" in refused("train", f"run.dir={tmp_path / folder}")
+    big = ["model.preset=0.6B", f"tokenizer.path={chat_tokenizer}", "rollout.max_prompt_length=999", "eval={}"]
+    asks = {"prompt": "What is 1+1? The last line should be of the form Answer: $Answer.", "answer": "2"}
+    assert r"reads \boxed{}: let the prompts ask for it" in refused(
+        "train", f"data={bare_problems(tmp_path, asks)}", *big
+    )
+    prose = {"prompt": "What is 1+1?", "answer": r"\frac{1}{"}
+    assert "data lint FILE` lists all of them" in refused("train", f"data={bare_problems(tmp_path, prose)}", *big)
+    good = bare_problems(tmp_path)
+    assert cli.main(["train", file, "--dry-run", f"data={good}", *big]) == 0
+    assert "a right answer is rewarded in 3 of 3 problems tried" in capsys.readouterr().out
+
+
+def bare_problems(folder, *rows):
+    """The source of a file of three problems without solutions, or of these."""
+    path = folder / "problems.jsonl"
+    rows = rows or [{"prompt": f"{i}+1", "answer": str(i + 1)} for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"{{source: {path}}}"
 
 
 def described(verb="train", **sections):
@@ -331,7 +397,7 @@ def test_hub_data_are_not_downloaded():
     assert "epochs" not in text
 
 
-def test_chat_prompts_are_described_and_found_again_in_the_held_out_problems(file, tmp_path, capsys):
+def test_chat_prompts_are_described_and_found_again_in_the_held_out_problems(file, tmp_path, chat_tokenizer, capsys):
     def write(name, *questions):
         rows = [{"prompt": [{"role": "user", "content": text}], "answer": "2"} for text in questions]
         path = tmp_path / name
@@ -339,7 +405,8 @@ def test_chat_prompts_are_described_and_found_again_in_the_held_out_problems(fil
         return f"{{source: {path}}}"
 
     problems, held_out = write("train.jsonl", "1 + 1?", "3 - 1?"), write("test.jsonl", "3 - 1?", "4 - 2?", "2 * 1?")
-    assert cli.main(["train", file, f"data={problems}", f"eval.data={held_out}", "--dry-run"]) == 0
+    model = ["model.preset=0.6B", f"tokenizer.path={chat_tokenizer}", "rollout.max_prompt_length=64"]
+    assert cli.main(["train", file, f"data={problems}", f"eval.data={held_out}", *model, "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "2 problems of" in text
     assert "1 of 3 held-out problems of test are also training problems" in text
@@ -352,7 +419,7 @@ def test_a_model_folder_needs_weights_and_shows_its_size(tmp_path):
         described(model={"path": str(tmp_path)})
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "config.json").write_text(json.dumps(preset("0.6B").to_hf()))
-    assert "596.0 M parameters" in described(model={"path": str(tmp_path)})
+    assert "596.0 M parameters" in described(model={"path": str(tmp_path)}, tokenizer={"path": "tiny"})
 
 
 @pytest.mark.parametrize(

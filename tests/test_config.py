@@ -171,3 +171,25 @@ def test_batch_arithmetic():
 
 def test_the_defaults_are_a_valid_configuration():
     assert isinstance(config_from_dict(MINIMAL), Config)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("data/math500.jsonl", "math500"),
+        ("hub:org/name", "org_name"),
+        ("a/.hidden.parquet", "hidden"),
+        ("x/../y.jsonl", "y"),
+        ("reasoning_gym:leg counting", "reasoning_gym_leg_counting"),
+    ],
+)
+def test_the_name_of_a_benchmark_can_be_a_folder(source, name):
+    assert list(config_from_dict({"model": {"preset": "tiny"}, "eval": {"data": {"source": source}}}).benchmarks) == [
+        name
+    ]
+
+
+@pytest.mark.parametrize("source", ["...jsonl", "..", "___.parquet"])
+def test_a_source_without_a_name_is_refused_as_a_benchmark(source):
+    with pytest.raises(ExtraError, match="has no name for a benchmark; give one with eval"):
+        _ = config_from_dict({"model": {"preset": "tiny"}, "eval": {"data": {"source": source}}}).benchmarks

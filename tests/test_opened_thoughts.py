@@ -14,7 +14,7 @@ from extra_jax.data.tokenizer import load_tokenizer
 from extra_jax.model.config import preset
 from extra_jax.model.hf import save_params
 from extra_jax.model.qwen3 import Qwen3
-from extra_jax.policy import Policy, load_policy
+from extra_jax.runtime import Runtime, load_policy
 
 OPENING = TEMPLATE.replace("<|start|>assistant\n", "<|start|>assistant\n<think>\n")
 
@@ -77,5 +77,5 @@ def test_every_place_that_grades_says_that_prompts_open_a_thought(config, monkey
 )
 def test_the_rendered_prompt_says_whether_it_opens_a_thought(tmp_path, template, prompt, opens):
     tokenizer = load_tokenizer(hf_folder(tmp_path / "other", template=template))
-    policy = Policy(None, None, None, None, tokenizer)
+    policy = Runtime(None, None, None, None, tokenizer)
     assert policy.opens_thinking([tokenizer.encode_prompt(prompt)]) is opens

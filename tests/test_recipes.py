@@ -47,21 +47,21 @@ def test_every_recipe_is_listed_here():
         ("train", "exprl_sparse_grpo", []),
         ("sft", "exprl_sft", []),
         ("train", "exprl_stage2", ["model.path=tiny-base"]),
-        ("train", "math_smoke", ["data.source={problems}", "tokenizer.path=tiny"]),
+        ("train", "math_smoke", ["data.source={problems}", "tokenizer.path={chat_tokenizer}"]),
         (
             "train",
             "qwen3_1_7b_grpo",
             [
                 "model.path=null",
                 "model.preset=1.7B",
-                "tokenizer.path=tiny",
+                "tokenizer.path={chat_tokenizer}",
                 "data.source={problems}",
                 "eval.data.source={problems}",
             ],
         ),
     ],
 )
-def test_a_recipe_is_valid_under_dry_run(verb, recipe, overrides, problems, capsys):
-    filled = [override.format(problems=problems) for override in overrides]
+def test_a_recipe_is_valid_under_dry_run(verb, recipe, overrides, problems, chat_tokenizer, capsys):
+    filled = [override.format(problems=problems, chat_tokenizer=chat_tokenizer) for override in overrides]
     assert cli.main([verb, str(CONFIGS / f"{recipe}.yaml"), *filled, "--dry-run"]) == 0, capsys.readouterr().err
     assert "the configuration is valid" in capsys.readouterr().out

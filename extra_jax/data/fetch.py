@@ -5,14 +5,14 @@ them, ``solution`` and ``source``; ``extra-jax eval`` finds it by its name.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from extra_jax.data.problem import prompt_text
 from extra_jax.data.rows import Row, to_problem
-from extra_jax.data.sources import nearest, read_rows
+from extra_jax.data.sources import hub_rows, nearest, read_rows
 from extra_jax.errors import ExtraError
 from extra_jax.files import write_file
 
@@ -110,7 +110,11 @@ def fetch(name: str, out: str | Path, source: str | Path | None = None) -> Fetch
             f"no data set is called {name!r}.{nearest(name, list(STANDARD))} There are {', '.join(STANDARD)}."
         )
     standard = STANDARD[name]
-    rows = _hub_rows(name, standard) if source is None else _file_rows(name, Path(source))
+    rows = (
+        hub_rows(standard.repository, standard.config, standard.split, name)
+        if source is None
+        else _file_rows(name, Path(source))
+    )
     problems: dict[str, dict[str, Any]] = {}
     for row in rows:
         problem = _convert(name, standard, row)
@@ -168,22 +172,3 @@ def _file_rows(name: str, folder: Path) -> Iterator[Row]:
         if (path := folder / f"{name}{suffix}").is_file():
             return read_rows(str(path))
     raise ExtraError(f"{folder}: has neither {name}.jsonl nor {name}.parquet")
-
-
-def _hub_rows(name: str, standard: Standard) -> Iterable[Row]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ExtraError(
-            f"{name}: fetching from the hub needs the package `datasets`, which is not installed. Run "
-            f"`pip install datasets`, or download {standard.repository} elsewhere and give its folder with --source"
-        ) from error
-    try:
-        table = datasets.load_dataset(standard.repository, standard.config, split=standard.split)
-    except (OSError, ValueError) as error:
-        # Missing sets, configs, splits and networks all surface as one of these two.
-        raise ExtraError(
-            f"{name}: {standard.repository} could not be loaded from the hub ({error}). Without a network, give a "
-            "folder that holds the file with --source"
-        ) from error
-    return (Row(f"hub:{standard.repository}", number, row) for number, row in enumerate(table, start=1))

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from extra_jax.answers.extract import last_answer
+from extra_jax.answers.extract import gold_answer
 from extra_jax.data.problem import Message, Problem, Prompt
 from extra_jax.errors import ExtraError
 
@@ -30,6 +30,7 @@ COLUMNS = {
 }
 """What a `Problem` is made of → the column names that are looked for in a plain row."""
 
+_GROUND_TRUTH = "Give the ground truth as text, or remove the row"
 _ROLES = ("system", "user", "assistant")
 
 
@@ -98,14 +99,14 @@ def _plain(row: Row, stem: str, columns: Mapping[str, str]) -> Problem:
         raise row.refuse(key["prompt"], "missing", remedy)
     solution = _optional_text(row, key["solution"])
     # TRL's verifiable sets name the ground truth `solution`; elsewhere it has to show which part of it is the answer.
-    if not present["answer"] and solution and (key["prompt"] == "prompt" or final_answer(solution) != solution):
+    if not present["answer"] and solution and (key["prompt"] == "prompt" or gold_answer(solution) != solution):
         key["answer"] = key["solution"]
     used = {name for spelled in present.values() for name in spelled}
     answer = _answer(row, key["answer"], row.get(key["answer"]))
     return Problem(
         uid=_uid(row, key["uid"]) or f"{stem}/{row.number}",
         prompt=read_prompt(row, key["prompt"]),
-        answer=final_answer(answer),
+        answer=gold_answer(answer),
         solution=answer if solution is None and "####" in answer else solution,
         source=_optional_text(row, key["source"]) or stem,
         meta=_meta(row, key["meta"], used),
@@ -133,7 +134,7 @@ def _verl(row: Row, stem: str) -> Problem:
     return Problem(
         uid=uid,
         prompt=read_prompt(row, "prompt"),
-        answer=final_answer(answer),
+        answer=gold_answer(answer),
         solution=None if solution == answer else solution,
         source=source,
         meta=meta | {"reward_style": reward_model.get("style"), "extra_info": dict(extra)},
@@ -177,7 +178,7 @@ def _message(row: Row, key: str, message: Any, remedy: str) -> Message:
 
 def _answer(row: Row, key: str, value: Any) -> str:
     if value is None:
-        raise row.refuse(key, "missing", "Give the ground truth as text, or remove the row.")
+        raise row.refuse(key, "missing", f"{_GROUND_TRUTH}; `extra-jax data lint` lists all.")
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]  # as DeepScaleR and OlympiadBench are published
     if type(value) is int:
@@ -186,16 +187,8 @@ def _answer(row: Row, key: str, value: Any) -> str:
         # A float has lost how it was written (18.0 for 18, 0.1 for 1/10), so it is not turned into text here.
         raise row.refuse(key, f"{_kind(value)} instead of text", "Write the ground truth as a string.")
     if not value.strip():
-        raise row.refuse(key, "empty", "Give the ground truth as text, or remove the row.")
+        raise row.refuse(key, "empty", f"{_GROUND_TRUTH}.")
     return value
-
-
-def final_answer(text: str) -> str:
-    """The answer that a worked solution ends in; any other text as it is."""
-    if (after := text.rpartition("####")[2].strip()) and "####" in text:
-        return after
-    boxes = last_answer(text)
-    return boxes.text if boxes else text
 
 
 def _uid(row: Row, key: str) -> str | None:

@@ -71,22 +71,13 @@ def load_problems(
     return [dress(problem, prompt_template, system) for problem in problems]
 
 
-def load_jsonl(path: str, columns: Mapping[str, str] | None = None) -> list[Problem]:
-    """Problems of a JSON Lines file: our layout, TRL's or verl's columns (see `extra_jax.data.rows`).
+def load_file(path: str, columns: Mapping[str, str] | None = None) -> list[Problem]:
+    """Problems of a JSON Lines or Parquet file: our layout, TRL's or verl's columns (see `extra_jax.data.rows`).
 
     Raises:
-        ExtraError: No such file, invalid JSON, a bad row; names file, row (= line), key and remedy.
+        ExtraError: No such file, a damaged one, a bad row; names file, row (of JSONL the line), key and remedy.
     """
-    return _problems(read_rows(path), path, _stem(path), columns)
-
-
-def load_parquet(path: str, columns: Mapping[str, str] | None = None) -> list[Problem]:
-    """Problems of a Parquet file: verl's layout, TRL's or our columns (see `extra_jax.data.rows`).
-
-    Raises:
-        ExtraError: No such file, not Parquet, a bad row; names file, row, key and remedy.
-    """
-    return _problems(read_rows(path), path, _stem(path), columns)
+    return _problems(read_rows(path), path, PurePosixPath(path).stem, columns)
 
 
 def read_rows(path: str) -> Iterator[Row]:
@@ -95,8 +86,7 @@ def read_rows(path: str) -> Iterator[Row]:
     Raises:
         ExtraError: No such file, another kind of file, or JSON that is broken; names file and row.
     """
-    readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    reader = readers.get(PurePosixPath(path).suffix)
+    reader = _READERS.get(PurePosixPath(path).suffix)
     if reader is None:
         raise ExtraError(f"{path}: not a path that ends in .jsonl or .parquet. Convert the file, or fix its name.")
     return reader(path)
@@ -108,22 +98,28 @@ def load_hub(name: str, split: str = "train", columns: Mapping[str, str] | None 
     Raises:
         ExtraError: `datasets` is not installed, the set cannot be loaded, a bad row.
     """
+    repository, _, config = name.partition(":")
+    rows = hub_rows(repository, config or None, split, f"{_HUB}{name}[{split}]")
+    return _problems(rows, f"{_HUB}{name}[{split}]", f"{repository}/{split}", columns)
+
+
+def hub_rows(repository: str, config: str | None, split: str, where: str) -> Iterator[Row]:
+    """The raw rows of a Hugging Face data set; ``where`` names it in errors."""
     try:
         import datasets
     except ImportError as error:
         raise ExtraError(
-            f"{_HUB}{name} needs the package `datasets`, which is not installed. Run `pip install datasets`, "
-            "or download the file and give its path."
+            f"{where} needs the package `datasets`, which is not installed. Run `pip install datasets`, "
+            "or download the file and give its path or (data fetch --source) its folder."
         ) from error
-    repository, _, config = name.partition(":")
     try:
-        table = datasets.load_dataset(repository, config or None, split=split)
-    except (OSError, ValueError) as error:
-        # Missing sets, configs, splits and networks all surface as one of these two.
-        raise ExtraError(f"{_HUB}{name}, split {split!r}: {error}") from error
-    where = f"{_HUB}{name}[{split}]"
-    rows = (Row(where, number, row) for number, row in enumerate(table, start=1))
-    return _problems(rows, where, f"{repository}/{split}", columns)
+        table = datasets.load_dataset(repository, config, split=split)
+    except Exception as error:  # missing sets, configs, splits, networks and damaged files: each has its own
+        raise ExtraError(
+            f"{where}: {repository} could not be loaded from the hub ({error}). Without a network, download the file "
+            "and give its path or (data fetch --source) its folder."
+        ) from error
+    return (Row(where, number, row) for number, row in enumerate(table, start=1))
 
 
 def is_own_task(source: str) -> bool:
@@ -176,16 +172,14 @@ def _load(source: str, split: str, columns: Mapping[str, str] | None) -> list[Pr
             raise ExtraError(f"columns: no part of a problem is called {part!r}.{nearest(part, list(COLUMNS))}")
     if source.startswith(_HUB):
         return load_hub(source.removeprefix(_HUB), split, columns)
-    readers = {".jsonl": load_jsonl, ".parquet": load_parquet}
-    reader = readers.get(PurePosixPath(source).suffix)
-    if reader is None:
+    if PurePosixPath(source).suffix not in _READERS:
         raise ExtraError(
             f"source {source!r} is not known.{nearest(source, list(TASKS))} Give {', '.join(TASKS)}, "
             "reasoning_gym:NAME, path/file.py:name, a path that ends in .jsonl or .parquet, or hub:org/name."
         )
     if split != "train":
         raise ExtraError(f"{source}: a file has no split {split!r}. Remove `split`, or give the file of that split.")
-    return reader(source, columns)
+    return load_file(source, columns)
 
 
 def _sample(problems: list[Problem], limit: int | None, seed: int) -> list[Problem]:
@@ -246,8 +240,7 @@ def _parquet_rows(path: str) -> Iterator[Row]:
             raise ExtraError(f"{path} {where} ({error}). Write it again, or fix its name.") from error
 
 
-def _stem(path: str) -> str:
-    return PurePosixPath(path).stem
+_READERS = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
 
 
 def nearest(name: str, known: list[str]) -> str:

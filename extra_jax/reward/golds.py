@@ -56,38 +56,38 @@ def form_problems(problems: Sequence[Problem], grader: Grader) -> list[str]:
     ]
 
 
-def check_earnable(problems: Sequence[Problem], rewards: Rewards, most: int = 200) -> list[str]:
-    """Checks columns (``Rewards.check``), and warns of problems whose right answer earns nothing where a box is read.
+def check_problems(problems: Sequence[Problem], rewards: Rewards, most: int = 200) -> str:
+    """Refuses problems that these rewards cannot be given for; says in how many a right answer is rewarded.
 
     Args:
-        problems: of a run.
-        rewards: of the run.
+        problems: of a run, or of a benchmark.
+        rewards: for their completions; a right answer is tried where the grader reads answers in a box.
         most: Problems that are tried, spread over all.
 
     Raises:
-        ExtraError: a column is missing, or more than half of those that were tried earn nothing.
+        ExtraError: a function wants a column that no problem has, or a right answer earns nothing in more than half of
+            the problems that were tried; in fewer, it is a warning.
     """
     rewards.check(problems)
     grader = rewards.grader
     if not isinstance(grader, MathGrader | StrictBoxGrader | MathVerifyGrader):
-        return []
+        return ""
     tried = problems[:: -(-len(problems) // most)]
     golds = [problem.answer for problem in tried]
     unread = gold_problems(golds) if isinstance(grader, MathGrader) else [""] * len(tried)
     unlike = form_problems(tried, grader)
     faults = [(p, gold or form) for p, gold, form in zip(tried, unread, unlike, strict=True) if gold or form]
-    if not faults:
-        return []
-    shown = "; ".join(f"{problem.uid}: {reason}" for problem, reason in faults[:_SHOWN])
-    message = f"a right answer earns nothing for {len(faults):,} of {len(tried):,} problems that were tried ({shown})"
-    if any(unread):
-        message += ". Write answers as values, or remove their rows: `extra-jax data lint FILE` lists all of them"
-    if any(form and not gold for gold, form in zip(unread, unlike, strict=True)):
-        message += (
-            f". The grader {grader.name} reads \\boxed{{}}: let the prompts ask for it, and for no other form "
-            "(data.prompt_template; `extra-jax data fetch dapo_math_17k` brings that set with bare problems)"
-        )
-    if 2 * len(faults) > len(tried):
-        raise ExtraError(message)
-    _logger.warning(message)
-    return [message]
+    if faults:
+        shown = "; ".join(f"{problem.uid}: {reason}" for problem, reason in faults[:_SHOWN])
+        message = f"a right answer earns nothing in {len(faults):,} of {len(tried):,} problems tried ({shown})"
+        if any(unread):
+            message += ". Write answers as values, or remove their rows: `extra-jax data lint FILE` lists all of them"
+        if any(form and not gold for gold, form in zip(unread, unlike, strict=True)):
+            message += (
+                f". The grader {grader.name} reads \\boxed{{}}: let the prompts ask for it, and for no other form "
+                "(data.prompt_template; `extra-jax data fetch dapo_math_17k` brings that set with bare problems)"
+            )
+        if 2 * len(faults) > len(tried):
+            raise ExtraError(message)
+        _logger.warning(message)
+    return f"a right answer is rewarded in {len(tried) - len(faults):,} of {len(tried):,} problems tried"

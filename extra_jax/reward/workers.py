@@ -205,7 +205,7 @@ class WorkerPool:
         with contextlib.suppress(OSError):  # the other end may already be gone
             self._channel.sock.shutdown(socket.SHUT_RDWR)
         try:
-            self._process.wait(_CLOSE_SECONDS)
+            self._process.wait(_CLOSE_SECONDS if self._ready else 0)  # one that still imports would not hear it
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

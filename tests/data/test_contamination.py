@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from extra_jax import cli
 from extra_jax.data.contamination import contamination, normal_form, shingles
 from extra_jax.data.problem import Problem, prompt_text
-from extra_jax.data.sources import load_jsonl
+from extra_jax.data.sources import load_file
 
 LONG = "How many positive integers less than one thousand are divisible by neither two nor three nor seven?"
 
@@ -116,9 +116,24 @@ def test_the_verb_counts_lists_and_writes_the_clean_rows(tmp_path, capsys):
     assert lines[1].split() == [bench, "2", "1", "1", "1", "0"]
     assert "train/1 ~ bench/0: exact, similarity 1.00" in lines
     assert f"{train}: 4 rows, 2 of them are in a benchmark or nearly so" in lines
-    assert [problem.uid for problem in load_jsonl(clean)] == ["train/0", "train/3"]
+    assert [problem.uid for problem in load_file(clean)] == ["train/0", "train/3"]
     assert cli.main(["data", "contamination", clean, bench]) == 0
     capsys.readouterr()
     cli.main(["data", "contamination", train, bench, "--json"])
     told = json.loads(capsys.readouterr().out)
     assert (told["rows"], told["flagged"], len(told["matches"])) == (4, 2, 2)
+
+
+def test_a_row_that_is_there_twice_is_dropped_twice(tmp_path, capsys):
+    def row(index, text):
+        chat = [{"role": "user", "content": text}]
+        reward, extra = {"ground_truth": "1"}, {"index": index}
+        return {"data_source": "x", "prompt": chat, "reward_model": reward, "extra_info": extra}
+
+    train, clean = tmp_path / "train.jsonl", tmp_path / "clean.jsonl"
+    train.write_text("".join(json.dumps(row(*pair)) + "\n\n" for pair in [(0, LONG), (1, "fine"), (0, LONG)]))
+    bench = write(tmp_path / "bench.jsonl", [LONG])
+    assert cli.main(["data", "contamination", str(train), bench, "--out", str(clean)]) == 1
+    assert [problem.uid for problem in load_file(str(clean))] == ["x/1"]
+    assert cli.main(["data", "contamination", str(train), bench, "--out", str(tmp_path)]) == 2
+    assert f"--out {tmp_path}: cannot be written" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 
 from extra_jax import cli
 from extra_jax.data.fetch import STANDARD, fetch, located
-from extra_jax.data.sources import load_jsonl
+from extra_jax.data.sources import load_file
 from extra_jax.errors import ExtraError
 
 HUB_ROWS = {
@@ -60,7 +60,7 @@ def test_a_set_of_the_hub_becomes_our_columns(name, hub, tmp_path):
     assert (fetched.rows, fetched.published) == (1, standard.rows)
     (row,) = [json.loads(line) for line in fetched.path.read_text().splitlines()]
     assert row == {"prompt": "p?", "source": name, **EXPECTED[name]}
-    assert load_jsonl(str(fetched.path))[0].uid == row["uid"]
+    assert load_file(str(fetched.path))[0].uid == row["uid"]
 
 
 @pytest.mark.parametrize("name", STANDARD)
@@ -93,7 +93,7 @@ def test_fetching_says_what_is_missing(tmp_path, monkeypatch):
         raise ConnectionError("no route to the hub")
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=offline))
-    with pytest.raises(ExtraError, match=r"no route to the hub\)\. Without a network, give a folder"):
+    with pytest.raises(ExtraError, match=r"no route to the hub\)\. Without a network, download"):
         fetch("aime24", tmp_path)
     with pytest.raises(ExtraError, match=r"has neither aime24\.jsonl nor aime24\.parquet"):
         fetch("aime24", tmp_path, tmp_path)

@@ -65,6 +65,14 @@ def test_checks_of_the_grader_are_asked_about_every_answer(tmp_path):
     assert report.duplicates == Duplicates(groups=1, surplus=3, differing=1, conflicting=1)
 
 
+def test_the_forms_that_prompts_ask_for_are_tried_where_the_answer_is_read(tmp_path):
+    checks = {
+        "gold_problems": lambda golds: ["not read" if "frac" in gold else "" for gold in golds],
+        "form_problems": lambda problems: ["not read" if "five" in problem.prompt else "" for problem in problems],
+    }
+    assert found(tmp_path, **checks) == [(2, "unparseable_gold"), (3, "unearnable")]
+
+
 def test_long_prompts_are_measured_with_the_tokenizer(tmp_path):
     tokenizer = load_tokenizer("tiny")
     path = tmp_path / "tiny.jsonl"
@@ -110,6 +118,7 @@ def test_the_verb_uses_the_maths_grader_and_its_exit_status_tells(tmp_path, caps
     text = capsys.readouterr().out
     assert "unparseable_gold: 1 row" in text
     assert "row 7: " in text
+    assert "a right answer can be rewarded in 6 of 7 rows" in text
     assert "duplicate: 1 row" in text
     assert "conflict: 1 row" in text
     assert "duplicates: 1 problems, 2 surplus rows; of 1 problems the answers differ as text, of 1 the grader" in text
