@@ -17,7 +17,7 @@ _TOO_LONG = re.compile(
     r"context_length_exceeded|exceed_context_size"
     r"|context.{0,12}(?:length|size|window)|maximum (?:model|prompt|input|sequence) length|max_(?:model|seq)_len"
     r"|max_tokens must be at least 1, got -"
-    r"|(?:prompt|input|request|sequence|messages?|tokens)\b.{0,40}too (?:long|large)|too many (?:input )?tokens"
+    r"|\b(?:prompt|input|request|sequence|messages?|tokens)\b.{0,40}too (?:long|large)|too many (?:input )?tokens"
     r"|(?:input|prompt|token count)\b.{0,60}exceeds? .{0,30}maximum|reduce the length|must have less than \d+ tokens"
     r"|`inputs`.{0,60}must be <=|tokens to keep from the initial prompt",
     re.IGNORECASE | re.DOTALL,
@@ -118,22 +118,22 @@ def read_answer(status: int, text: str, headers: Mapping[str, str]) -> Completio
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
-        return Failure("transport" if status < 400 else _kind(status, text), _words(text), status, _pause(headers))
+        words = _words(text)
+        return Failure("transport" if status < 400 else _kind(status, words), words, status, _pause(headers))
     if status < 400 and not (isinstance(body, Mapping) and body.get("error")):
         try:
             return Completion.model_validate(body)
         except ValidationError:
             return Failure("transport", f"no chat completion: {_words(text)}", status)
-    words = _said(body) or _words(text)
+    words = _said(body)[:4000] or _words(text)
+    error = body.get("error") if isinstance(body, Mapping) else None
+    code, name = (error.get("code"), error.get("type")) if isinstance(error, Mapping) else (None, None)
     if status < 400:  # an error that comes as a success has its own number, or none
-        error = body["error"]
-        code = error.get("code") if isinstance(error, Mapping) else None
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    return Failure(_kind(status, text), words[:_LONGEST_WORDS], status, _pause(headers))
+    return Failure(_kind(status, f"{words} {code} {name}"), words[:_LONGEST_WORDS], status, _pause(headers))
 
 
 def _kind(status: int, text: str) -> Kind:
-    text = text[:4000]
     if status == 413 or (status in (400, 422, 500) and _TOO_LONG.search(text)):
         return "too_long"
     if status in (400, 403) and _FILTERED.search(text):

@@ -30,6 +30,10 @@ _SHORTEST_KEY = 6  # a shorter one ("none", "EMPTY") is a word of any text and n
 _PARAMETERS = ("max_tokens", "temperature", "top_p", "seed", "logprobs")
 
 
+Status = Literal["timeout", "transport", "too_long"]
+_STATUS: dict[str, Status] = {"timeout": "timeout", "too_long": "too_long"}  # of the other kinds of failure: transport
+
+
 class NoAnswer(Exception):
     """A question without an answer, after all retries.
 
@@ -38,7 +42,7 @@ class NoAnswer(Exception):
         requests: How many were sent.
     """
 
-    def __init__(self, status: Literal["timeout", "transport", "too_long"], requests: int, reason: str):
+    def __init__(self, status: Status, requests: int, reason: str):
         super().__init__(reason)
         self.status, self.requests = status, requests
 
@@ -106,18 +110,17 @@ class Endpoint:
             if isinstance(answer, Completion):
                 self._works = True
                 return self._reply(answer, latency, tries)
-            match answer.kind:
-                case "filtered":
-                    return Reply("", "content_filter", 0, 0, latency, tries)
-                case "forbidden":
-                    raise self._refusal(answer)
-                case "too_long" | "refused":
-                    await self._check_settings(sampling)
-                    raise NoAnswer("too_long" if answer.kind == "too_long" else "transport", tries, answer.words)
-                case "timeout" | "transport" as status:
-                    if tries <= self.config.retries:
-                        await asyncio.sleep(self._backoff(tries, answer.pause))
-        raise NoAnswer(status, tries, answer.words)
+            failure = answer
+            if failure.kind == "filtered":
+                return Reply("", "content_filter", 0, 0, latency, tries)
+            if failure.kind == "forbidden":
+                raise self._refusal(failure)
+            if failure.kind in ("too_long", "refused"):
+                await self._check_settings(sampling)
+                break
+            if tries <= self.config.retries:
+                await asyncio.sleep(self._backoff(tries, failure.pause))
+        raise NoAnswer(_STATUS.get(failure.kind, "transport"), tries, failure.words)
 
     async def _try(self, messages: Sequence[Mapping[str, str]], sampling: Mapping[str, Any]) -> Completion | Failure:
         """One request. Every word of the server that leaves here is safe to print and holds no key."""
@@ -130,10 +133,10 @@ class Endpoint:
                 text, status = await self._client.post("/chat/completions", cast_to=str, body=body), 200
         except (openai.APITimeoutError, TimeoutError):
             return Failure("timeout", f"no answer in {self.config.timeout:g} s")
-        except openai.APIConnectionError as error:
-            return Failure("transport", self._cause(error))
         except openai.APIStatusError as error:
             text, status, headers = error.response.text, error.status_code, error.response.headers
+        except openai.OpenAIError as error:
+            return Failure("transport", self._cause(error))
         answer = read_answer(status, self._without_key(text), headers)
         return replace(answer, words=printable(redact(answer.words))) if isinstance(answer, Failure) else answer
 
@@ -227,7 +230,7 @@ class Endpoint:
             async for chunk in read(chunk_size):
                 size += len(chunk)
                 if size > limit:
-                    raise ValueError(f"the answer is longer than {limit:,} bytes, which max_tokens cannot make")
+                    raise openai.OpenAIError(f"the answer is longer than {limit:,} bytes, which max_tokens cannot make")
                 yield chunk
 
         response.aiter_bytes = bounded

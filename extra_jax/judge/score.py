@@ -20,7 +20,7 @@ _OPENED = re.compile(r"^[ \t]*+(?:<think(?:ing)?>|<thought>|\[THINK\]|<\|channel
 _MARKUP = str.maketrans(dict.fromkeys("*_#$\\{}[]\"“”'`", " "))
 _LABEL = re.compile(
     r"[^a-z0-9]*+(?:(?:final|overall)\s++)?(?P<label>scores?)\b"
-    r"(?P<gap>[^a-z0-9(]*+(?:\(?\s*+(?:1\s*+(?:-|–|to)\s*+5|out\s++of\s++5)(?![0-9])\s*+\)?)?+[^a-z0-9]*+)",
+    r"(?P<gap>[^a-z0-9(:=|]*+(?:\(?\s*+(?:1\s*+(?:-|–|to)\s*+5|out\s++of\s++5)(?![0-9])\s*+\)?)?+[^a-z0-9]*+)",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"[^a-z0-9]*+(?:boxed\s++)?+(?P<number>[0-9]++(?:[.,][0-9]++)?+)(?P<rest>.*)", re.I | re.S)
