@@ -5,8 +5,9 @@ A rubric is a TOML file in ``rubrics/`` (or one of the user's own):
 - ``unit``: what one question is about: ``rollout``, ``prefix`` (the trace up to the end of a segment) or ``segment``;
 - ``reference``: whether the judge sees the reference solution;
 - ``no_reference``: name of the rubric that asks the same without a reference (optional);
-- ``user``: text with ``{problem}``, ``{reference}``, ``{trace}``, ``{number}``, ``{count}``. Problem and reference come
-  first, so that all questions about one problem share a prefix, which an endpoint computes once;
+- ``user``: text with ``{problem}``, ``{reference}``, ``{trace}``, ``{number}``, ``{count}``, ``{mark}``. Problem and
+  reference come first, so that all questions about one problem share a prefix, which an endpoint computes once. The
+  mark is a hash of the trace: a line with it closes the trace, which cannot hold it;
 - ``system.math``, ``system.science``, ``system.code``: the instructions by domain.
 
 A file that has been used is never edited; a better one gets the next version number.
@@ -33,7 +34,7 @@ Unit = Literal["rollout", "prefix", "segment"]
 Chat = list[dict[str, str]]
 
 _UNITS = ("rollout", "prefix", "segment")
-_FIELDS = ("problem", "reference", "trace", "number", "count")
+_FIELDS = ("problem", "reference", "trace", "number", "count", "mark")
 _FIELD = re.compile(r"\{(\w+)\}")
 _REQUIRED = {"unit": str, "reference": bool, "user": str, "system": dict}
 
@@ -75,9 +76,11 @@ class Rubric:
                 f"rubric {self.name} shows the judge a reference solution, and this problem has none: "
                 f"{problem[:60]!r}. Give a `solution` for every problem, or judge with condition=noref"
             )
-        values = {"problem": problem, "reference": reference or "", "trace": trace, "number": number, "count": count}
+        mark = hashlib.sha256(trace.encode()).hexdigest()[:16]
+        values = {"problem": problem, "reference": reference or "", "trace": trace, "mark": mark}
+        values |= {"number": str(number), "count": str(count)}
         # One pass over the template: braces in a problem or a trace are text and never fields.
-        user = _FIELD.sub(lambda field: str(values[field[1]]), self.user)
+        user = _FIELD.sub(lambda field: values[field[1]], self.user)
         return [{"role": "system", "content": self._system(domain)}, {"role": "user", "content": user}]
 
     def sha(self, domain: str = DEFAULT_DOMAIN) -> str:

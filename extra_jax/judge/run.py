@@ -21,6 +21,7 @@ from extra_jax.files import is_remote
 from extra_jax.judge import store
 from extra_jax.judge.endpoint import Endpoint, NoAnswer
 from extra_jax.judge.identity import choose_rubric, judge_card, judge_id
+from extra_jax.judge.injection import asks_for_score, defused
 from extra_jax.judge.join import OK
 from extra_jax.judge.progress import JudgeProgress, Tally
 from extra_jax.judge.replies import Reply, ReplyCache, question_key
@@ -67,7 +68,7 @@ class Unit:
 
     def messages(self, rubric: Rubric, appended: str = "") -> Chat:
         """What the judge is asked, with ``appended`` at the end of what it sees of the trace."""
-        trace = self.row["text"][self.start : self.end] + appended
+        trace = defused(self.row["text"][self.start : self.end] + appended)
         return rubric.messages(
             self.row["domain"], self.row["problem"], self.reference, trace, self.segment + 1, self.count
         )
@@ -222,8 +223,10 @@ class _Run:
 
     async def _judge(self, unit: Unit) -> dict[str, Any]:
         """Scores one unit: every sample until it parses, the mean of those that do."""
-        messages = unit.messages(self.rubric, _INJECTION if self.config.condition == "injected" else "")
+        appended = _INJECTION if self.config.condition == "injected" else ""
+        messages = unit.messages(self.rubric, appended)
         rubric_sha = self.rubric.sha(unit.row["domain"])
+        self.progress.tally.asking += asks_for_score(unit.row["text"][unit.start : unit.end] + appended)
         scores: list[float] = []
         reply, requests, prompt_tokens, completion_tokens, failure = None, 0, 0, 0, None
         for sample in range(self.config.samples):
