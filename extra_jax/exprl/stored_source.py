@@ -1,13 +1,11 @@
 """Batches from a store that is complete: sampled once, judged by whoever, read in Grain's order."""
 
-from typing import Any
-
 import numpy as np
 from flax import nnx
 
 from extra_jax.data.loader import ProblemLoader
 from extra_jax.errors import ExtraError
-from extra_jax.exprl.batch import Batch, make_batch
+from extra_jax.exprl.batch import Batch, Source, make_batch
 from extra_jax.exprl.collect import sampling_facts, store_folder
 from extra_jax.exprl.scored import find_judge, score
 from extra_jax.exprl.stored import StoredGroups
@@ -19,7 +17,7 @@ from extra_jax.telemetry.journal import Journal
 from extra_jax.telemetry.timing import PhaseTimer
 
 
-class StoreSource:
+class StoreSource(Source):
     """Groups of stored rollouts as a data set; every epoch is a fresh permutation.
 
     Args:
@@ -54,19 +52,3 @@ class StoreSource:
             local = filled_share(len(groups))
             rows = self.stored.read([groups[i] for i in local])
             return make_batch(self.scored.take(chosen), rows, [i * n + j for i in local for j in range(n)], n)
-
-    def may_save(self, done: int) -> bool:
-        return True
-
-    def state(self) -> dict[str, Any]:
-        return self.loader.state()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.loader.restore(state)
-
-    @property
-    def epoch(self) -> float:
-        return self.loader.epoch
-
-    def close(self) -> None:
-        """Nothing to release."""

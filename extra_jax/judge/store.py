@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from extra_jax.errors import ExtraError
-from extra_jax.files import write_file
+from extra_jax.files import read_json_object, write_file
 
 _logger = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ def judges(folder: epath.PathLike) -> dict[str, dict[str, Any]]:
     for path in sorted(root.iterdir()) if root.exists() else ():
         if path.is_dir():
             card = path / JUDGE_FILE
-            cards[path.name] = json.loads(card.read_text()) if card.exists() else {}
+            cards[path.name] = read_json_object(card) if card.exists() else {}
     return cards
 
 
@@ -215,7 +215,7 @@ def settle(folder: epath.PathLike, name: str, facts: Mapping[str, Any]) -> None:
     if not path.exists():
         write_file(path, json.dumps(facts, indent=2) + "\n")
         return
-    before, now = json.loads(path.read_text()), json.loads(json.dumps(facts))
+    before, now = read_json_object(path), json.loads(json.dumps(facts))
     if differing := [
         f"{k}: {before.get(k)} -> {now.get(k)}" for k in sorted(before | now) if before.get(k) != now.get(k)
     ]:

@@ -65,10 +65,10 @@ def test_the_hash_sees_every_text_that_the_judge_is_told(tmp_path):
     [
         (("{trace}", "{tracy}"), "unknown field {tracy}"),
         (("{problem} ", ""), "the field {problem} is missing"),
-        (('"rollout"', '"token"'), "'token' is none of rollout, prefix, segment"),
+        (('"rollout"', '"token"'), "Input should be 'rollout', 'prefix' or 'segment' (got 'token')"),
         (("reference = false", "reference = true"), "the field {reference} is missing"),
-        (("reference = false", ""), "key 'reference'"),
-        (('unit = "rollout"', 'unit = "rollout"\nscore = 1'), "unknown key 'score'"),
+        (("reference = false", ""), "reference: Field required"),
+        (('unit = "rollout"', 'unit = "rollout"\nscore = 1'), "score: unknown key"),
         (("unit = ", "unit : "), "not valid TOML"),
     ],
 )
