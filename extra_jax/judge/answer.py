@@ -77,7 +77,7 @@ class Alternative(BaseModel):
 class Token(Alternative):
     """A token of the reply."""
 
-    top_logprobs: list[Alternative]
+    top_logprobs: Annotated[list[Alternative], BeforeValidator(lambda value: value or [])] = []
 
 
 class _Logprobs(BaseModel):
@@ -105,32 +105,32 @@ class Completion(BaseModel):
     choices: list[_Choice] = Field(min_length=1)
     usage: Annotated[_Usage, BeforeValidator(lambda usage: usage if isinstance(usage, Mapping) else {})] = _Usage()
 
-    def tokens(self) -> list[Token] | None:
-        """The tokens of the reply with their log-probabilities, or ``None`` where there are none."""
+    def tokens(self) -> list[Token]:
+        """The tokens of the reply with their log-probabilities, or nothing where there are none."""
         try:
             return _Logprobs.model_validate(self.choices[0].logprobs).content
         except ValidationError:
-            return None
+            return []
 
 
 def read_answer(status: int, text: str, headers: Mapping[str, str]) -> Completion | Failure:
     """What the body of an answer is."""
     try:
         body = json.loads(text)
-    except (ValueError, RecursionError):
-        words = _words(text)
-        return Failure("transport" if status < 400 else _kind(status, words), words, status, _pause(headers))
-    if status < 400 and not (isinstance(body, Mapping) and body.get("error")):
-        try:
+        error = body.get("error") if isinstance(body, Mapping) else None
+        if status < 400 and not error:
             return Completion.model_validate(body)
-        except ValidationError:
-            return Failure("transport", f"no chat completion: {_words(text)}", status)
-    words = _said(body)[:4000] or _words(text)
-    error = body.get("error") if isinstance(body, Mapping) else None
+        words = _said(body)[:4000] or _words(text)
+    except (ValueError, RecursionError):  # no JSON, no completion, or nested without end
+        words, error = _words(text), None
+        if status < 400:
+            return Failure("transport", f"no chat completion: {words}", status)
     code, name = (error.get("code"), error.get("type")) if isinstance(error, Mapping) else (None, None)
     if status < 400:  # an error that comes as a success has its own number, or none
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    return Failure(_kind(status, f"{words} {code} {name}"), words[:_LONGEST_WORDS], status, _pause(headers))
+    pause = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*", headers.get("retry-after", ""), re.ASCII)  # or it is a date
+    kind = _kind(status, f"{words} {code} {name}")
+    return Failure(kind, words[:_LONGEST_WORDS], status, float(pause[1]) if pause else None)
 
 
 def _kind(status: int, text: str) -> Kind:
@@ -164,13 +164,5 @@ def _words(text: str) -> str:
     if start.startswith("<"):
         title = re.search(r"<title[^>]*>([^<]*)", start, re.IGNORECASE)
         page = title[1] if title else re.sub(r"<[^>]*>", " ", start)
-        return f"a web page and no answer of an API: {' '.join(html.unescape(page).split())[:200]}"
+        return f"a web page: {' '.join(html.unescape(page).split())[:200]}"
     return start[:_LONGEST_WORDS] or "an empty answer"
-
-
-def _pause(headers: Mapping[str, str]) -> float | None:
-    try:
-        pause = float(headers["retry-after"])
-    except (KeyError, ValueError):  # absent, or a date
-        return None
-    return pause if pause >= 0 else None

@@ -27,7 +27,7 @@ _SHORT = [{"role": "user", "content": "Say OK."}]
 # Bytes of an answer: so many, and so many for each token that it may have (with the alternatives of each).
 _BODY, _TOKEN, _TOKEN_WITH_ALTERNATIVES = 2**20, 2**10, 2**13
 _SHORTEST_KEY = 6  # a shorter one ("none", "EMPTY") is a word of any text and no secret
-_PARAMETERS = ("max_tokens", "temperature", "top_p", "seed", "logprobs")
+_PARAMETERS = ("max_tokens", "temperature", "top_p", "seed")
 
 
 Status = Literal["timeout", "transport", "too_long"]
@@ -72,7 +72,7 @@ class Endpoint:
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [self._bound]}),
         )
         self._pause = random.Random()
-        self._works, self._probing = False, asyncio.Lock()
+        self._works, self._has_logprobs, self._probing = False, False, asyncio.Lock()
         self.requests = 0
 
     async def hello(self) -> None:
@@ -169,16 +169,17 @@ class Endpoint:
     def _reply(self, completion: Completion, latency: float, requests: int) -> Reply:
         choice, usage = completion.choices[0], completion.usage
         text, expected = choice.message.content, None
-        if self.config.scoring == "expectation":
+        parsed = parse_score(text, choice.finish_reason == "length") if self.config.scoring == "expectation" else None
+        if parsed is not None:
             tokens = completion.tokens()
-            if tokens is None:
+            if not tokens and not self._has_logprobs:
                 raise ExtraError(
                     f"scoring=expectation: the endpoint {self.url} returns no log-probabilities; allow them there, or "
                     "use scoring=text"
                 )
-            if (parsed := parse_score(text, choice.finish_reason == "length")) is not None:
-                alternatives = [[(other.token, other.logprob) for other in token.top_logprobs] for token in tokens]
-                expected = expected_score(text, parsed, [token.token for token in tokens], alternatives)
+            self._has_logprobs = True
+            alternatives = [[(other.token, other.logprob) for other in token.top_logprobs] for token in tokens]
+            expected = expected_score(text, parsed, [token.token for token in tokens], alternatives)
         return Reply(
             text, choice.finish_reason, usage.prompt_tokens, usage.completion_tokens, latency, requests, expected
         )
@@ -199,8 +200,12 @@ class Endpoint:
         config = self.config
         if failure.kind == "too_long":
             return f"\nEven a short question does not fit: max_tokens={config.max_tokens} leaves no room; lower it"
-        if failure.status in (404, 405) and not re.search(r"/v\d", str(config.endpoint)):
-            return f"\nGive the URL with the /v1: endpoint={self.url.rstrip('/')}/v1"
+        if failure.status in (404, 405):
+            base = self.url.rstrip("/").removesuffix("/chat/completions")
+            base += "" if re.search(r"/v\d", base) else "/v1"
+            return "" if base == self.url.rstrip("/") else f"\nGive endpoint={base}"
+        if "logprobs" in failure.words:
+            return "\nThis model gives no log-probabilities: use scoring=text"
         if failure.status in (401, 403):
             where = "its key with api_key_env=NAME_OF_A_VARIABLE" if config.api_key_env is None else "another key there"
             return f"\nGive {where}"

@@ -1,7 +1,7 @@
 """Recorded answers of servers, played over real HTTP: the row that each gives, and what the person reads."""
 
 import json
-import os
+import math
 import shutil
 from pathlib import Path
 
@@ -92,8 +92,39 @@ def test_what_refuses_everything_ends_the_run_with_the_words_and_the_remedy(tmp_
 
 
 def test_a_url_without_v1_is_named(server, one_question):
-    with pytest.raises(ExtraError, match=rf"status 404.*\n.*endpoint={server}/v1"):
-        run.judge(one_question, asked(f"{server}/"))
+    for url, remedy in ((f"{server}/", f"{server}/v1"), (f"{server}/0/v1/chat/completions", f"{server}/0/v1")):
+        with pytest.raises(ExtraError, match=rf"status 404.*\nGive endpoint={remedy}$"):
+            run.judge(one_question, asked(url))
+
+
+def test_expectation_over_http_is_read_at_the_digit_and_one_reply_without_log_probabilities_is_one_row(tmp_path):
+    text = "Step 2 uses 𝑥.\nScore: 4"
+
+    def entry(token: str, **others: float) -> dict:
+        top = {token: -0.05, **others}
+        return {"token": token, "logprob": -0.05, "top_logprobs": [{"token": t, "logprob": p} for t, p in top.items()]}
+
+    odd = {"5": -3.0, "1": -3.0}
+    tokens = [entry(t) for t in ("Step 2 uses ", "\ufffd", "\ufffd", "\ufffd", ".\n", "Score", ":")]
+    tokens += [entry(" ", **odd), entry("4", **{"3": -3.0})]
+    body = recorded.completion(text)
+    body["choices"][0]["logprobs"] = {"content": tokens}
+    weights = {4: math.exp(-0.05), 3: math.exp(-3.0)}
+    expected = sum(k * w for k, w in weights.items()) / sum(weights.values())
+    good = Recorded("vLLM", "logprobs", 200, body)
+    none = Recorded("any", "no logprobs", 200, recorded.completion("Score: 4"))
+    refusal = Recorded("any", "refusal", 200, recorded.completion(""))
+    with recorded.played([good, none, refusal]) as url:
+        for place, (texts, outcome) in enumerate([(["a\n"], ("ok", expected)), ([], None), (["a\n"], ("parse", None))]):
+            config = asked(f"{url}/{place}/v1", scoring="expectation")
+            folder = written(tmp_path / str(place), texts or ["a\n"])
+            if outcome is None:
+                with pytest.raises(ExtraError, match="returns no log-probabilities"):
+                    run.judge(folder, config)
+            else:
+                run.judge(folder, config)
+                (row,) = rows_of(folder)
+                assert (row["status"], row["score"]) == (outcome[0], outcome[1] and pytest.approx(outcome[1]))
 
 
 def test_parameters_can_be_left_out_and_renamed(tmp_path, monkeypatch):
@@ -212,4 +243,3 @@ def test_the_servers_of_the_documentation_are_those_of_the_table():
     page = (Path(__file__).parents[2] / "docs" / "exprl_usage.md").read_text()
     for answer in ALL:
         assert answer.server in ("any", "proxy", "nginx") or answer.server in page, answer.server
-    assert os.environ.get("OPENAI_API_KEY") is None or SECRET not in os.environ["OPENAI_API_KEY"]
