@@ -32,7 +32,7 @@ _OF_FIVE = re.compile(
 _LEVEL = re.compile(r"\s*+(?:(?:very\s++)?(?:un)?likely|possible|points?)\b", re.IGNORECASE)
 _MORE = re.compile(r"(?:or|and|to|of|out|per|percent)\b", re.IGNORECASE)  # words that make it another number
 _SCALE = re.compile(
-    r"\b(?:scale|range|max\w*)\b[^0-9]*(?:[01]\s*(?:-|–|to)\s*)?([0-9]+)|^(?:out\s+)?of\s+([0-9]+)", re.I
+    r"\b(?:scale|range|max\w*)\b[^0-9]{0,40}(?:[01]\s*(?:-|–|to)\s*)?([0-9]+)|^(?:out\s+)?of\s+([0-9]+)", re.I
 )
 _TAG = re.compile(r"\s*+</\w++>")
 _WORDS = re.compile(r"([^a-z0-9]*+)(.*)", re.IGNORECASE | re.DOTALL)
