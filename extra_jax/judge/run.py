@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,10 @@ def judge(folder: epath.PathLike, config: JudgeConfig, prefix: str = "", quiet: 
     for key in ("endpoint", "model"):
         if getattr(config, key) is None:
             raise ExtraError(f"{key} is not set: give {key}={'URL' if key == 'endpoint' else 'NAME'}")
-    rubric = choose_rubric(config)
-    parts = store.rollout_parts(folder, prefix)
-    name = judge_id(config, rubric)
-    store.describe_judge(folder, name, judge_card(config, rubric))
+    rubric, parts = choose_rubric(config), store.rollout_parts(folder, prefix)
+    store.describe_judge(folder, judge_id(config, rubric), judge_card(config, rubric))
     with ReplyCache(_cache_folder(folder, config) / prefix) as cache, JudgeProgress(quiet) as progress:
-        run = _Run(folder, name, config, rubric, parts, cache, progress, prefix)
-        asyncio.run(run.everything())
+        asyncio.run(_Run(folder, config, prefix, rubric, parts, cache, progress).everything())
         return progress.tally
 
 
@@ -132,29 +129,26 @@ class _Part:
     """The scores of one part of rollouts on their way."""
 
     def __init__(self, name: str, tries: int, units: list[Unit]):
-        self.name, self.tries, self.units = name, tries, units
+        self.name, self.tries, self.units, self.open = name, tries, units, len(units)
         self.rows: list[dict[str, Any]] = [{}] * len(units)
-        self.open = len(units)
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        folder: epath.PathLike,
-        name: str,
-        config: JudgeConfig,
-        rubric: Rubric,
-        parts: list[store.Part],
-        cache: ReplyCache,
-        progress: JudgeProgress,
-        prefix: str,
-    ):
-        self.folder, self.name, self.config, self.rubric, self.parts = folder, name, config, rubric, parts
-        self.cache, self.progress, self.prefix = cache, progress, prefix
-        self.wrong = wrong_references(parts, config.wrongref_seed) if config.condition == "wrongref" else None
-        self.sampling = {"max_tokens": config.max_tokens, "top_p": 1.0}
-        self.under_way: dict[str, asyncio.Future[Reply]] = {}
-        self.unanswered = 0
+    folder: epath.PathLike
+    config: JudgeConfig
+    prefix: str
+    rubric: Rubric
+    parts: list[store.Part]
+    cache: ReplyCache
+    progress: JudgeProgress
+    under_way: dict[str, asyncio.Future[Reply]] = field(default_factory=dict)
+    unanswered: int = 0
+
+    def __post_init__(self) -> None:
+        self.name, mix_up = judge_id(self.config, self.rubric), self.config.condition == "wrongref"
+        self.wrong = wrong_references(self.parts, self.config.wrongref_seed) if mix_up else None
+        self.sampling = {"max_tokens": self.config.max_tokens, "top_p": 1.0}
 
     async def everything(self) -> None:
         """Judges what is left, part by part, with all workers busy across their borders."""

@@ -74,6 +74,8 @@ SCORE_SCHEMA = pa.schema(
     ]
 )
 
+_TYPES = {column.name: column.type for column in (*ROLLOUT_SCHEMA, *SCORE_SCHEMA)}
+
 # What a reader needs; files written by others may hold no more than this.
 SCORE_KEYS = ("rollout_id", "segment", "text_sha", "status", "score")
 
@@ -144,7 +146,11 @@ class Part:
                     f"{self.path}: no column {missing[0]!r}; it has {', '.join(parquet.schema_arrow.names)}"
                 )
             chosen = range(parquet.num_row_groups) if groups is None else groups
-            return parquet.read_row_groups(list(chosen), columns and list(columns)).to_pylist()
+            try:
+                table = parquet.read_row_groups(list(chosen), columns and list(columns))
+                return table.cast(pa.schema([(c.name, _TYPES.get(c.name, c.type)) for c in table.schema])).to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                raise ExtraError(f"{self.path}: cannot be read ({error}); write it again, or remove it") from error
 
     def by_group(self, columns: Sequence[str]) -> list[list[dict[str, Any]]]:
         """The rows of each row group."""
