@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 MODEL = "chain-judge"
 _SECTION = re.compile(r"^# (Problem|Reference solution|[^\n]*[Tt]race[^\n]*)\n", re.MULTILINE)
+_MARKED = re.compile(r"^--- (?P<mark>[0-9a-f]{16})\n(?P<trace>.*)\n--- (?P=mark)$", re.MULTILINE | re.DOTALL)
 _STEP = re.compile(r"(-?\d+)([-+*])(\d+)=(-?\d+)")
 
 
@@ -114,11 +115,12 @@ def grade(user: str, lenient: bool = False) -> int:
     A segment alone (``One step of the trace``) is graded by whether its lines are steps of the reference. Without a
     reference only the arithmetic of the lines can be checked, not whether they follow the problem.
     """
-    parts = _SECTION.split(user)
+    marked = _MARKED.search(user)
+    parts = _SECTION.split(user if marked is None else user[: marked.start()])
     titles, bodies = parts[1::2], parts[2::2]
     sections = dict(zip(titles, bodies, strict=True))
     title = titles[-1]
-    trace = sections[title]
+    trace = sections[title] if marked is None else marked["trace"] + "\n"
     reference = sections.get("Reference solution")
     if reference is None:
         lines = [line for line in trace.splitlines() if line]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from extra_jax.config.section import Section
+from extra_jax.config.section import MAX_SECONDS, MAX_STEPS, Section, Tokens
 
 
 class SegmentConfig(Section):
@@ -13,8 +13,8 @@ class SegmentConfig(Section):
     delimiter: str = Field(
         r"^#{2,6}\s", description="Regular expression (^ is a line start); a match opens a segment. ASCII only."
     )
-    min_tokens: int = Field(16, ge=1, description="A shorter piece joins the next one, the last one its predecessor.")
-    max_segments: int = Field(24, ge=1, description="More are merged evenly, neighbours with neighbours.")
+    min_tokens: Tokens = Field(16, description="A shorter piece joins the next one, the last one its predecessor.")
+    max_segments: Tokens = Field(24, description="More are merged evenly, neighbours with neighbours.")
     fallback: Literal["none", "blank_lines", "equal_tokens"] = Field(
         "none", description="What cuts a trace that the delimiter leaves whole."
     )
@@ -44,7 +44,9 @@ class ExprlConfig(Section):
     single_segment: Literal["zero", "grpo", "raw"] | None = Field(
         None, description="What `delta` gives a trace of one segment; default: zero, raw, grpo by `faithful`."
     )
-    outcome_mix: float = Field(0.0, ge=0, description="Process: adds this times the group-relative last score.")
+    outcome_mix: float = Field(
+        0.0, ge=0, le=1000, description="Process: adds this times the group-relative last score."
+    )
     scale: Literal["smooth", "hard", "extremes", "semi_smooth"] = Field(
         "smooth", description="Scores 1..5 to [0, 1]; `smooth` is (score - 1) / 4."
     )
@@ -52,7 +54,7 @@ class ExprlConfig(Section):
     overlong: Literal["keep", "zero", "penalty", "mask"] = Field(
         "zero", description="A trace that hit its cap: as scored, scores 0, minus overlong_penalty, or left out."
     )
-    overlong_penalty: float = Field(0.5, ge=0)
+    overlong_penalty: float = Field(0.5, ge=0, le=1000)
     duplicates: Literal["first", "mean", "error"] = Field("first", description="Several scores of one unit.")
     stale: Literal["drop", "use", "error"] = Field(
         "drop",
@@ -61,14 +63,22 @@ class ExprlConfig(Section):
     min_scored: float = Field(
         0.5, ge=0, le=1, description="Stop when a smaller share of the rollouts has a score: something is broken."
     )
-    steps_per_round: int = Field(1, ge=1, description="exprl: training steps on the rollouts of one policy.")
+    steps_per_round: int = Field(
+        1, ge=1, le=MAX_STEPS, description="exprl: training steps on the rollouts of one policy."
+    )
     wait_timeout: float = Field(
-        86400.0, gt=0, description="exprl without judge.endpoint: seconds to wait for scores that somebody else writes."
+        86400.0,
+        gt=0,
+        le=MAX_SECONDS,
+        description="exprl without judge.endpoint: seconds to wait for scores that somebody else writes.",
     )
     teacher_template: str = Field(
         "{problem}\n\nA reference solution:\n{reference}\n\nNow solve the problem in your own way.",
         description="What the teacher of self_distillation is asked.",
     )
     drift_tolerance: float = Field(
-        0.2, gt=0, description="Warn when mean score minus pass rate has risen by this much since the first rounds."
+        0.2,
+        gt=0,
+        le=1,
+        description="Warn when mean score minus pass rate has risen by this much since the first rounds.",
     )

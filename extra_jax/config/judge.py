@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from extra_jax.config.section import Section
+from extra_jax.config.section import MAX_SECONDS, Rows, Section, Seed, Temperature, Tokens
 from extra_jax.errors import redact
 
 _SECRET_KEY = re.compile(r"(?i)(?:api[-_]?key|authorization|passw(?:or)?d|secret|(?:^|access|auth|bearer)[-_]?token)$")
@@ -27,18 +27,22 @@ class JudgeConfig(Section):
         description="What the judge sees: the reference; for calibration also none, that of another problem, a trace "
         "that asks for the highest score, or the same as under `ref` with another draw (temperature above 0).",
     )
-    wrongref_seed: int = Field(0xC0DE, description="Which other problem's reference `wrongref` shows.")
+    wrongref_seed: Seed = Field(0xC0DE, description="Which other problem's reference `wrongref` shows.")
     scoring: Literal["text", "expectation"] = Field(
         "text", description="`expectation`: mean of 1..5 under the judge's log-probabilities at the digit it wrote."
     )
-    samples: int = Field(1, ge=1, description="Replies to each question; the score is their mean.")
-    temperature: float = Field(0.0, ge=0.0, description="Of the judge; with several samples it must be above 0.")
-    max_tokens: int = Field(2048, ge=1, description="Of a reply.")
-    concurrency: int = Field(64, ge=1, description="Requests under way at once.")
-    timeout: float = Field(300.0, gt=0, description="Seconds for one request.")
-    retries: int = Field(5, ge=0, description="Further tries after a time-out, a 429 or 5xx answer, a lost connection.")
-    parse_retries: int = Field(2, ge=0, description="Further replies drawn when one holds no valid score.")
-    backoff: float = Field(1.0, ge=0, description="Seconds before the first retry; doubles each time, at most 60.")
+    samples: Rows = Field(1, description="Replies to each question; the score is their mean.")
+    temperature: Temperature = Field(0.0, description="Of the judge; with several samples it must be above 0.")
+    max_tokens: Tokens = Field(2048, description="Of a reply.")
+    concurrency: Rows = Field(64, description="Requests under way at once.")
+    timeout: float = Field(300.0, gt=0, le=MAX_SECONDS, description="Seconds for one request.")
+    retries: int = Field(
+        5, ge=0, le=1000, description="Further tries after a time-out, a 429 or 5xx answer, a lost connection."
+    )
+    parse_retries: int = Field(2, ge=0, le=1000, description="Further replies drawn when one holds no valid score.")
+    backoff: float = Field(
+        1.0, ge=0, le=MAX_SECONDS, description="Seconds before the first retry; doubles each time, at most 60."
+    )
     api_key_env: str | None = Field(None, description="Name of the environment variable that holds the API key.")
     extra_body: dict[str, Any] = Field(
         default_factory=dict,

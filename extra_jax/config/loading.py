@@ -121,7 +121,11 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key{_nearest(model, location)}"
-    given = "" if isinstance(problem["input"], dict) else f" (got {_short(problem['input'])})"
+    given = (
+        ""
+        if isinstance(problem["input"], dict) or problem["type"] == "secret"
+        else f" (got {_short(problem['input'])})"
+    )
     return f"{key}: {problem['msg'].removeprefix('Value error, ')}{given}"
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from flax import nnx
 
+from extra_jax.data.loader import ProblemLoader
 from extra_jax.exprl.scored import Scored
 from extra_jax.rollout.types import Rollouts, StopReason
 from extra_jax.telemetry.journal import Journal
@@ -35,31 +36,38 @@ class Batch:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-class Source(Protocol):
-    """Where batches come from. All processes call it together."""
+class Source:
+    """Where batches come from. All processes call it together.
+
+    Attributes:
+        loader: The order of the problems or groups.
+    """
+
+    loader: ProblemLoader
 
     def next(self, params: nnx.State, step: int, timer: PhaseTimer, journal: Journal) -> Batch:
         """The batch of ``step``, for a policy with these parameters (training layout)."""
-        ...
+        raise NotImplementedError
 
     def may_save(self, done: int) -> bool:
         """Whether a run can be continued from after ``done`` steps."""
-        ...
+        return True
 
     def state(self) -> dict[str, Any]:
         """The position, as JSON."""
-        ...
+        return self.loader.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues where ``state`` was taken."""
-        ...
+        self.loader.restore(state)
 
     @property
     def epoch(self) -> float:
         """Passes over the problems so far."""
-        ...
+        return self.loader.epoch
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Releases what the source holds."""
 
 
 def make_batch(scored: Scored, rows: Sequence[Mapping[str, Any]], local: Sequence[int], group_size: int) -> Batch:

@@ -20,7 +20,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.exprl.batch import Batch, Source, to_rollouts
 from extra_jax.exprl.drift import Drift
 from extra_jax.exprl.rounds import RoundSource
-from extra_jax.exprl.stored_source import StoreSource
+from extra_jax.exprl.stored import StoreSource
 from extra_jax.learn.grpo import Learner
 from extra_jax.reward.scores import Scores
 from extra_jax.reward.verdict import Grade, Verdict

@@ -15,7 +15,7 @@ from flax import nnx
 from extra_jax.data.load import load_data
 from extra_jax.data.loader import ProblemLoader
 from extra_jax.errors import ExtraError
-from extra_jax.exprl.batch import Batch, make_batch
+from extra_jax.exprl.batch import Batch, Source, make_batch
 from extra_jax.exprl.collect import Collector, group_ids
 from extra_jax.exprl.distill import Teacher
 from extra_jax.exprl.scored import Scored, find_judge, score, unjudged
@@ -29,7 +29,7 @@ from extra_jax.telemetry.timing import PhaseTimer
 _POLL = 2.0  # seconds between two looks for scores that somebody else writes
 
 
-class RoundSource:
+class RoundSource(Source):
     """``exprl.steps_per_round`` steps on the rollouts of one policy, then new ones.
 
     Args:
@@ -98,7 +98,8 @@ class RoundSource:
 
         tally = judge(self.collector.folder, self.config.judge, prefix, quiet=True)
         if lost := tally.statuses.total() - tally.statuses["ok"]:
-            journal.message(f"round {number}: {lost:,} of {tally.statuses.total():,} units without a score")
+            why = "".join(f"; the last {status}: {words}" for status, words in tally.words.items())
+            journal.message(f"round {number}: {lost:,} of {tally.statuses.total():,} units without a score{why}")
 
     def _await(self, rows: Sequence[Mapping[str, Any]], policy: str, number: int, journal: Journal) -> Scored:
         """The scores of a round that somebody else writes, as soon as every unit has ended in some way."""
@@ -129,16 +130,6 @@ class RoundSource:
 
     def may_save(self, done: int) -> bool:
         return done % self.per_round == 0
-
-    def state(self) -> dict[str, Any]:
-        return self.loader.state()
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.loader.restore(state)
-
-    @property
-    def epoch(self) -> float:
-        return self.loader.epoch
 
     def close(self) -> None:
         self.collector.close()

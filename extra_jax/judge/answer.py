@@ -17,7 +17,7 @@ _TOO_LONG = re.compile(
     r"context_length_exceeded|exceed_context_size"
     r"|context.{0,12}(?:length|size|window)|maximum (?:model|prompt|input|sequence) length|max_(?:model|seq)_len"
     r"|max_tokens must be at least 1, got -"
-    r"|(?:prompt|input|request|sequence|messages?|tokens)\b.{0,40}too (?:long|large)|too many (?:input )?tokens"
+    r"|\b(?:prompt|input|request|sequence|messages?|tokens)\b.{0,40}too (?:long|large)|too many (?:input )?tokens"
     r"|(?:input|prompt|token count)\b.{0,60}exceeds? .{0,30}maximum|reduce the length|must have less than \d+ tokens"
     r"|`inputs`.{0,60}must be <=|tokens to keep from the initial prompt",
     re.IGNORECASE | re.DOTALL,
@@ -77,7 +77,7 @@ class Alternative(BaseModel):
 class Token(Alternative):
     """A token of the reply."""
 
-    top_logprobs: list[Alternative]
+    top_logprobs: Annotated[list[Alternative], BeforeValidator(lambda value: value or [])] = []
 
 
 class _Logprobs(BaseModel):
@@ -105,35 +105,35 @@ class Completion(BaseModel):
     choices: list[_Choice] = Field(min_length=1)
     usage: Annotated[_Usage, BeforeValidator(lambda usage: usage if isinstance(usage, Mapping) else {})] = _Usage()
 
-    def tokens(self) -> list[Token] | None:
-        """The tokens of the reply with their log-probabilities, or ``None`` where there are none."""
+    def tokens(self) -> list[Token]:
+        """The tokens of the reply with their log-probabilities, or nothing where there are none."""
         try:
             return _Logprobs.model_validate(self.choices[0].logprobs).content
         except ValidationError:
-            return None
+            return []
 
 
 def read_answer(status: int, text: str, headers: Mapping[str, str]) -> Completion | Failure:
     """What the body of an answer is."""
     try:
         body = json.loads(text)
-    except (ValueError, RecursionError):
-        return Failure("transport" if status < 400 else _kind(status, text), _words(text), status, _pause(headers))
-    if status < 400 and not (isinstance(body, Mapping) and body.get("error")):
-        try:
+        error = body.get("error") if isinstance(body, Mapping) else None
+        if status < 400 and not error:
             return Completion.model_validate(body)
-        except ValidationError:
-            return Failure("transport", f"no chat completion: {_words(text)}", status)
-    words = _said(body) or _words(text)
+        words = _said(body)[:4000] or _words(text)
+    except (ValueError, RecursionError):  # no JSON, no completion, or nested without end
+        words, error = _words(text), None
+        if status < 400:
+            return Failure("transport", f"no chat completion: {words}", status)
+    code, name = (error.get("code"), error.get("type")) if isinstance(error, Mapping) else (None, None)
     if status < 400:  # an error that comes as a success has its own number, or none
-        error = body["error"]
-        code = error.get("code") if isinstance(error, Mapping) else None
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    return Failure(_kind(status, text), words[:_LONGEST_WORDS], status, _pause(headers))
+    pause = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*", headers.get("retry-after", ""), re.ASCII)  # or it is a date
+    kind = _kind(status, f"{words} {code} {name}")
+    return Failure(kind, words[:_LONGEST_WORDS], status, float(pause[1]) if pause else None)
 
 
 def _kind(status: int, text: str) -> Kind:
-    text = text[:4000]
     if status == 413 or (status in (400, 422, 500) and _TOO_LONG.search(text)):
         return "too_long"
     if status in (400, 403) and _FILTERED.search(text):
@@ -164,13 +164,5 @@ def _words(text: str) -> str:
     if start.startswith("<"):
         title = re.search(r"<title[^>]*>([^<]*)", start, re.IGNORECASE)
         page = title[1] if title else re.sub(r"<[^>]*>", " ", start)
-        return f"a web page and no answer of an API: {' '.join(html.unescape(page).split())[:200]}"
+        return f"a web page: {' '.join(html.unescape(page).split())[:200]}"
     return start[:_LONGEST_WORDS] or "an empty answer"
-
-
-def _pause(headers: Mapping[str, str]) -> float | None:
-    try:
-        pause = float(headers["retry-after"])
-    except (KeyError, ValueError):  # absent, or a date
-        return None
-    return pause if pause >= 0 else None

@@ -73,7 +73,7 @@ def calibrate(folder: epath.PathLike) -> Calibration:
     scores: dict[tuple[str, str], np.ndarray] = {}
     for name, card in cards.items():
         joined = join_scores(labelled, store.score_rows(folder, name), whole=card.get("unit", "rollout") == "rollout")
-        family, condition = _family(name, card), card.get("condition", "ref")
+        family, condition = _family(name, card), str(card.get("condition", "ref"))
         families.setdefault(family, {})[condition] = {"judge": name, **_numbers(labelled, joined)}
         scores[family, condition] = _last(joined)
     judges = [
@@ -100,11 +100,10 @@ def calibrate(folder: epath.PathLike) -> Calibration:
 
 def _family(name: str, card: Mapping[str, Any]) -> str:
     """What the judges that differ in their condition only have in common."""
-    if not card:
-        return name
-    rest = {key: card[key] for key in ("scoring", "samples", "temperature", "max_tokens", "extra_body")}
     usual = {"scoring": "text", "samples": 1, "temperature": 0.0, "max_tokens": 2048, "extra_body": {}}
-    further = [f"{key}={value}" for key, value in rest.items() if value != usual[key]]
+    if not {"model", "asked_for", *usual} <= card.keys():  # written by somebody else
+        return name
+    further = [f"{key}={card[key]}" for key in usual if card[key] != usual[key]]
     return ", ".join([f"{card['model']}, {card['asked_for']}", *further])
 
 

@@ -27,7 +27,11 @@ _SHORT = [{"role": "user", "content": "Say OK."}]
 # Bytes of an answer: so many, and so many for each token that it may have (with the alternatives of each).
 _BODY, _TOKEN, _TOKEN_WITH_ALTERNATIVES = 2**20, 2**10, 2**13
 _SHORTEST_KEY = 6  # a shorter one ("none", "EMPTY") is a word of any text and no secret
-_PARAMETERS = ("max_tokens", "temperature", "top_p", "seed", "logprobs")
+_PARAMETERS = ("max_tokens", "temperature", "top_p", "seed")
+
+
+Status = Literal["timeout", "transport", "too_long"]
+_STATUS: dict[str, Status] = {"timeout": "timeout", "too_long": "too_long"}  # of the other kinds of failure: transport
 
 
 class NoAnswer(Exception):
@@ -38,7 +42,7 @@ class NoAnswer(Exception):
         requests: How many were sent.
     """
 
-    def __init__(self, status: Literal["timeout", "transport", "too_long"], requests: int, reason: str):
+    def __init__(self, status: Status, requests: int, reason: str):
         super().__init__(reason)
         self.status, self.requests = status, requests
 
@@ -68,7 +72,7 @@ class Endpoint:
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [self._bound]}),
         )
         self._pause = random.Random()
-        self._works, self._probing = False, asyncio.Lock()
+        self._works, self._has_logprobs, self._probing = False, False, asyncio.Lock()
         self.requests = 0
 
     async def hello(self) -> None:
@@ -106,18 +110,17 @@ class Endpoint:
             if isinstance(answer, Completion):
                 self._works = True
                 return self._reply(answer, latency, tries)
-            match answer.kind:
-                case "filtered":
-                    return Reply("", "content_filter", 0, 0, latency, tries)
-                case "forbidden":
-                    raise self._refusal(answer)
-                case "too_long" | "refused":
-                    await self._check_settings(sampling)
-                    raise NoAnswer("too_long" if answer.kind == "too_long" else "transport", tries, answer.words)
-                case "timeout" | "transport" as status:
-                    if tries <= self.config.retries:
-                        await asyncio.sleep(self._backoff(tries, answer.pause))
-        raise NoAnswer(status, tries, answer.words)
+            failure = answer
+            if failure.kind == "filtered":
+                return Reply("", "content_filter", 0, 0, latency, tries)
+            if failure.kind == "forbidden":
+                raise self._refusal(failure)
+            if failure.kind in ("too_long", "refused"):
+                await self._check_settings(sampling)
+                break
+            if tries <= self.config.retries:
+                await asyncio.sleep(self._backoff(tries, failure.pause))
+        raise NoAnswer(_STATUS.get(failure.kind, "transport"), tries, failure.words)
 
     async def _try(self, messages: Sequence[Mapping[str, str]], sampling: Mapping[str, Any]) -> Completion | Failure:
         """One request. Every word of the server that leaves here is safe to print and holds no key."""
@@ -130,10 +133,10 @@ class Endpoint:
                 text, status = await self._client.post("/chat/completions", cast_to=str, body=body), 200
         except (openai.APITimeoutError, TimeoutError):
             return Failure("timeout", f"no answer in {self.config.timeout:g} s")
-        except openai.APIConnectionError as error:
-            return Failure("transport", self._cause(error))
         except openai.APIStatusError as error:
             text, status, headers = error.response.text, error.status_code, error.response.headers
+        except openai.OpenAIError as error:
+            return Failure("transport", self._cause(error))
         answer = read_answer(status, self._without_key(text), headers)
         return replace(answer, words=printable(redact(answer.words))) if isinstance(answer, Failure) else answer
 
@@ -166,16 +169,17 @@ class Endpoint:
     def _reply(self, completion: Completion, latency: float, requests: int) -> Reply:
         choice, usage = completion.choices[0], completion.usage
         text, expected = choice.message.content, None
-        if self.config.scoring == "expectation":
+        parsed = parse_score(text, choice.finish_reason == "length") if self.config.scoring == "expectation" else None
+        if parsed is not None:
             tokens = completion.tokens()
-            if tokens is None:
+            if not tokens and not self._has_logprobs:
                 raise ExtraError(
                     f"scoring=expectation: the endpoint {self.url} returns no log-probabilities; allow them there, or "
                     "use scoring=text"
                 )
-            if (parsed := parse_score(text, choice.finish_reason == "length")) is not None:
-                alternatives = [[(other.token, other.logprob) for other in token.top_logprobs] for token in tokens]
-                expected = expected_score(text, parsed, [token.token for token in tokens], alternatives)
+            self._has_logprobs = True
+            alternatives = [[(other.token, other.logprob) for other in token.top_logprobs] for token in tokens]
+            expected = expected_score(text, parsed, [token.token for token in tokens], alternatives)
         return Reply(
             text, choice.finish_reason, usage.prompt_tokens, usage.completion_tokens, latency, requests, expected
         )
@@ -196,8 +200,12 @@ class Endpoint:
         config = self.config
         if failure.kind == "too_long":
             return f"\nEven a short question does not fit: max_tokens={config.max_tokens} leaves no room; lower it"
-        if failure.status in (404, 405) and not re.search(r"/v\d", str(config.endpoint)):
-            return f"\nGive the URL with the /v1: endpoint={self.url.rstrip('/')}/v1"
+        if failure.status in (404, 405):
+            base = self.url.rstrip("/").removesuffix("/chat/completions")
+            base += "" if re.search(r"/v\d", base) else "/v1"
+            return "" if base == self.url.rstrip("/") else f"\nGive endpoint={base}"
+        if "logprobs" in failure.words:
+            return "\nThis model gives no log-probabilities: use scoring=text"
         if failure.status in (401, 403):
             where = "its key with api_key_env=NAME_OF_A_VARIABLE" if config.api_key_env is None else "another key there"
             return f"\nGive {where}"
@@ -227,7 +235,7 @@ class Endpoint:
             async for chunk in read(chunk_size):
                 size += len(chunk)
                 if size > limit:
-                    raise ValueError(f"the answer is longer than {limit:,} bytes, which max_tokens cannot make")
+                    raise openai.OpenAIError(f"the answer is longer than {limit:,} bytes, which max_tokens cannot make")
                 yield chunk
 
         response.aiter_bytes = bounded

@@ -65,7 +65,7 @@ def join_scores(
     counts = Counter(dict.fromkeys(("units", OK, "missing", "duplicate", "stale", "foreign", *STATUSES[1:]), 0))
     for row in rows:
         index = place.get(row["rollout_id"])
-        if index is None or not 0 <= row["segment"] < units[index]:
+        if index is None or row["segment"] is None or not 0 <= row["segment"] < units[index]:
             counts["foreign"] += 1
         elif row["text_sha"] != rollouts[index]["text_sha"]:
             counts["stale"] += 1

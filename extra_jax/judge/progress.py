@@ -19,6 +19,7 @@ class Tally:
     Attributes:
         statuses: Units by status, all units of the store.
         words: What the server said last, for each status without a reply.
+        asking: Units of this run whose trace tells the judge what to do.
         before: Of them, those that an earlier run of the verb had finished.
         requests: Sent in this run, failed ones included.
         cached: Replies that did not have to be asked for.
@@ -28,6 +29,7 @@ class Tally:
 
     statuses: Counter[str] = field(default_factory=Counter)
     words: dict[str, str] = field(default_factory=dict)
+    asking: int = 0
     before: int = 0
     requests: int = 0
     cached: int = 0
@@ -37,7 +39,8 @@ class Tally:
 
     def __str__(self) -> str:
         ended = "  ".join(f"{status} {self.statuses[status]:,}" for status in STATUSES)
-        words = "".join(f"\nthe last {status}: {said}" for status, said in self.words.items())
+        asking = f"\n{self.asking:,} traces ask the judge for a score or bring control tokens" if self.asking else ""
+        words = asking + "".join(f"\nthe last {status}: {said}" for status, said in self.words.items())
         return (
             f"judged {self.statuses.total():,} units: {ended}\n"
             f"{self.before:,} of them before; {self.requests:,} requests, {self.cached:,} replies from the cache, "

@@ -5,8 +5,9 @@ A rubric is a TOML file in ``rubrics/`` (or one of the user's own):
 - ``unit``: what one question is about: ``rollout``, ``prefix`` (the trace up to the end of a segment) or ``segment``;
 - ``reference``: whether the judge sees the reference solution;
 - ``no_reference``: name of the rubric that asks the same without a reference (optional);
-- ``user``: text with ``{problem}``, ``{reference}``, ``{trace}``, ``{number}``, ``{count}``. Problem and reference come
-  first, so that all questions about one problem share a prefix, which an endpoint computes once;
+- ``user``: text with ``{problem}``, ``{reference}``, ``{trace}``, ``{number}``, ``{count}``, ``{mark}``. Problem and
+  reference come first, so that all questions about one problem share a prefix, which an endpoint computes once. The
+  mark is a hash of the trace: a line with it closes the trace, which cannot hold it;
 - ``system.math``, ``system.science``, ``system.code``: the instructions by domain.
 
 A file that has been used is never edited; a better one gets the next version number.
@@ -19,42 +20,47 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from pydantic import Field, ValidationInfo, field_validator
+
+from extra_jax.config.loading import validated
+from extra_jax.config.section import Section
 from extra_jax.errors import ExtraError
+from extra_jax.files import read_text
 
 FOLDER = Path(__file__).parent / "rubrics"
 DEFAULT_DOMAIN = "math"
 
-Unit = Literal["rollout", "prefix", "segment"]
 Chat = list[dict[str, str]]
 
-_UNITS = ("rollout", "prefix", "segment")
-_FIELDS = ("problem", "reference", "trace", "number", "count")
+_FIELDS = ("problem", "reference", "trace", "number", "count", "mark")
 _FIELD = re.compile(r"\{(\w+)\}")
-_REQUIRED = {"unit": str, "reference": bool, "user": str, "system": dict}
 
 
-@dataclass(frozen=True)
-class Rubric:
-    """One way of asking a judge.
-
-    Attributes:
-        name: File name without suffix, version included.
-        unit: What one question is about.
-        reference: Whether the judge sees the reference solution.
-        no_reference: Name of the twin without a reference, or ``None``.
-    """
+class Rubric(Section):
+    """One way of asking a judge: a file, and its name without suffix."""
 
     name: str
-    unit: Unit
+    unit: Literal["rollout", "prefix", "segment"]
     reference: bool
-    no_reference: str | None
+    no_reference: str | None = None
     user: str
-    system: Mapping[str, str]
+    system: dict[str, str] = Field(min_length=1)
+
+    @field_validator("user")
+    @classmethod
+    def _has_its_fields(cls, user: str, others: ValidationInfo) -> str:
+        fields, shown = _FIELD.findall(user), others.data.get("reference")
+        if unknown := [field for field in fields if field not in _FIELDS]:
+            raise ValueError(f"unknown field {{{unknown[0]}}}; there are {', '.join(_FIELDS)}")
+        needed = {"problem", "trace"} | ({"reference"} if shown else set())
+        if missing := sorted(needed - set(fields)):
+            raise ValueError(f"the field {{{missing[0]}}} is missing")
+        if shown is False and "reference" in fields:
+            raise ValueError("has the field {reference} but says reference = false")
+        return user
 
     def messages(
         self, domain: str, problem: str, reference: str | None, trace: str, number: int = 1, count: int = 1
@@ -75,9 +81,11 @@ class Rubric:
                 f"rubric {self.name} shows the judge a reference solution, and this problem has none: "
                 f"{problem[:60]!r}. Give a `solution` for every problem, or judge with condition=noref"
             )
-        values = {"problem": problem, "reference": reference or "", "trace": trace, "number": number, "count": count}
+        mark = hashlib.sha256(trace.encode()).hexdigest()[:16]
+        values = {"problem": problem, "reference": reference or "", "trace": trace, "mark": mark}
+        values |= {"number": str(number), "count": str(count)}
         # One pass over the template: braces in a problem or a trace are text and never fields.
-        user = _FIELD.sub(lambda field: str(values[field[1]]), self.user)
+        user = _FIELD.sub(lambda field: values[field[1]], self.user)
         return [{"role": "system", "content": self._system(domain)}, {"role": "user", "content": user}]
 
     def sha(self, domain: str = DEFAULT_DOMAIN) -> str:
@@ -101,42 +109,20 @@ def load_rubric(name: str) -> Rubric:
     Raises:
         ExtraError: no such rubric (the nearest is named), or a file that is none.
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        known = rubric_names()
+    if not name.endswith(".toml") and name not in (known := rubric_names()):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-        raise ExtraError(f"rubric {name!r}: no such rubric; {hint} A file of your own ends in .toml") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ExtraError(f"rubric {name!r}: no such rubric; {hint} A file of your own ends in .toml")
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    try:
+        raw = tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ExtraError(f"rubric {path}: not valid TOML: {error}") from error
-    _check(raw, path)
-    system = {domain: text.strip("\n") for domain, text in raw["system"].items()}
-    user = raw["user"].strip("\n")
-    return Rubric(path.stem, raw["unit"], raw["reference"], raw.get("no_reference"), user, system)
+    rubric = validated(Rubric, raw | {"name": path.stem}, f"rubric {path}")
+    system = {domain: text.strip("\n") for domain, text in rubric.system.items()}
+    return rubric.model_copy(update={"user": rubric.user.strip("\n"), "system": system})
 
 
 def rubric_names() -> list[str]:
     """Names of the rubrics in the package."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
-
-
-def _check(raw: Mapping[str, Any], path: Path) -> None:
-    for key, kind in _REQUIRED.items():
-        if not isinstance(raw.get(key), kind):
-            raise ExtraError(f"rubric {path}, key {key!r}: expected {kind.__name__}, got {raw.get(key)!r}")
-    if unknown := sorted(raw.keys() - {*_REQUIRED, "no_reference"}):
-        raise ExtraError(
-            f"rubric {path}: unknown key {unknown[0]!r}; a rubric has {', '.join(_REQUIRED)}, no_reference"
-        )
-    if raw["unit"] not in _UNITS:
-        raise ExtraError(f"rubric {path}, key 'unit': {raw['unit']!r} is none of {', '.join(_UNITS)}")
-    fields = _FIELD.findall(raw["user"])
-    if unknown := [field for field in fields if field not in _FIELDS]:
-        raise ExtraError(f"rubric {path}, key 'user': unknown field {{{unknown[0]}}}; there are {', '.join(_FIELDS)}")
-    needed = {"problem", "trace"} | ({"reference"} if raw["reference"] else set())
-    if missing := sorted(needed - set(fields)):
-        raise ExtraError(f"rubric {path}, key 'user': the field {{{missing[0]}}} is missing")
-    if not raw["reference"] and "reference" in fields:
-        raise ExtraError(f"rubric {path}: has the field {{reference}} but says reference = false")

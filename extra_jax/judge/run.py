@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from extra_jax.files import is_remote
 from extra_jax.judge import store
 from extra_jax.judge.endpoint import Endpoint, NoAnswer
 from extra_jax.judge.identity import choose_rubric, judge_card, judge_id
+from extra_jax.judge.injection import asks_for_score, defused
 from extra_jax.judge.join import OK
 from extra_jax.judge.progress import JudgeProgress, Tally
 from extra_jax.judge.replies import Reply, ReplyCache, question_key
@@ -67,7 +68,7 @@ class Unit:
 
     def messages(self, rubric: Rubric, appended: str = "") -> Chat:
         """What the judge is asked, with ``appended`` at the end of what it sees of the trace."""
-        trace = self.row["text"][self.start : self.end] + appended
+        trace = defused(self.row["text"][self.start : self.end] + appended)
         return rubric.messages(
             self.row["domain"], self.row["problem"], self.reference, trace, self.segment + 1, self.count
         )
@@ -88,13 +89,10 @@ def judge(folder: epath.PathLike, config: JudgeConfig, prefix: str = "", quiet: 
     for key in ("endpoint", "model"):
         if getattr(config, key) is None:
             raise ExtraError(f"{key} is not set: give {key}={'URL' if key == 'endpoint' else 'NAME'}")
-    rubric = choose_rubric(config)
-    parts = store.rollout_parts(folder, prefix)
-    name = judge_id(config, rubric)
-    store.describe_judge(folder, name, judge_card(config, rubric))
+    rubric, parts = choose_rubric(config), store.rollout_parts(folder, prefix)
+    store.describe_judge(folder, judge_id(config, rubric), judge_card(config, rubric))
     with ReplyCache(_cache_folder(folder, config) / prefix) as cache, JudgeProgress(quiet) as progress:
-        run = _Run(folder, name, config, rubric, parts, cache, progress, prefix)
-        asyncio.run(run.everything())
+        asyncio.run(_Run(folder, config, prefix, rubric, parts, cache, progress).everything())
         return progress.tally
 
 
@@ -131,29 +129,26 @@ class _Part:
     """The scores of one part of rollouts on their way."""
 
     def __init__(self, name: str, tries: int, units: list[Unit]):
-        self.name, self.tries, self.units = name, tries, units
+        self.name, self.tries, self.units, self.open = name, tries, units, len(units)
         self.rows: list[dict[str, Any]] = [{}] * len(units)
-        self.open = len(units)
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        folder: epath.PathLike,
-        name: str,
-        config: JudgeConfig,
-        rubric: Rubric,
-        parts: list[store.Part],
-        cache: ReplyCache,
-        progress: JudgeProgress,
-        prefix: str,
-    ):
-        self.folder, self.name, self.config, self.rubric, self.parts = folder, name, config, rubric, parts
-        self.cache, self.progress, self.prefix = cache, progress, prefix
-        self.wrong = wrong_references(parts, config.wrongref_seed) if config.condition == "wrongref" else None
-        self.sampling = {"max_tokens": config.max_tokens, "top_p": 1.0}
-        self.under_way: dict[str, asyncio.Future[Reply]] = {}
-        self.unanswered = 0
+    folder: epath.PathLike
+    config: JudgeConfig
+    prefix: str
+    rubric: Rubric
+    parts: list[store.Part]
+    cache: ReplyCache
+    progress: JudgeProgress
+    under_way: dict[str, asyncio.Future[Reply]] = field(default_factory=dict)
+    unanswered: int = 0
+
+    def __post_init__(self) -> None:
+        self.name, mix_up = judge_id(self.config, self.rubric), self.config.condition == "wrongref"
+        self.wrong = wrong_references(self.parts, self.config.wrongref_seed) if mix_up else None
+        self.sampling = {"max_tokens": self.config.max_tokens, "top_p": 1.0}
 
     async def everything(self) -> None:
         """Judges what is left, part by part, with all workers busy across their borders."""
@@ -222,8 +217,10 @@ class _Run:
 
     async def _judge(self, unit: Unit) -> dict[str, Any]:
         """Scores one unit: every sample until it parses, the mean of those that do."""
-        messages = unit.messages(self.rubric, _INJECTION if self.config.condition == "injected" else "")
+        appended = _INJECTION if self.config.condition == "injected" else ""
+        messages = unit.messages(self.rubric, appended)
         rubric_sha = self.rubric.sha(unit.row["domain"])
+        self.progress.tally.asking += asks_for_score(unit.row["text"][unit.start : unit.end] + appended)
         scores: list[float] = []
         reply, requests, prompt_tokens, completion_tokens, failure = None, 0, 0, 0, None
         for sample in range(self.config.samples):

@@ -20,7 +20,7 @@ _OPENED = re.compile(r"^[ \t]*+(?:<think(?:ing)?>|<thought>|\[THINK\]|<\|channel
 _MARKUP = str.maketrans(dict.fromkeys("*_#$\\{}[]\"“”'`", " "))
 _LABEL = re.compile(
     r"[^a-z0-9]*+(?:(?:final|overall)\s++)?(?P<label>scores?)\b"
-    r"(?P<gap>[^a-z0-9(]*+(?:\(?\s*+(?:1\s*+(?:-|–|to)\s*+5|out\s++of\s++5)(?![0-9])\s*+\)?)?+[^a-z0-9]*+)",
+    r"(?P<gap>[^a-z0-9(:=|]*+(?:\(?\s*+(?:1\s*+(?:-|–|to)\s*+5|out\s++of\s++5)(?![0-9])\s*+\)?)?+[^a-z0-9]*+)",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"[^a-z0-9]*+(?:boxed\s++)?+(?P<number>[0-9]++(?:[.,][0-9]++)?+)(?P<rest>.*)", re.I | re.S)
@@ -32,7 +32,7 @@ _OF_FIVE = re.compile(
 _LEVEL = re.compile(r"\s*+(?:(?:very\s++)?(?:un)?likely|possible|points?)\b", re.IGNORECASE)
 _MORE = re.compile(r"(?:or|and|to|of|out|per|percent)\b", re.IGNORECASE)  # words that make it another number
 _SCALE = re.compile(
-    r"\b(?:scale|range|max\w*)\b[^0-9]*(?:[01]\s*(?:-|–|to)\s*)?([0-9]+)|^(?:out\s+)?of\s+([0-9]+)", re.I
+    r"\b(?:scale|range|max\w*)\b[^0-9]{0,40}(?:[01]\s*(?:-|–|to)\s*)?([0-9]+)|^(?:out\s+)?of\s+([0-9]+)", re.I
 )
 _TAG = re.compile(r"\s*+</\w++>")
 _WORDS = re.compile(r"([^a-z0-9]*+)(.*)", re.IGNORECASE | re.DOTALL)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from extra_jax.errors import ExtraError
-from extra_jax.files import write_file
+from extra_jax.files import read_json_object, write_file
 
 _logger = logging.getLogger(__name__)
 
@@ -73,6 +73,8 @@ SCORE_SCHEMA = pa.schema(
         ("latency", pa.float32()),  # seconds, of the last attempt
     ]
 )
+
+_TYPES = {column.name: column.type for column in (*ROLLOUT_SCHEMA, *SCORE_SCHEMA)}
 
 # What a reader needs; files written by others may hold no more than this.
 SCORE_KEYS = ("rollout_id", "segment", "text_sha", "status", "score")
@@ -144,7 +146,11 @@ class Part:
                     f"{self.path}: no column {missing[0]!r}; it has {', '.join(parquet.schema_arrow.names)}"
                 )
             chosen = range(parquet.num_row_groups) if groups is None else groups
-            return parquet.read_row_groups(list(chosen), columns and list(columns)).to_pylist()
+            try:
+                table = parquet.read_row_groups(list(chosen), columns and list(columns))
+                return table.cast(pa.schema([(c.name, _TYPES.get(c.name, c.type)) for c in table.schema])).to_pylist()
+            except (pa.ArrowException, OSError) as error:
+                raise ExtraError(f"{self.path}: cannot be read ({error}); write it again, or remove it") from error
 
     def by_group(self, columns: Sequence[str]) -> list[list[dict[str, Any]]]:
         """The rows of each row group."""
@@ -195,7 +201,7 @@ def judges(folder: epath.PathLike) -> dict[str, dict[str, Any]]:
     for path in sorted(root.iterdir()) if root.exists() else ():
         if path.is_dir():
             card = path / JUDGE_FILE
-            cards[path.name] = json.loads(card.read_text()) if card.exists() else {}
+            cards[path.name] = read_json_object(card) if card.exists() else {}
     return cards
 
 
@@ -215,7 +221,7 @@ def settle(folder: epath.PathLike, name: str, facts: Mapping[str, Any]) -> None:
     if not path.exists():
         write_file(path, json.dumps(facts, indent=2) + "\n")
         return
-    before, now = json.loads(path.read_text()), json.loads(json.dumps(facts))
+    before, now = read_json_object(path), json.loads(json.dumps(facts))
     if differing := [
         f"{k}: {before.get(k)} -> {now.get(k)}" for k in sorted(before | now) if before.get(k) != now.get(k)
     ]:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from etils import epath
@@ -180,3 +181,21 @@ def test_the_counts_add_up_whatever_comes(entries):
     accepted = sum(status == "ok" and i < 4 for i, status, _ in entries)
     assert counts["ok"] + counts["duplicate"] == accepted
     json.dumps(counts)
+
+
+def test_files_of_others_are_cast_or_named(tmp_path):
+    chain_store(tmp_path, prompts=1, samples=1, shards=1)
+    folder = tmp_path / "scores" / "theirs"
+    folder.mkdir(parents=True)
+    row = {"rollout_id": "a", "segment": 0, "text_sha": "b", "status": "ok", "score": 4}
+
+    def read(change, types=None):
+        table = pa.table({key: pa.array([value], (types or {}).get(key)) for key, value in (row | change).items()})
+        pq.write_table(table, folder / "part-0.parquet")
+        return list(store.score_rows(tmp_path, "theirs"))
+
+    assert read({}, {"rollout_id": pa.large_string(), "segment": pa.int64()}) == [row]
+    assert read({"segment": None, "score": None}) == [row | {"segment": None, "score": None}]
+    for change in ({"score": "high"}, {"segment": 2**40}, {"score": [1.0]}, {"status": {"x": 1}}):
+        with pytest.raises(ExtraError, match=r"part-0\.parquet: cannot be read"):
+            read(change)
