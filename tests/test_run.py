@@ -59,7 +59,7 @@ def count(run_dir: Path, *, kill: int = -1, stop: int = -1, round_size: int = 1,
             run.state = run.state._replace(params={"w": run.state.params["w"] + total.value + len(memory.seen)})
             metrics = {"grad_norm": float(run.state.params["w"][0]), "num_tokens": 3, "completions/mean_length": 1.5}
             run.finish_step(step, metrics, may_save=(step + 1) % round_size == 0)
-        return run.result()
+    return run.result()
 
 
 def numbers(result: TrainResult) -> list[tuple]:
