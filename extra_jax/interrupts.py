@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -13,7 +13,7 @@ _SHOW_CURSOR = "\x1b[?25h"  # which progress bars hide
 
 def quit_at_once(number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
     """A signal handler: nothing more of this program runs."""
-    sys.__stderr__ and os.write(2, f"{_SHOW_CURSOR if os.isatty(2) else ''}\nextra-jax: interrupted\n".encode())
+    os.write(2, f"{_SHOW_CURSOR if os.isatty(2) else ''}\nextra-jax: interrupted\n".encode())
     os._exit(INTERRUPTED)
 
 
@@ -21,7 +21,8 @@ def quit_at_once(number: int = signal.SIGINT, frame: FrameType | None = None) ->
 def starting() -> Iterator[None]:
     """While modules are imported, where an exception can get lost in a callback, and there is nothing to clean up."""
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # ignored in the background of a shell, or somebody else's
+    # It may be ignored, in the background of a shell, or somebody else's.
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield
         return
     signal.signal(signal.SIGINT, quit_at_once)

@@ -7,6 +7,7 @@ parsing, so that ``--help`` and typing errors answer at once.
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 from extra_jax.cli import data, evaluation, exprl, models, planning, replaying, sampling, training
 from extra_jax.cli.verb import Verb
 from extra_jax.errors import ExtraError
+from extra_jax.interrupts import INTERRUPTED, quit_at_once
 
 USER_ERROR = 2
-INTERRUPTED = 130
 CLOSED_PIPE = 141
 
 VERBS = (
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, quit_at_once)  # what is left is the end of the interpreter
         print(f"extra-jax {args.verb}: interrupted", file=sys.stderr)
         return INTERRUPTED
 
