@@ -28,14 +28,26 @@ TINY = [
     "mesh.emulated_cpu_devices=1", "rollout.max_completion_length=24", "train.row_length=64", "rollout.slots=16",
     "train.micro_batch_rows=16", "eval.data.limit=4", "eval.every=4", "eval.num_generations=2", "rollout.chunk=24",
 ]  # fmt: skip
-GRPO = ["train", f"{ROOT}/configs/exploration.yaml", *TINY, "train.dump_steps=[3,6]"]
+GRPO = ["train", f"{ROOT}/configs/quickstart.yaml", *TINY, "train.dump_steps=[3,6]"]
 TWO = ["distributed.enabled=true", "distributed.num_processes=2"]
 VARIANTS = {
-    "plain": [*GRPO, "explore.preset=grpo", "train.beta=0.1"],
-    "exploration": [*GRPO, "explore.prompts.prefixes.guided_fraction=0.25", "explore.prompts.prefixes.warmup_steps=1"],
-    "exprl": ["exprl", f"{ROOT}/configs/exprl_self_distillation.yaml", *TINY, "exprl.steps_per_round=2"],
-    "eval": [*GRPO, "explore.preset=grpo", "eval.every=2", "eval.data.limit=24", "eval.num_generations=8"],
-    "two processes": [*GRPO, "explore.preset=grpo", *TWO],
+    "plain": [*GRPO, "train.beta=0.1"],
+    "exploration": [
+        "train",
+        f"{ROOT}/configs/exploration.yaml",
+        *TINY,
+        "explore.prompts.prefixes.guided_fraction=0.25",
+        "explore.prompts.prefixes.warmup_steps=1",
+    ],
+    "exprl": [
+        "exprl",
+        f"{ROOT}/configs/exprl_self_distillation.yaml",
+        *TINY,
+        "exprl.steps_per_round=2",
+        "train.row_length=128",
+    ],
+    "eval": [*GRPO, "eval.every=2", "eval.data.limit=24", "eval.num_generations=8"],
+    "two processes": [*GRPO, *TWO],
 }
 CLOCKS = ("time", "step_time", "tokens_per_second", "exploration/encoder_s")
 UNFINISHED = re.compile(r"\.tmp$|\.tmp\b|orbax-checkpoint-tmp|\.incomplete|\.part\.|\.replaced|\.aside")
@@ -225,6 +237,7 @@ def main() -> None:
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
+    os.environ.update(ENVIRONMENT)
     work, end, rng = given.work, time.monotonic() + 60 * given.minutes, random.Random(given.seed)
     work.mkdir(parents=True, exist_ok=True)
     (work / "runs.jsonl").touch()
