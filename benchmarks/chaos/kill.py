@@ -29,23 +29,17 @@ TINY = [
     "train.micro_batch_rows=16", "eval.data.limit=4", "eval.every=4", "eval.num_generations=2", "rollout.chunk=24",
 ]  # fmt: skip
 GRPO = ["train", f"{ROOT}/configs/quickstart.yaml", *TINY, "train.dump_steps=[3,6]"]
+EXPLORATION = ["train", f"{ROOT}/configs/exploration.yaml"]
+EXPRL = ["exprl", f"{ROOT}/configs/exprl_self_distillation.yaml"]
 TWO = ["distributed.enabled=true", "distributed.num_processes=2"]
 VARIANTS = {
     "plain": [*GRPO, "train.beta=0.1"],
     "exploration": [
-        "train",
-        f"{ROOT}/configs/exploration.yaml",
+        *EXPLORATION,
         *TINY,
-        "explore.prompts.prefixes.guided_fraction=0.25",
-        "explore.prompts.prefixes.warmup_steps=1",
+        "explore.prompts.prefixes={guided_fraction: 0.25, warmup_steps: 1, min_tokens: 4, min_gap: 4, every: 4}",
     ],
-    "exprl": [
-        "exprl",
-        f"{ROOT}/configs/exprl_self_distillation.yaml",
-        *TINY,
-        "exprl.steps_per_round=2",
-        "train.row_length=128",
-    ],
+    "exprl": [*EXPRL, *TINY, "exprl.steps_per_round=2", "train.row_length=128"],
     "eval": [*GRPO, "eval.every=2", "eval.data.limit=24", "eval.num_generations=8"],
     "two processes": [*GRPO, *TWO],
 }
