@@ -228,6 +228,13 @@ class Checkpointer:
         read = lambda _: self._manager.restore(step, args=ocp.args.Composite(arrays=arrays)).arrays  # noqa: E731
         return _item(folder, "arrays", read)
 
+    def restore_explore(self) -> dict[str, Any] | None:
+        """The state of exploration in the newest checkpoint, to look at it; ``None`` where it has none."""
+        step = self.latest_step()
+        if step is None or not (self.directory / str(step) / "explore").exists():
+            return None
+        return _writable(msgpack_restore(self._explore(step)))
+
     def _explore(self, step: int) -> bytes:
         as_saved = ocp.args.PyTreeRestore(restore_args={_EXPLORE: ocp.RestoreArgs(restore_type=np.ndarray)})
         saved = self._manager.restore(step, args=ocp.args.Composite(explore=as_saved)).explore[_EXPLORE]
