@@ -9,7 +9,7 @@ from extra_jax.config import Config
 from extra_jax.errors import ExtraError
 from extra_jax.learn.grpo import Learner
 from extra_jax.model.hf import save_params
-from extra_jax.run_dir import open_run
+from extra_jax.run_dir import locked, open_run
 from extra_jax.runtime import Runtime, load_policy
 
 
@@ -36,8 +36,8 @@ def import_hf(config: Config) -> None:
     if config.model.path is None:
         raise ExtraError("import-hf reads model.path; set it to a Hugging Face model folder")
     policy, params = load_policy(config)
-    run_dir = open_run(config)
-    with Checkpointer(run_dir / CHECKPOINTS) as checkpoints:
+    with locked(Path(config.run.dir)), Checkpointer(open_run(config) / CHECKPOINTS) as checkpoints:
+        run_dir = checkpoints.directory.parent
         if checkpoints.latest_step() is not None:
             raise ExtraError(f"{run_dir}: already at step {checkpoints.latest_step()}; choose another run.dir")
         state = Learner(policy.graphdef, config, policy.mesh).init(params)

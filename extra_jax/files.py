@@ -5,6 +5,7 @@ appears when it is complete, so there it is written directly.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -26,22 +27,61 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)) is not None
 
 
+_REMEDIES = {
+    errno.ENOSPC: "Make room on that disk",
+    errno.EDQUOT: "Make room within your quota",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
+}
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What a disk refuses in the block (it is full, read-only, somebody else's), as an error that a user can mend.
+
+    Args:
+        path: what is being written, for errors that do not name a file.
+
+    Raises:
+        ExtraError: in place of ``OSError``, and of errors of other libraries that quote one.
+    """
+    try:
+        yield
+    except ExtraError:
+        raise
+    except Exception as error:
+        quoted = (code for code in (*_REMEDIES, errno.EROFS, errno.EACCES) if os.strerror(code) in str(error))
+        code = error.errno if isinstance(error, OSError) else next(quoted, None)
+        if code is None:
+            raise
+        file = getattr(error, "filename", None) or os.fspath(path)
+        remedy = _REMEDIES.get(code, "Choose a place that can be written to")
+        raise ExtraError(f"{file}: {os.strerror(code)}. {remedy} and run the same command again.") from error
+
+
 @contextlib.contextmanager
 def whole_file(path: Path, private: bool = False) -> Iterator[IO[bytes]]:
     """A binary file to write a local file into; ``path`` has it when the block ends, and is untouched if it raises.
 
     Missing parent folders are made. Processes that share a disk may write the same file: the last one wins. What is
-    ``private`` can be read by its owner alone.
+    ``private`` can be read by its owner alone. What the disk refuses is an ``ExtraError``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb", opener=lambda name, flags: os.open(name, flags, 0o600 if private else 0o666)) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
+    mode = 0o600 if private else 0o666
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(beside, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def remove_orphans(folder: Path, names: str = "*") -> None:
+    """Removes what a kill left of ``whole_file`` in a folder that nobody else writes to now."""
+    for beside in folder.glob(f".{names}.tmp"):
         beside.unlink(missing_ok=True)
 
 

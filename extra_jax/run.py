@@ -5,6 +5,7 @@
         for step in run.steps():                         # evaluates when due; after the last step: export and report
             run.state, metrics = ...                     # one update
             run.finish_step(step, metrics)               # writes down, saves when due, stops when asked to
+    return run.result()                                  # after the block, which a request to stop may leave early
 
 Everything that changes the next step is in ``Run.state``, in a cursor or in exploration, and all of them are in every
 checkpoint: run the same command again, and it continues bit-identically.
@@ -20,6 +21,7 @@ from typing import Any, Protocol, Self, TypeVar
 import jax
 import numpy as np
 from flax import nnx
+from flax.serialization import msgpack_restore, msgpack_serialize
 
 from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
 from extra_jax.config import Config
@@ -27,13 +29,16 @@ from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator
 from extra_jax.exploration import Exploration
 from extra_jax.export import export_policy
+from extra_jax.files import disk_errors
 from extra_jax.learn.update import TrainState
-from extra_jax.parallel.processes import is_main
-from extra_jax.parallel.shutdown import GracefulStop
-from extra_jax.run_dir import check_length, open_run
+from extra_jax.model.fingerprint import fingerprint
+from extra_jax.parallel.processes import agree, is_main, on_main
+from extra_jax.parallel.shutdown import GracefulStop, StopRequest
+from extra_jax.rollout.session import Progress as OnProgress
+from extra_jax.run_dir import check_inputs, check_length, locked, open_run, tidy
 from extra_jax.runtime import Runtime
 from extra_jax.telemetry.journal import Journal, Record
-from extra_jax.telemetry.metrics import read_metrics
+from extra_jax.telemetry.metrics import last_recorded_step, read_metrics
 from extra_jax.telemetry.timing import PhaseTimer
 
 
@@ -44,6 +49,10 @@ class Closable(Protocol):
 
 
 Resource = TypeVar("Resource", bound=Closable)
+
+# Seconds of a step that is finished when somebody asks to stop; a longer one is given up while it samples. Who takes a
+# machine away leaves half a minute.
+_SHORT_STEP = 15.0
 
 
 class Cursor(Protocol):
@@ -106,16 +115,18 @@ class Run:
     """
 
     state: TrainState
+    directory: Path
 
     def __init__(self, policy: Runtime, max_steps: int):
         self.policy, self.max_steps = policy, max_steps
-        self.directory = open_run(policy.config)
-        self._stack = ExitStack()
         self._tokens = Count()
         self._cursors: dict[str, Cursor] = {"num_tokens": self._tokens}
         self._explore = Exploration()
         self._done = 0
         self._stopped = False
+        self._may_save = True
+        self._step_seconds = 0.0
+        self._before: tuple[dict[str, Any], bytes] | None = None  # cursors and exploration before the step, if needed
 
     def closing(self, resource: Resource) -> Resource:
         """Closes something with the run."""
@@ -136,12 +147,15 @@ class Run:
         self.state, self._explore = state, explore or self._explore
         self._cursors |= cursors
         self._evaluator = self.closing(Evaluator(self.policy, self.directory)) if config.benchmarks else None
+        model = fingerprint(state.params, self.policy.mesh) if config.model.path else None
+        on_main(lambda: check_inputs(config, model))
         folder = self.directory / CHECKPOINTS
         self._checkpoints = self._stack.enter_context(Checkpointer(folder, keep=config.checkpoint.keep))
-        self._stop = self._stack.enter_context(GracefulStop())
         if self._checkpoints.latest_step() is not None:
             self._restore()
+        on_main(lambda: tidy(config, self._done))
         self.journal = self._stack.enter_context(Journal(config, total_steps=self.max_steps, first_step=self._done))
+        self.journal.rollouts = self._watched(self.journal.rollouts)
         self.timer = PhaseTimer()
 
     def steps(self) -> Iterator[int]:
@@ -151,7 +165,9 @@ class Run:
             if is_due(step, self.policy.config.eval.every):
                 self._evaluate(step)
             self.timer = PhaseTimer()
+            self._before = self._snapshot() if self._step_seconds > _SHORT_STEP and self._may_save else None
             yield step
+            self._before = None
             if self._stopped:
                 return
         self._evaluate(self.max_steps)
@@ -183,6 +199,8 @@ class Run:
             metrics["num_tokens"] = self._tokens.value
             sampled = config.train.completions_per_step * metrics["completions/mean_length"]
         metrics |= self.timer.metrics(sampled)
+        self._step_seconds = float(agree(metrics["step_time"]))
+        self._may_save = may_save
         check_gradient(done, metrics["grad_norm"], self._checkpoints.latest_step())
         if record is not None:
             self.journal.records(done, record)
@@ -190,43 +208,87 @@ class Run:
         self._done = done
         stopping = self._stop.requested()
         if may_save and (stopping or done == self.max_steps or is_due(done, config.checkpoint.every)):
-            cursors = {name: cursor.state() for name, cursor in self._cursors.items()}
-            self._checkpoints.save(done, self.state, cursors, self._explore.state())
+            self._checkpoints.save(done, self.state, self._positions(), self._explore.state())
+            self._stopped = stopping
             if stopping:
-                self.journal.message(f"asked to stop: saved step {done}; the same command continues")
-                self._stopped = True
+                self._say_goodbye()
 
     def result(self) -> TrainResult:
         """What has come of it so far."""
         history = read_metrics(self.directory) if is_main() else []
         return TrainResult(self.policy, self.state.params, self.directory, self._done, history)
 
+    def _positions(self) -> dict[str, Any]:
+        return {name: cursor.state() for name, cursor in self._cursors.items()}
+
+    def _is_saved(self) -> bool:
+        return self._done in (0, self._checkpoints.latest_step())
+
+    def _snapshot(self) -> tuple[dict[str, Any], bytes]:
+        return self._positions(), msgpack_serialize(self._explore.state(), in_place=True)
+
+    def _watched(self, progress: OnProgress) -> OnProgress:
+        """Looks between two chunks of sampling whether somebody asked to stop, where what is sampled can be done again:
+        in evaluations, and in a step that is long or follows a checkpoint."""
+
+        def watch(finished: int, in_flight: int, total: int) -> None:
+            progress(finished, in_flight, total)
+            if self._stop.requested() and (self._before or self._is_saved()):
+                raise StopRequest
+
+        return watch
+
+    def _give_up_step(self) -> None:
+        """Saves what was before the step that is given up, or before the evaluation."""
+        if not self._is_saved():
+            assert self._before is not None  # else nobody would have been stopped
+            cursors, explore = self._before
+            self._checkpoints.save(self._done, self.state, cursors, msgpack_restore(explore))
+        self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        saved = f"saved step {self._done}" if self._done else "nothing to save"
+        self.journal.message(f"asked to stop: {saved}; the same command continues")
+
     def _restore(self) -> None:
-        cursors = self._checkpoints.restore_cursors()
-        self._done, self.state = self._checkpoints.restore(self.state)
+        recorded: list[int] = []
+        on_main(lambda: recorded.append(last_recorded_step(self.directory)))
+        saved = self._checkpoints.resume(self.state, int(agree(recorded[0] if recorded else -1)))
+        self._done, self.state = saved.step, saved.state
         check_length(self.directory, self._done, self.max_steps)
-        if cursors is None:  # nothing has moved in a checkpoint that import-hf made
+        if saved.cursors is None:  # nothing has moved in a checkpoint that import-hf made
             return
-        if cursors.keys() != self._cursors.keys():
+        if saved.cursors.keys() != self._cursors.keys():
             raise ExtraError(
-                f"{self.directory}: its checkpoint holds {sorted(cursors)}, this kind of training needs "
+                f"{self.directory}: its checkpoint holds {sorted(saved.cursors)}, this kind of training needs "
                 f"{sorted(self._cursors)}; another verb has trained there. Choose another run.dir"
             )
         for name, cursor in self._cursors.items():
-            cursor.restore(cursors[name])
-        self._explore.restore(self._checkpoints.restore_explore())
+            cursor.restore(saved.cursors[name])
+        self._explore.restore(saved.explore)
 
     def _evaluate(self, step: int) -> None:
         if self._evaluator is not None:
+            self._before = self._snapshot() if self._may_save else None
             self.journal.step(step, self._evaluator(self.state.params, step, self.journal.rollouts))
 
     def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._stop = stack.enter_context(GracefulStop())  # until the last save has ended
+            stack.enter_context(locked(Path(self.policy.config.run.dir)))
+            self.directory = open_run(self.policy.config)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
+    ) -> bool:
+        with disk_errors(self.directory), self._stack:
+            if isinstance(error, StopRequest):
+                self._give_up_step()
+            elif error is not None:
+                raise error
+        return error is not None
 
 
 def is_due(step: int, every: int) -> bool:

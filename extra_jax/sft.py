@@ -47,7 +47,7 @@ def sft(config: Config) -> TrainResult:
             run.state, learned = update(run.state, rows)
             metrics = {name: float(value) for name, value in jax.device_get(learned).items()}
             run.finish_step(step, metrics | {"epoch": loader.epoch})
-        return run.result()
+    return run.result()
 
 
 def solution_loss(policy: Runtime) -> LossFn:

@@ -116,7 +116,7 @@ def train(
             metrics = {**usual, **sampled.metrics, **learned, **explored.metrics, **seen}
             record = Record(sampled.problems, rollouts, sampled.texts, scores, explored.advantages, explored.columns)
             run.finish_step(step, metrics, record)
-        return run.result()
+    return run.result()
 
 
 def check_explores(config: Config, explore: MakeExploration | None) -> None:

@@ -15,10 +15,10 @@ from typing import Any, TextIO
 
 from extra_jax.errors import ExtraError, printable, redact
 from extra_jax.files import is_remote
+from extra_jax.interrupts import INTERRUPTED, quit_at_once
 
 USER_ERROR = 2
 BUG = 70
-INTERRUPTED = 130
 CLOSED_PIPE = 141
 
 _ROOM = "Make room, or choose another place; the same command then goes on."
@@ -67,7 +67,7 @@ def guarded(verb: str, argv: Sequence[str], work: Callable[[], int], run_dir: Ca
         return CLOSED_PIPE
     except KeyboardInterrupt:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next Ctrl-C ends what still winds down, at once
+            signal.signal(signal.SIGINT, quit_at_once)  # what is left is the end of the interpreter
         message, status = "interrupted", INTERRUPTED
     except Exception as error:
         if (reason := foreseen(error)) is not None:

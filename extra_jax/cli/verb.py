@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from extra_jax.interrupts import starting
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -38,7 +40,9 @@ class Verb:
 
 def call(module: str, function: str, *arguments: Any) -> Any:
     """Calls ``extra_jax.module.function``, imported now and not before."""
-    return getattr(importlib.import_module(f"extra_jax.{module}"), function)(*arguments)
+    with starting():
+        imported = importlib.import_module(f"extra_jax.{module}")
+    return getattr(imported, function)(*arguments)
 
 
 def out_argument(parser: argparse.ArgumentParser) -> None:

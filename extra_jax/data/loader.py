@@ -1,7 +1,8 @@
 """Endless batches of problems: the same global sequence on any number of processes, exact to resume."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
@@ -10,7 +11,7 @@ from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
 from extra_jax.parallel.processes import share
 
-_STATE_VERSION = 2
+_STATE_VERSION = 3
 
 
 class ProblemLoader:
@@ -46,7 +47,7 @@ class ProblemLoader:
         self._identity = {
             "version": _STATE_VERSION,
             "problems": len(self._problems),
-            "uids_sha256": _fingerprint(self._problems),
+            "problems_sha256": _fingerprint(self._problems),
             "seed": seed,
             "prompts_per_step": prompts_per_step,
         }
@@ -85,7 +86,7 @@ class ProblemLoader:
         meanings = {
             "version": "state version",
             "problems": "number of problems",
-            "uids_sha256": "uids of the problems or their order",
+            "problems_sha256": "uids of the problems or their order, wording or answers",
             "seed": "seed",
             "prompts_per_step": "prompts_per_step",
         }
@@ -120,12 +121,15 @@ def _check(problems: Sequence[Problem], prompts_per_step: int, process_index: in
 
 
 def _fingerprint(problems: Sequence[Problem]) -> str:
-    """SHA-256 over the uids in order, each with its length, so that no two lists collide by joining."""
+    """SHA-256 over everything that a problem is, in order."""
+
+    def plain(value: Any) -> Any:
+        return dict(value) if isinstance(value, Mapping) else type(value).__name__
+
     digest = hashlib.sha256()
-    for problem in problems:
-        uid = problem.uid.encode()
-        digest.update(f"{len(uid)}:".encode())
-        digest.update(uid)
+    for p in problems:
+        whole = [p.uid, p.prompt, p.answer, p.solution, p.source, dict(p.meta)]
+        digest.update(json.dumps(whole, default=plain).encode() + b"\n")
     return digest.hexdigest()
 
 

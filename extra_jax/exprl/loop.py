@@ -67,7 +67,7 @@ def _train(config: Config, make_source: Callable[[Runtime, nnx.State], Source]) 
             if alarm := drift.alarm():
                 run.journal.message(alarm)
             run.finish_step(step, metrics, record(batch, group), may_save=source.may_save(step + 1))
-        return run.result()
+    return run.result()
 
 
 def check_settings(config: Config) -> None:

@@ -1,6 +1,6 @@
-"""An identity of weights: which model was measured, whatever its layout."""
+"""An identity of weights and of other arrays, whatever their layout: which model was measured, what was saved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import jax
@@ -21,6 +21,19 @@ def fingerprint(params: nnx.State, mesh: Mesh) -> str:
         low = (low + int(value)) % 2**32
         high = (high * 31 + int(value) + number) % 2**32
     return f"{high:08x}{low:08x}"
+
+
+def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
+    """8 hexadecimal digits for each array, made as those of ``fingerprint``: one changed element always changes them.
+
+    All processes call it together.
+    """
+    return {name: f"{int(value):08x}" for name, value in jax.device_get(_checksums(dict(arrays))).items()}
+
+
+@jax.jit
+def _checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: _checksum(x, 0) for name, x in arrays.items()}
 
 
 @cache

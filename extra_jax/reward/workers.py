@@ -10,12 +10,15 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import logging
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -29,6 +32,13 @@ from extra_jax.reward.worker_process import Channel, Settings
 
 _ATTEMPTS = 2
 _CLOSE_SECONDS = 5.0
+# Seconds beyond the deadline of a task, and of the start, in which a template that works has answered: a machine may be
+# very busy.
+_GRACE_SECONDS = 30.0
+_START_SECONDS = 300.0
+_LOOK_SECONDS = 1.0
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,8 @@ class WorkerPool:
                 raise ExtraError("this worker pool is closed")
             if self._broken is not None:
                 raise ExtraError(self._broken)
+            if not self._tasks:
+                self._heard = time.monotonic()
             self._tasks[number] = task
         self._send(task)
         return task.future
@@ -148,6 +160,7 @@ class WorkerPool:
         theirs.close()
         self._channel = Channel(ours)
         self._ready = False
+        self._heard = time.monotonic()  # when the template answered last, or was given something to do
         self._broken: str | None = None
         self._reader = threading.Thread(target=self._read, name="grading-results", daemon=True)
         self._reader.start()
@@ -161,6 +174,9 @@ class WorkerPool:
     def _read(self) -> None:
         channel = self._channel
         while True:
+            while not select.select([channel.sock], [], [], _LOOK_SECONDS)[0]:
+                self._kill_frozen()
+            self._heard = time.monotonic()
             try:
                 messages = list(channel.receive())
             except (EOFError, OSError):
@@ -175,6 +191,14 @@ class WorkerPool:
                 if task is not None:
                     task.future.set_result(Outcome(status, value, detail))
         self._recover()
+
+    def _kill_frozen(self) -> None:
+        """A template that owes an answer for too long, stopped or swapped out, is killed, and then replaced."""
+        patience = _GRACE_SECONDS + self._limits.deadline_seconds if self._ready else _START_SECONDS
+        if (self._tasks or not self._ready) and time.monotonic() - self._heard > patience:
+            _logger.warning(f"grading workers for {self._function}: no answer for {patience:g} s; started again")
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._heard = time.monotonic()
 
     def _recover(self) -> None:
         """The template is gone: start another and send again what it had not answered."""

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from extra_jax.config.loading import validated
 from extra_jax.errors import ExtraError
-from extra_jax.files import parse_json, read_json, whole_file, write_file
+from extra_jax.files import parse_json, read_json, remove_orphans, whole_file, write_file
 from extra_jax.telemetry.files import EVALS_FOLDER, local_run_dir, parse_row, read_jsonl, to_json
 from extra_jax.telemetry.statistics import (
     evaluation_metrics,
@@ -144,6 +144,7 @@ class EvaluationLog:
             fcntl.flock(self._part, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ExtraError(f"{path}: another process is at this evaluation; wait for it, or stop it") from error
+        remove_orphans(path.parent, f"step_{self._step:06d}.*")
         self._part.seek(0)
         head = f"{to_json(self._identity)}\n".encode()
         if self._part.readline() != head:

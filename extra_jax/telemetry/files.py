@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from extra_jax.errors import ExtraError
-from extra_jax.files import is_remote, write_file
+from extra_jax.files import is_remote, parse_json, write_file
 
 METRICS_FILE = "metrics.jsonl"
 ROLLOUTS_FOLDER = "rollouts"
 EVALS_FOLDER = "evals"
 CONFIG_FILE = "config.yaml"
 RUN_FILE = "run.json"
+LOCK_FILE = "run.lock"
 REPORT_FILE = "report.html"
 
 
@@ -58,10 +59,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 def parse_row(line: str, path: Path, number: int) -> dict[str, Any]:
     """Parses one row; ``path`` and ``number`` (from 1) name it in the error."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ExtraError(f"{path}, row {number}: not valid JSON ({error}); repair or remove the row") from error
+    row = parse_json(line, f"{path}, row {number}")
     if not isinstance(row, dict):
         raise ExtraError(f"{path}, row {number}: expected a JSON object, found {type(row).__name__}")
     return row

@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from extra_jax.errors import ExtraError
-from extra_jax.files import write_file
+from extra_jax.files import disk_errors, write_file
 from extra_jax.telemetry.files import METRICS_FILE, local_run_dir, parse_row, to_json
 from extra_jax.telemetry.trackers import Expendable, Tracker
 
@@ -32,8 +32,9 @@ _RESERVED = ("step", "time", NONFINITE)
 class MetricsLog:
     """Appends the metrics of each step to ``metrics.jsonl`` and hands them to the trackers.
 
-    Each line is flushed and synced before ``log`` returns. Steps never go back; a second call with the same step (an
-    evaluation after the step) is a further line, and ``read_metrics`` merges the two.
+    Each line is synced before ``log`` returns. Steps never go back; a second call with the same step (an evaluation
+    after the step) is a further line, and ``read_metrics`` merges the two. What stands there already is not repeated:
+    a run that was killed after an evaluation measures the same again.
 
     Args:
         run_dir: Local run directory; made if missing.
@@ -43,26 +44,27 @@ class MetricsLog:
             a checkpoint passes 0.
 
     Attributes:
-        notes: What was repaired on opening (a line cut by a kill, lines removed), one sentence each; also logged as
-            warnings.
+        notes: What was repaired on opening (a line cut by a kill, lines removed) or is missing, one sentence each; also
+            logged as warnings.
 
     Raises:
-        ExtraError: ``run_dir`` is a URL, or an existing line other than the last is damaged.
+        ExtraError: ``run_dir`` is a URL, an existing line other than the last is damaged, or the disk refuses.
     """
 
     def __init__(self, run_dir: str | Path, trackers: Sequence[Tracker] = (), resume_step: int | None = None) -> None:
         self.path = local_run_dir(run_dir) / METRICS_FILE
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.notes = _repair(self.path, resume_step)
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            rows, self.notes = _repair(self.path, resume_step)
+            self._file = self.path.open("ab", buffering=0)  # nothing is left to write when a full disk ends the run
         for note in self.notes:
             _logger.warning(note)
-        rows = _read_rows(self.path)[0] if self.path.exists() else []
         self._last_step = max((row["step"] for row in rows), default=-1)
+        self._last = {key: value for row in rows if row["step"] == self._last_step for key, value in row.items()}
         self._trackers = tuple(map(Expendable, trackers))
-        self._file = self.path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: Mapping[str, Any], time: float | None = None) -> None:
-        """Writes one line and feeds the trackers.
+        """Writes one line, unless the step has it already, and feeds the trackers.
 
         Args:
             step: Trainer step, not smaller than any step already in the file.
@@ -70,7 +72,7 @@ class MetricsLog:
             time: Unix seconds; now by default.
 
         Raises:
-            ExtraError: ``step`` lies before the last line.
+            ExtraError: ``step`` lies before the last line, or the disk refuses it.
             TypeError: a value is not a scalar (the metric is named).
             ValueError: a metric is called ``step``, ``time`` or ``nonfinite``.
         """
@@ -83,13 +85,19 @@ class MetricsLog:
         if taken := [key for key in _RESERVED if key in scalars]:
             raise ValueError(f"metric names reserved for the log itself: {', '.join(taken)}")
         row = _row(int(step), clock.time() if time is None else time, scalars)
-        self._file.write(to_json(row) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._last_step = int(step)
+        before = self._last if step == self._last_step else {}
+        if not row.items() <= (before | {"time": row["time"]}).items():
+            self._write(f"{to_json(row)}\n".encode())
+        self._last_step, self._last = int(step), before | row
         numbers = {key: float(value) for key, value in scalars.items() if isinstance(value, int | float)}
         for tracker in self._trackers:
             tracker.log(int(step), numbers)
+
+    def _write(self, data: bytes) -> None:
+        with disk_errors(self.path):
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file and the trackers; harmless when called twice."""
@@ -150,9 +158,21 @@ def _row(step: int, time: float, scalars: Mapping[str, Any]) -> dict[str, Any]:
     return row | {NONFINITE: nonfinite} if nonfinite else row
 
 
+def last_recorded_step(run_dir: str | Path) -> int:
+    """The last step in ``metrics.jsonl``; -1 where there is none, or no such file."""
+    path = local_run_dir(run_dir) / METRICS_FILE
+    return max((row["step"] for row in _read_rows(path)[0]), default=-1)
+
+
 def _read_rows(path: Path) -> tuple[list[dict[str, Any]], str]:
     """The complete rows and the text of a cut last line (``""`` when there is none)."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    if not path.exists():
+        return [], ""
+    if not path.is_file():
+        raise ExtraError(
+            f"{path}: is not an ordinary file. Move it away, and put the file of the run back from a copy."
+        )
+    lines = path.read_bytes().decode(errors="replace").split("\n")
     rows, tail = [_metrics_row(line, path, number) for number, line in enumerate(lines[:-1], start=1)], lines[-1]
     if tail:
         try:
@@ -169,13 +189,15 @@ def _metrics_row(line: str, path: Path, number: int) -> dict[str, Any]:
     return row
 
 
-def _repair(path: Path, resume_step: int | None) -> list[str]:
-    """Removes a cut last line and, when resuming, the lines of steps that will run again; says what it did."""
-    if not path.exists():
-        return []
+def _repair(path: Path, resume_step: int | None) -> tuple[list[dict[str, Any]], list[str]]:
+    """Removes a cut last line and, when resuming, the lines of steps that will run again.
+
+    Returns:
+        The rows that are there now, and what was done and what is missing.
+    """
     rows, cut = _read_rows(path)
     kept = rows if resume_step is None else [row for row in rows if row["step"] <= resume_step]
-    again = [] if resume_step is None else [row["step"] for row in rows if row["step"] > resume_step]
+    again = [row["step"] for row in rows if resume_step is not None and row["step"] > resume_step]
     notes = []
     if cut:
         notes.append(f"{path}: removed a last line of {len(cut)} characters that was cut while it was being written")
@@ -183,7 +205,8 @@ def _repair(path: Path, resume_step: int | None) -> list[str]:
         notes.append(
             f"{path}: removed steps {min(again)} to {max(again)}, which run again from the state of step {resume_step}"
         )
-    complete = path.read_bytes().endswith(b"\n") or not rows
-    if notes or not complete:
+    if notes or (rows and not path.read_bytes().endswith(b"\n")):
         write_file(path, "".join(to_json(row) + "\n" for row in kept))
-    return notes
+    if missing := sorted(set(range(1, (resume_step or 0) + 1)) - {row["step"] for row in kept}):
+        notes.append(f"{path}: the numbers of {len(missing)} steps are missing: {str(missing)[1:80]}; they stay lost")
+    return kept, notes

@@ -14,6 +14,7 @@ import pytest
 
 from extra_jax.data.problem import Problem
 from extra_jax.errors import ExtraError
+from extra_jax.reward import workers
 from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.reward.worker_process import Channel
 from extra_jax.reward.workers import Limits, MathGrader, Outcome, PendingGrades, WorkerPool
@@ -167,6 +168,26 @@ def test_when_the_template_is_killed_nothing_gets_lost(pool):
     futures += [pool.submit("echo", value) for value in range(50, 100)]
     assert [future.result().value for future in futures] == list(range(100))
     assert pool.submit("who").result().value[1] != template
+
+
+def test_a_frozen_template_is_replaced_and_nothing_gets_lost(pool, monkeypatch, caplog):
+    monkeypatch.setattr(workers, "_GRACE_SECONDS", 1.0)
+    template = pool.submit("who").result().value[1]
+    os.kill(template, signal.SIGSTOP)
+    futures = [pool.submit("echo", value) for value in range(50)]
+    assert [future.result(60).value for future in futures] == list(range(50))
+    assert "no answer for 3 s; started again" in caplog.text
+    assert gone(template)
+
+
+def test_a_template_that_is_frozen_while_it_starts_is_a_named_error(monkeypatch):
+    monkeypatch.setattr(workers, "_START_SECONDS", 0.1)
+    monkeypatch.setattr(workers, "_LOOK_SECONDS", 0.05)
+    with WorkerPool(TASKS, workers=1) as pool:
+        os.kill(pool._process.pid, signal.SIGSTOP)
+        future = pool.submit("echo", 1)
+        with pytest.raises(ExtraError, match="could not start"):
+            future.result(60)
 
 
 def test_a_pool_that_cannot_start_says_so():
