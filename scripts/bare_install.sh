@@ -17,11 +17,12 @@ install() { # NAME, and what pip installs
 }
 imports() { # NAME, and the modules beyond which nothing is tried; all of them by default
   "$place/$1/bin/python" - "${@:2}" <<'PYTHON'
-import importlib, pkgutil, sys
-import extra_jax
+import importlib, sys
+from pathlib import Path
 from extra_jax.errors import ExtraError
-names = [module.name for module in pkgutil.walk_packages(extra_jax.__path__, "extra_jax.")]
-wanted = [name for name in names if not sys.argv[1:] or name.split(".")[1] in sys.argv[1:]]
+files = Path("extra_jax").rglob("*.py")
+names = sorted(".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files)
+wanted = [name for name in names if not sys.argv[1:] or f"{name}.".split(".")[1] in sys.argv[1:]]
 wanted.remove("extra_jax.cli.__main__")  # is the command line itself
 extras = []
 for name in wanted:
@@ -53,7 +54,7 @@ install judge --no-deps --editable .
 mapfile -t judge < <(python3 -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']
 print(*p['optional-dependencies']['judge'], sep='\n')")
 install judge "${judge[@]}"
-imports judge judge answers config errors files cli
+imports judge judge config errors files cli
 "$base/python" scripts/judge_server.py --port 18765 > /dev/null &
 server=$!
 judged=("$place/store" endpoint=http://localhost:18765/v1 model=chain-judge rubric=process_prefix_v1)

@@ -80,9 +80,10 @@ def main() -> int:
         kilobytes = {name: (run / name).stat().st_size / 1024 for name in ("metrics.jsonl",)}
         kilobytes["rollouts"] = sum(path.stat().st_size for path in (run / "rollouts").iterdir()) / 1024
     growth = slopes(seen)
-    result = {"steps": seen[-1]["step"], "growth_a_step": growth, "kilobytes": kilobytes, "seen": seen}
+    result = {"steps": seen[-1]["step"], "growth_a_step": growth, "kilobytes": kilobytes, "columns": list(seen[0])}
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        rows = ",\n  ".join(json.dumps([round(value, 1) for value in row.values()]) for row in seen)
+        args.out.write_text(f'{json.dumps(result, indent=1)[:-2]},\n "seen": [\n  {rows}\n ]\n}}\n')
     print(json.dumps({name: result[name] for name in ("steps", "growth_a_step", "kilobytes")}))
     grows = [name for name, most in LARGEST_GROWTH.items() if growth[name] > most + 1e-9]
     print(f"grows: {', '.join(grows)}" if grows else "flat")

@@ -23,20 +23,15 @@ CLOSED_PIPE = 141
 
 _ROOM = "Make room, or choose another place; the same command then goes on."
 _PATH = "Check the path and who may write there."
-_REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST, errno.ELOOP),
-        _PATH,
-    ),
-    **dict.fromkeys((errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.ENXIO, errno.EBUSY, errno.ESTALE, errno.EIO), _PATH),
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files: ulimit -n 65536."),
-}
-_IN_MESSAGES = {
-    os.strerror(code): code for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WRONG_PATH = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.ENXIO, errno.EBUSY, errno.ESTALE, errno.EIO,
+)  # fmt: skip
+_REMEDIES = dict.fromkeys(_FULL, _ROOM) | dict.fromkeys(_WRONG_PATH, _PATH)
+_REMEDIES |= dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files: ulimit -n 65536.")
+_IN_MESSAGES = {os.strerror(code): _REMEDIES[code] for code in (*_FULL, errno.EROFS, errno.EACCES)}
 _NO_MEMORY = "Use fewer or shorter texts at once: rollout.slots, train.micro_batch_rows, train.prompts_per_step."
-_PACKAGES = ("extra-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers", "pydantic")
 
 
 class PlainOutput:
@@ -92,9 +87,9 @@ def foreseen(error: BaseException) -> str | None:
             return f"not enough memory ({first_line or 'none left'}). {_NO_MEMORY}"
         if isinstance(one, ModuleNotFoundError) and one.name and not one.name.startswith("extra_jax"):
             return f"needs the package `{one.name.partition('.')[0]}`, which is not installed; install it with pip"
-        for text, code in _IN_MESSAGES.items():  # storage of checkpoints raises ValueError and RuntimeError for these
+        for text, remedy in _IN_MESSAGES.items():  # storage of checkpoints raises ValueError and RuntimeError for these
             if text in str(one):
-                return f"{text}. {_REMEDIES[code]}"
+                return f"{text}. {remedy}"
     return None
 
 
@@ -130,19 +125,12 @@ def check_writable(path: str, what: str) -> None:
 
 
 def _report_bug(error: Exception, argv: Sequence[str], run_dir: str | None) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    def installed(name: str) -> str:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return "not installed"
+    from importlib.metadata import distributions
 
     details = [
         f"command: {shlex.join(['extra-jax', *argv])}",
         f"python: {platform.python_version()} on {platform.platform()}",
-        *(f"{name}: {installed(name)}" for name in _PACKAGES),
-        "",
+        f"packages: {', '.join(sorted(f'{one.name} {one.version}' for one in distributions()))}\n",
         *traceback.format_exception(error),
     ]
     text = printable(redact("\n".join(details)))

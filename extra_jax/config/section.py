@@ -6,22 +6,16 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 DType = Literal["float32", "bfloat16"]
 
-MAX_STEPS = 10**9
-"""Steps, updates and problems: years of training, so a slip of the keyboard."""
-MAX_TOKENS = 2**20
-"""Tokens of one text: more than any model here reads."""
-MAX_ROWS = 2**16
-"""Texts side by side (prompts, samples, rows, slots, requests) and devices: arrays of this size still fit a host."""
-MAX_TEMPERATURE = 100.0
-"""Above it tokens are drawn evenly, whatever the model says."""
-MAX_SECONDS = 10**7
-"""Four months."""
+MAX_STEPS = 10**9  # also updates: years of training, so a slip of the keyboard
+MAX_TOKENS = 2**20  # of one text: more than any model here reads
+MAX_ROWS = 2**16  # texts side by side (prompts, samples, slots, requests) and devices: arrays of this size fit a host
+MAX_SECONDS = 10**7  # four months
 
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Tokens = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 Rows = Annotated[int, Field(ge=1, le=MAX_ROWS)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-Temperature = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)]
+Temperature = Annotated[float, Field(ge=0, le=100)]  # above it tokens are drawn evenly, whatever the model says
 
 
 class Section(BaseModel):

@@ -248,10 +248,7 @@ def check_template(template: str) -> None:
     except ValueError as error:
         raise ExtraError(f"prompt_template {template!r}: {error}. {remedy}") from error
     if parsed != [["problem", "", None]]:  # no format (of a width of gigabytes, say) and no conversion
-        fields = [
-            field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-            for field, spec, conversion in parsed
-        ]
+        fields = ["".join(filter(None, field)) for field in parsed]
         raise ExtraError(f"prompt_template {template!r} has the fields {fields}. {remedy}")
 
 
