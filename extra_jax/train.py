@@ -7,7 +7,7 @@ replay dumps wrap a stage, callbacks look at a step before its update, and explo
 (``exploration.py``). Shapes, on this process: ``P`` prompts, ``R`` completions, ``D`` width of the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from extra_jax.learn.advantage import Advantage, make_advantage
 from extra_jax.learn.grpo import Learner
 from extra_jax.learn.update import TrainState
 from extra_jax.parallel.processes import share
-from extra_jax.policy import load_policy, sampling_params
+from extra_jax.policy import Policy, load_policy, sampling_params
 from extra_jax.replay import with_dumps
 from extra_jax.reward.metrics import reward_metrics
 from extra_jax.reward.overlap import OverlappedGrading
@@ -71,9 +71,7 @@ def train(
         sampler = policy.sampler(sampling_params(config), stream="rollout")
         learner = Learner(policy.graphdef, config, policy.mesh)
         reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
-        opens, longest = policy.opens_thinking(prompt_ids.values()), config.rollout.max_completion_length
-        rewards = rewards or make_rewards(config.reward, config.data, longest, prompt_opens_thinking=opens)
-        run.closing(rewards)
+        rewards = run.closing(rewards or _named_rewards(policy, prompt_ids))
         rewards.check(problems)
         run.start(learner.init(params), exploration, loader=loader)
 
@@ -118,6 +116,12 @@ def train(
             record = Record(sampled.problems, rollouts, sampled.texts, scores, explored.advantages, explored.columns)
             run.finish_step(step, metrics, record)
         return run.result()
+
+
+def _named_rewards(policy: Policy, prompt_ids: Mapping[str, Sequence[int]]) -> Rewards:
+    """What ``reward`` names, for these prompts."""
+    config, opens = policy.config, policy.opens_thinking(prompt_ids.values())
+    return make_rewards(config.reward, config.data, config.rollout.max_completion_length, prompt_opens_thinking=opens)
 
 
 def check_explores(config: Config, explore: MakeExploration | None) -> None:
