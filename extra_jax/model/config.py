@@ -37,7 +37,6 @@ _ONLY: dict[str, Any] = {
     "attention_dropout": 0.0,
     "use_sliding_window": False,
     "quantization_config": None,
-    "auto_map": None,  # names Python files beside the weights, which are never run here
 }
 
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
@@ -92,6 +91,11 @@ class Qwen3Config:
         theta = _pop_rope_theta(rest, origin)
         for key, supported in _ONLY.items():
             _demand(origin, key, rest.pop(key, supported), supported)
+        if code := rest.pop("auto_map", None):
+            raise ExtraError(
+                f"{origin}: auto_map names Python code of the folder ({code!r:.80}), which is not run here; remove it "
+                "if the model is a plain Qwen3 without that code"
+            )
         kinds = rest.pop("layer_types", None)
         if kinds is not None and (not isinstance(kinds, list) or kinds != ["full_attention"] * len(kinds)):
             raise ExtraError(f"{origin}: layer_types={kinds!r:.80} is not supported, only a list of 'full_attention'")

@@ -99,6 +99,17 @@ def test_to_hf_reads_back_here_and_in_transformers(name):
         ({"attention_dropout": 0.1}, "attention_dropout"),
         ({"logit_softcap": 30.0}, r"\['logit_softcap'\]"),
         ({"num_key_value_heads": 3}, "not a multiple"),
+        (
+            {"auto_map": {"AutoModelForCausalLM": "evil.Evil"}},
+            r"auto_map names Python code .*evil\.Evil.* not run here",
+        ),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config="),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}}, r"rope_theta=1000000 but rope_parameters"),
+        ({"num_hidden_layers": 10**9}, "less than or equal to 1000"),
+        ({"tie_word_embeddings": "false"}, r"tie_word_embeddings: .*valid boolean \(got 'false'\)"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps: .*finite"),
+        ({"vocab_size": 256.0}, "vocab_size: .*valid integer"),
+        ({"head_dim": None}, "head_dim: .*valid integer"),
         ({"head_dim": 127}, "multiple of 2"),
     ],
 )
