@@ -219,7 +219,7 @@ class Comparison:
         if relations.is_label(side) or type(side) is not type(last):
             return True
         if not (isinstance(side, Quantity) and isinstance(last, Quantity)):
-            return self.same(side, last)
+            return self._alike(side, last)
         try:
             return not symbols(side.node) <= symbols(last.node) or equal(side.node, last.node) is not False
         except Huge:
@@ -287,9 +287,16 @@ class Comparison:
     def _distinct(self, items: Sequence[Shape]) -> list[Shape]:
         found: list[Shape] = []
         for item in items:
-            if not any(self.same(other, item) for other in found):
+            if not any(self._alike(other, item) for other in found):
                 found.append(item)
         return found
+
+    def _alike(self, one: Shape, other: Shape) -> bool:
+        """Whether two parts of one text are the same; that one cannot be read says nothing about the gold."""
+        try:
+            return self.same(one, other)
+        except GoldUnreadable:
+            return False
 
     def _set(self, gold: Shape, answer: Shape) -> bool:
         """Sets of reals by their normal form; with letters in the ends, end by end."""

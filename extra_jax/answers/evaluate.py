@@ -98,7 +98,7 @@ class Evaluator:
     def _mul(self, node: Node) -> Value:
         total: Value = Fraction(1)
         for child in node.args:
-            total = self._times(total, self(child))
+            total = self.product(total, self(child))
         return total
 
     def _div(self, node: Node) -> Value:
@@ -114,7 +114,8 @@ class Evaluator:
             return self._bounded(left + right)
         return self.inexact(left) + self.inexact(right)
 
-    def _times(self, left: Value, right: Value) -> Value:
+    def product(self, left: Value, right: Value) -> Value:
+        """The product of two values."""
         if isinstance(left, Fraction) and isinstance(right, Fraction):
             return self._bounded(left * right)
         return self.inexact(left) * self.inexact(right)
@@ -122,10 +123,6 @@ class Evaluator:
     def _bounded(self, value: Fraction) -> Value:
         size = value.numerator.bit_length() + value.denominator.bit_length()
         return value if size <= 2 * _EXACT_BITS else self.inexact(value)
-
-    def product(self, left: Value, right: Value) -> Value:
-        """The product of two values."""
-        return self._times(left, right)
 
     def inexact(self, value: Value) -> Value:
         """``value`` as an mpmath number."""
@@ -136,8 +133,7 @@ class Evaluator:
     # -- powers and roots
 
     def _pow(self, node: Node) -> Value:
-        base, exponent = (self(child) for child in node.args)
-        return self._power(base, exponent)
+        return self._power(*(self(child) for child in node.args))
 
     def _power(self, base: Value, exponent: Value) -> Value:
         if isinstance(exponent, Fraction) and isinstance(base, Fraction):
@@ -171,12 +167,7 @@ class Evaluator:
         degree, radicand = (self(child) for child in node.args)
         if isinstance(degree, Fraction) and degree.denominator == 1 and 1 <= degree <= 64:
             return self._nth_root(radicand, int(degree))
-        return self._power(radicand, self._divide_one(degree))
-
-    def _divide_one(self, value: Value) -> Value:
-        if value == 0:
-            raise Undefined("root of degree zero")
-        return 1 / value
+        return self._power(radicand, 1 / degree)
 
     def _nth_root(self, value: Value, degree: int) -> Value:
         """The real root where there is one, else the principal one; exact for perfect powers."""

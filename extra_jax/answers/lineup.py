@@ -94,21 +94,20 @@ def _in_base_units(node: Node, unit: Unit) -> Node:
 def agree(values: Sequence[Quantity], *, roughly: bool = False) -> bool:
     """Whether the sides of a chain may all be right: decimals, and what stands behind ``\\approx``, may be rounded."""
     return all(
-        any(_close(*pair, _AGREE if roughly else None, values[0].text, value.text) for pair in pairs)
+        any(_close(*pair, roughly, values[0].text, value.text) for pair in in_same_unit(values[0], value))
         for value in values[1:]
-        for pairs in [in_same_unit(values[0], value)]
     )
 
 
-def _close(left: Node, right: Node, part: float | None, *texts: str) -> bool:
+def _close(left: Node, right: Node, roughly: bool, *texts: str) -> bool:
     a, b = approximate(left), approximate(right)
     decimals = [match for text in texts if (match := _DECIMAL.search(text))]
-    if a is None or b is None or not (part or decimals):
+    if a is None or b is None or not (roughly or decimals):
         try:
             return bool(equal(left, right))
         except Huge:
             return True
-    if part or any(match[2] for match in decimals):
+    if roughly or any(match[2] for match in decimals):
         return bool(abs(a - b) <= _AGREE * max(abs(a), abs(b)))
     return bool(abs(a - b) <= 10.0 ** -min(len(match[1]) for match in decimals))
 

@@ -150,6 +150,8 @@ def _text_tokens(body: str, spaced: bool) -> list[Token]:
     body = re.sub(r"[\\{}]", " ", body.replace("\\ ", " "))
     if _CONNECTIVE.fullmatch(body):
         return [Token("sep", "or" if "or" in body.lower() else "and", spaced=spaced)]
+    if body.strip() == "/":
+        return [Token("sep", "or", spaced=spaced)]
     if not body.strip(" ,;"):
         return [Token("op", ",", spaced=spaced)] if body.strip() else []
     if (inside := body.strip().strip(",;")) != body.strip():
