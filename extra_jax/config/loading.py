@@ -15,7 +15,6 @@ from extra_jax.errors import ExtraError
 from extra_jax.files import write_file
 
 Model = TypeVar("Model", bound=BaseModel)
-_SHOWN = 20  # faults of one file
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -114,7 +113,7 @@ def validated(model: type[Model], tree: Mapping[str, Any], origin: str) -> Model
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(model, problem) for problem in error.errors()[:_SHOWN]]
+        lines = [_explain(model, problem) for problem in error.errors()]
         raise ExtraError(f"{origin}:\n  " + "\n  ".join(lines)) from error
 
 
@@ -125,7 +124,7 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return f"{key}: unknown key{_nearest(model, location)}"
     message = problem["msg"].removeprefix("Value error, ")
     return (
-        f"{key}: {message} (got {problem['input']!r:.200})"
+        f"{key}: {message} (got {problem['input']!r})"
         if not isinstance(problem["input"], dict)
         else f"{key}: {message}"
     )
