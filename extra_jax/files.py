@@ -18,7 +18,9 @@ from extra_jax.errors import ExtraError
 
 if TYPE_CHECKING:
     from etils import epath
+    from pydantic import BaseModel
 
+ModelT = TypeVar("ModelT", bound="BaseModel")
 PathT = TypeVar("PathT", bound=str | os.PathLike[str])
 
 
@@ -188,3 +190,18 @@ def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ExtraError(f"{os.fspath(path)}: expected a JSON object, found {type(value).__name__}.")
     return value
+
+
+def as_model(model: type[ModelT], value: Any, where: str) -> ModelT:
+    """A JSON value of a file as a pydantic model; ``where`` names the file.
+
+    Raises:
+        ExtraError: lists the first faults, each with its key.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, f['loc']))}: {f['msg']} (got {f['input']!r:.80})" for f in error.errors()[:9]]
+        raise ExtraError(f"{where}:\n  " + "\n  ".join(faults)) from error

@@ -86,7 +86,8 @@ def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:
             raise ExtraError(
                 f"{directory}: holds a run of another configuration:\n  "
                 + "\n  ".join(differences)
-                + "\nChoose another run.dir, or remove this one"
+                + "\nChoose another run.dir, or remove this one. To go on from its weights with these settings, export "
+                "them (extra-jax export-hf) and start a new run with model.path=FOLDER"
             )
     if is_main() and not (concerns and saved.exists()):
         save_config(config, saved)

@@ -167,17 +167,12 @@ def _duplicates(
     conflicting = {pair for pair, same in zip(differing, equal, strict=True) if not same}
     findings = []
     for pair in pairs:
-        kind = "conflict" if pair in conflicting else "duplicate"
         one, other = map(_short, _answers(problems, pair))
-        rewritten = (
-            f"; its answer is written {one} there, {other} here" if pair in differing and kind != "conflict" else ""
-        )
-        answers = (
-            f"row {pair[0]} has the answer {one}, this one {other}"
-            if kind == "conflict"
-            else f"of row {pair[0]}{rewritten}"
-        )
-        findings.append(Finding(pair[1], kind, answers))
+        if pair in conflicting:
+            findings.append(Finding(pair[1], "conflict", f"row {pair[0]} has the answer {one}, this one {other}"))
+        else:
+            rewritten = f"; its answer is written {one} there, {other} here" if pair in differing else ""
+            findings.append(Finding(pair[1], "duplicate", f"of row {pair[0]}{rewritten}"))
     return findings, Duplicates(
         len(groups), len(pairs), len({pair[0] for pair in differing}), len({pair[0] for pair in conflicting})
     )

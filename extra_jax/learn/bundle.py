@@ -15,9 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from extra_jax.config import Config, config_from_dict
-from extra_jax.config.loading import validated
 from extra_jax.errors import ExtraError
-from extra_jax.files import ordinary_file, parse_json, whole_file
+from extra_jax.files import as_model, ordinary_file, parse_json, whole_file
 from extra_jax.parallel.processes import allgather_rows, is_main
 from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts, StopReason
@@ -130,7 +129,7 @@ def read_bundle(path: Path) -> Bundle:
     except Exception as error:  # numpy, zipfile and zlib each have their own for a damaged file
         raise ExtraError(f"{path}: not a replay bundle, or damaged: {error}") from error
     where = f"{path}, about"
-    about = validated(About, parse_json(str(columns.pop("about", "")), where), where)
+    about = as_model(About, parse_json(str(columns.pop("about", "")), where), where)
     _check(columns, path)
     config = config_from_dict(about.config, str(path))
     ids, group = columns["rollout_ids"], config.train.num_generations

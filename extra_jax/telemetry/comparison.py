@@ -16,9 +16,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, StrictInt
 
-from extra_jax.config.loading import validated
 from extra_jax.errors import ExtraError
-from extra_jax.files import read_text
+from extra_jax.files import as_model, read_text
 from extra_jax.telemetry.evaluations import read_evaluations
 from extra_jax.telemetry.files import CONFIG_FILE, local_run_dir
 from extra_jax.telemetry.statistics import (
@@ -153,7 +152,7 @@ def _seed(config: Path) -> int:
         tree = yaml.safe_load(read_text(config))
     except (yaml.YAMLError, RecursionError) as error:
         raise ExtraError(f"{config}: not valid YAML, which says which seed the run has: {error}") from error
-    return validated(_SavedConfig, tree, str(config)).run.seed
+    return as_model(_SavedConfig, tree, str(config)).run.seed
 
 
 def check_comparable(one: Run, other: Run) -> None:

@@ -21,9 +21,8 @@ from typing import Annotated, Any, BinaryIO, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, model_validator
 
-from extra_jax.config.loading import validated
 from extra_jax.errors import ExtraError
-from extra_jax.files import parse_json, read_json, remove_orphans, whole_file, write_file
+from extra_jax.files import as_model, parse_json, read_json, remove_orphans, whole_file, write_file
 from extra_jax.telemetry.files import EVALS_FOLDER, local_run_dir, parse_row, read_jsonl, to_json
 from extra_jax.telemetry.statistics import (
     evaluation_metrics,
@@ -240,7 +239,7 @@ def _first_row(path: Path) -> Row | None:
 
 
 def _checked(record: Any, path: Path) -> Record:
-    validated(Evaluation, record, str(path))
+    as_model(Evaluation, record, str(path))
     return record
 
 
