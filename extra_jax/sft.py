@@ -65,4 +65,4 @@ def solution_loss(policy: Runtime) -> LossFn:
 def encode_examples(policy: Runtime, problems: list[Problem], row_length: int) -> dict[str, Example]:
     """Prompt and solution of each problem by uid."""
     pairs = encode_solutions(policy.tokenizer, problems, row_length)
-    return {uid: Example(*(np.array(ids, np.int32) for ids in pair)) for uid, pair in pairs.items()}
+    return {uid: Example(np.array(p, np.int32), np.array(s, np.int32)) for uid, (p, s) in pairs.items()}

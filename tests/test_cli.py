@@ -207,7 +207,7 @@ def test_sample_prints_prompts_and_completions(file, called, capsys):
 
 
 def test_sample_prints_rewards_by_function_when_asked_to(file, called, capsys, monkeypatch, tmp_path):
-    grade = Grade(Verdict.WRONG, "3", "math/1", "not worked out")
+    grade = Grade(Verdict.WRONG, "3", "math/2", "not worked out")
     completion = types.SimpleNamespace(
         **vars(RESULTS["sample"][0]) | {"rewards": {"math": -1.0, "brief": np.nan}, "reward": -1.0, "grade": grade}
     )

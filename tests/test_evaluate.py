@@ -160,7 +160,7 @@ def test_benchmarks_are_named_on_the_command_line(tmp_path: Path, capsys: pytest
     evaluations = read_evaluations(tmp_path / "run")
     assert list(evaluations) == ["aime24", "math500", "mine"]
     for (record,) in evaluations.values():
-        assert (record["num_problems"], record["num_generations"], record["grader"]) == (3, 2, "math/1")
+        assert (record["num_problems"], record["num_generations"], record["grader"]) == (3, 2, "math/2")
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def kind_of_pair(gold: str, other: str) -> str:
 
 
 def on_rollouts(data: Path, notes: dict[str, str]) -> tuple[dict[str, Any], list[list[str]]]:
-    """Real responses graded by all graders; the disagreements with ``math/1``."""
+    """Real responses graded by all graders; the disagreements with ``math/2``."""
     counts: Counter[str] = Counter()
     disagreements = []
     total = 0

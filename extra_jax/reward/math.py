@@ -1,4 +1,4 @@
-"""Grade a mathematical answer against its gold; the grader is called ``math/1``.
+"""Grade a mathematical answer against its gold; the grader is called ``math/2``.
 
 1. Take the text after the last ``</think>``; its last complete ``\\boxed{...}`` is the answer (``answers.extract``).
 2. Integers, decimals and simple fractions on both sides are compared as exact rationals, here.
@@ -20,7 +20,7 @@ from extra_jax.reward.verdict import Grade, Verdict
 
 __all__ = ["NAME", "Options", "begin", "compare_task", "gold_problem", "grade_math", "warm_up"]
 
-NAME = "math/1"
+NAME = "math/2"
 
 _NUMBER = re.compile(r"([-+]?)(\d{1,3}(?:(?:,(?:\\!)?|\{,\})\d{3})+|\d{1,300})?(?:\.(\d{0,300}))?")
 _FRACTION = re.compile(r"([-+]?)(?:\\[dtc]?frac\{(-?\d{1,300})\}\{(-?\d{1,300})\}|(\d{1,300})/(\d{1,300}))")

@@ -66,7 +66,7 @@ class Rewards:
 
     @property
     def name(self) -> str:
-        """What says ``correct``, e.g. ``"math/1"``; part of the identity of an evaluation."""
+        """What says ``correct``, e.g. ``"math/2"``; part of the identity of an evaluation."""
         return self.grader.name if self.grader else f"{self._correct}>={self._threshold:g}"
 
     @property

@@ -17,7 +17,7 @@ class Grade:
     Attributes:
         verdict: The outcome.
         answer: The text that the grader took as the final answer; ``None`` when it found none.
-        grader: Name and version of the grader, e.g. ``"math/1"``; stamped into every record.
+        grader: Name and version of the grader, e.g. ``"math/2"``; stamped into every record.
         detail: One short sentence on why, for timeouts, errors and refused answers.
         score: What the answer is worth to a grader that gives partial credit; default: what its verdict is worth.
     """

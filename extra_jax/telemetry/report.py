@@ -260,9 +260,10 @@ def _distributions(run: data.RunData) -> Iterator[Panel]:
         ("Lengths of the prefixes", "share of the attempt", lambda row: row.get("prefix_fraction")),
     ):
         columns = {
-            step: [v for row in rows if isinstance(v := value(row), int | float)] for step, rows in records.items()
+            float(step): values
+            for step, rows in records.items()
+            if (values := [float(v) for row in rows if isinstance(v := value(row), int | float)])
         }
-        columns = {step: values for step, values in columns.items() if values}
         if len(columns) > 1:
             note = f"The darker, the more of the step's completions; {how}"
             yield Panel(title, note, charts.svg(charts.heat_map(columns, y=unit)))

@@ -24,7 +24,7 @@ _FOLDERS = "configs|tests|extra_jax|benchmarks|scripts|docs"
 _PATH = re.compile(rf"(?<![\w/.-])(?:\.\./)?((?:{_FOLDERS})/[\w./*-]*\w)")
 _TICKED = re.compile(r"``([^`\n]+)``|`([^`\n]+)`")
 _KEY = re.compile(rf"(?<![\w/.-])((?:{'|'.join(Config.model_fields)})\.[a-z_][a-z_0-9.]*)(?![\w/(-])")
-_FILES = (".py", ".yaml", ".md", ".json", ".jsonl", ".html", ".sh", ".toml", ".safetensors")
+_FILES = (".py", ".yaml", ".md", ".json", ".jsonl", ".html", ".sh", ".toml", ".safetensors", ".lock")
 _NOT_OURS = re.compile(r"method/\w+\.md|method notes|\bdesign, decision|\(decision \d|\b[abc]\.\d{1,2}(?:-\d)?\b(?!\()")
 
 

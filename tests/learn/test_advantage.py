@@ -27,7 +27,7 @@ def scores() -> Scores:
     random = np.random.default_rng(1)
     correct = random.random(ROWS) < 0.4
     valid = random.random(ROWS) < 0.8
-    grades = [Grade(Verdict.CORRECT, None if row % 5 == 0 else f"{row % 3}", "math/1") for row in range(ROWS)]
+    grades = [Grade(Verdict.CORRECT, None if row % 5 == 0 else f"{row % 3}", "math/2") for row in range(ROWS)]
     return Scores(correct + 0.25, valid, correct & valid, grades)
 
 

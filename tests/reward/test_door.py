@@ -242,7 +242,7 @@ def test_a_grader_of_ones_own_says_correct():
 
 def test_auto_is_the_grader_of_the_task():
     assert rewards_with("auto", source="chain").describe() == "chain, correct by chain"
-    assert rewards_with("auto", source="a.jsonl").name == "math/1"
+    assert rewards_with("auto", source="a.jsonl").name == "math/2"
     assert rewards_with("auto", own("lengths", weight=0.5)).describe() == "math + 0.5 x lengths, correct by math"
 
 

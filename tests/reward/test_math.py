@@ -57,7 +57,7 @@ def test_text_after_thinking():
 
 def test_answer_and_reason_are_in_the_grade():
     grade = grade_math("56088", boxed(r"123 \times 456"))
-    assert grade == Grade(Verdict.WRONG, r"123 \times 456", "math/1", "not worked out: product")
+    assert grade == Grade(Verdict.WRONG, r"123 \times 456", "math/2", "not worked out: product")
     assert grade_math("5", "no box").detail == "no complete box"
     assert grade_math("5", "<think>", Options(strict_thinking=True)).detail == "thinking was not closed"
 

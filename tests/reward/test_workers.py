@@ -248,7 +248,7 @@ def test_grades_follow_the_order_of_the_input(grader):
         Verdict.CORRECT, Verdict.CORRECT, Verdict.WRONG, Verdict.GOLD_UNPARSEABLE, Verdict.GOLD_UNPARSEABLE,
         Verdict.NO_ANSWER,
     ]  # fmt: skip
-    assert {grade.grader for grade in grades} == {"math/1"}
+    assert {grade.grader for grade in grades} == {"math/2"}
     assert grades[2].answer == "(x-1)(x+2)"
 
 
