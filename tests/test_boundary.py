@@ -15,6 +15,7 @@ import yaml
 from extra_jax import cli
 from extra_jax.cli.boundary import PlainOutput, check_writable, foreseen
 from extra_jax.errors import ExtraError
+from extra_jax.interrupts import quit_at_once
 
 SECRET = "correct-horse-battery"
 
@@ -54,7 +55,7 @@ def test_a_bug_of_ours_leaves_its_details_in_a_file(file, raising, capsys, tmp_p
     monkeypatch.setenv("JUDGE_KEY", SECRET)
     raising(KeyError(f"ours \x1b[31m{SECRET}"))
     (tmp_path / "run").mkdir()
-    assert cli.main(["train", file, "judge.extra_body={password: abcdefgh}"]) == 70
+    assert cli.main(["train", file, "tokenizer.chat_template_kwargs={password: abcdefgh}"]) == 70
     said = capsys.readouterr().err
     assert said.startswith("extra-jax train: this is a bug in extra_jax (KeyError: ")
     assert "Traceback" not in said
@@ -147,7 +148,7 @@ def test_an_interrupt_is_no_traceback_and_the_next_one_ends_at_once(file, raisin
     before = signal.getsignal(signal.SIGINT)
     try:
         assert cli.main(["train", file]) == 130
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is quit_at_once
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "extra-jax train: interrupted\n"
@@ -236,5 +237,5 @@ def test_a_second_interrupt_prints_no_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program, "train", str(config)], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == -signal.SIGINT
-    assert done.stderr == "extra-jax train: interrupted\n"
+    assert done.returncode == 130
+    assert done.stderr == "extra-jax train: interrupted\n\nextra-jax: interrupted\n"
