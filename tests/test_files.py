@@ -116,7 +116,7 @@ def test_what_a_disk_refuses_is_a_named_error(error: Exception, message: str) ->
 
 
 def test_other_errors_are_not_of_the_disk() -> None:
-    with pytest.raises(ValueError, match="^wrong$"), disk_errors("mine"):
+    with pytest.raises(ValueError, match="wrong"), disk_errors("mine"):
         raise ValueError("wrong")
 
 
