@@ -9,7 +9,7 @@ import pytest
 from house.imports import Import, circles, imports, modules, room
 
 LAYERS = (
-    {"errors", "answers", "files", "doors"},
+    {"errors", "answers", "files", "doors", "interrupts"},
     {"config"},
     {"model", "data", "parallel"},
     {"rollout", "reward", "learn"},
