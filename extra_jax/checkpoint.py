@@ -10,6 +10,7 @@ on from its newest checkpoint that is whole.
 import contextlib
 import gc
 import hashlib
+import inspect
 import json
 import logging
 import shutil
@@ -78,7 +79,9 @@ class Checkpointer:
             cleanup_tmp_directories=not read_only,  # whose folder it is, only the training process knows
             async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE),
         )
+        self._quiet = contextlib.ExitStack()
         with disk_errors(self.directory):
+            self._quiet.enter_context(_without_complaints())
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=_ITEMS)
 
     def latest_step(self) -> int | None:
@@ -263,8 +266,9 @@ class Checkpointer:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self.wait()
-        self._manager.close()
+        with self._quiet:
+            self.wait()
+            self._manager.close()
 
     def __enter__(self) -> Self:
         return self
@@ -277,24 +281,35 @@ class Checkpointer:
 
 def _item(folder: Path, name: str, read: Callable[[Path], T]) -> T:
     """A part of a checkpoint, which is damaged if its reader fails, unless the machine is what fails."""
-    with _without_complaints():
-        try:
-            return read(folder / name)
-        except (MemoryError, jax.errors.JaxRuntimeError):
-            raise
-        except Exception as error:
-            text = " ".join(f"{error}".split()) or type(error).__name__
+    try:
+        return read(folder / name)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        text = " ".join(f"{error}".split()) or type(error).__name__
     raise _DamagedError(f"{folder.name}/{name}: {text:.300}")
 
 
 @contextlib.contextmanager
 def _without_complaints() -> Iterator[None]:
-    """What Orbax had begun to read beside what failed is thrown away, and would print a traceback each."""
-    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    """Orbax raises what it fails of, and it reaches us. It also logs it with a traceback, and what it had begun to read
+    or write beside that complains, each with another one."""
+    before, log = sys.unraisablehook, logging.getLogger("absl")
+
+    def hook(raised: Any) -> None:
+        if "loop is closed" not in f"{raised.exc_value}" and not inspect.iscoroutine(raised.object):
+            before(raised)
+
+    def untraced(record: logging.LogRecord) -> bool:
+        return not record.exc_info
+
+    sys.unraisablehook = hook
+    log.addFilter(untraced)
     try:
         yield
     finally:
         gc.collect()
+        log.removeFilter(untraced)
         sys.unraisablehook = before
 
 

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from extra_jax.errors import ExtraError
 from extra_jax.files import (
+    disk_errors,
     is_remote,
     parse_json,
     read_json,
@@ -98,3 +100,27 @@ def test_an_object_is_asked_for(tmp_path):
     (tmp_path / "x.json").write_text("[1]")
     with pytest.raises(ExtraError, match="expected a JSON object, found list"):
         read_json_object(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "x", "a/b"), "a/b: No space left on device. Make room on that disk and run"),
+        (OSError(errno.EROFS, "x"), "mine: Read-only file system. Choose a place that can be written to and run"),
+        (ValueError("writing: File too large [x]"), r"mine: File too large. Raise the limit on the size of files"),
+    ],
+)
+def test_what_a_disk_refuses_is_a_named_error(error: Exception, message: str) -> None:
+    with pytest.raises(ExtraError, match=message), disk_errors("mine"):
+        raise error
+
+
+def test_other_errors_are_not_of_the_disk() -> None:
+    with pytest.raises(ValueError, match="wrong"), disk_errors("mine"):
+        raise ValueError("wrong")
+
+
+def test_a_folder_below_a_file_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExtraError, match=r"file.*(Not a directory|File exists)\. Choose a place"):
+        write_file(tmp_path / "file" / "x", "text")

@@ -8,6 +8,7 @@ WORK/runs.jsonl has a line per ended run, WORK/summary.json the sums. Called aga
 
 import argparse
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -109,7 +110,7 @@ class Process:
         return Path(f"/proc/{self.pid}").exists()
 
     def kill(self) -> None:
-        if self.alive():
+        with contextlib.suppress(ProcessLookupError):  # it may have ended
             os.kill(self.pid, signal.SIGKILL)
 
     def status(self) -> int:
@@ -177,7 +178,8 @@ def kill_until_it_ends(variant: str, run: Path, cache: Path, rng: random.Random,
         before, began = (lines(run), checkpoints(run)), time.monotonic()
         processes = start(variant, run, cache)
         moment = rng.choice(CHOICES) if len(kills) < 10 else "never"
-        at = began + {"any time": rng.uniform(1, seconds), "start": rng.uniform(0, 6)}.get(moment, float("inf"))
+        patience = {"any time": rng.uniform(1, seconds), "start": rng.uniform(0, 6), "never": float("inf")}
+        at = began + patience.get(moment, rng.uniform(0.3, 1) * seconds)  # a moment may not come any more
         delay = rng.choice([0, 0, rng.uniform(0, 0.005), rng.uniform(0, 0.08)])
         while all(process.alive() for process in processes):
             if time.monotonic() > at or (moment in MOMENTS and MOMENTS[moment](run, before)):
