@@ -225,6 +225,7 @@ def test_a_second_interrupt_prints_no_traceback(tmp_path):
     """A process that is told twice to stop, the second time while it winds down."""
     program = (
         "import sys, types, time, os, signal, atexit\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
         "from extra_jax import cli\n"
         "fake = types.ModuleType('extra_jax.assemble')\n"
         "def train(config):\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(9)\n"

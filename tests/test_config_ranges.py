@@ -200,9 +200,9 @@ def test_text_that_looks_like_a_number_is_read_back_as_text(text):
 
 def test_a_saved_configuration_with_a_secret_is_private(tmp_path):
     os.umask(mask := os.umask(0o022))
-    for name, extra_body, mode in (("plain", {"n": 1}, 0o666 & ~mask), ("secret", {"api_key": "abcdefgh"}, 0o600)):
+    for name, kwargs, mode in (("plain", {"n": 1}, 0o666 & ~mask), ("secret", {"api_key": "abcdefgh"}, 0o600)):
         path = tmp_path / name
-        config = config_from_dict({"model": {"preset": "tiny"}, "judge": {"extra_body": extra_body}})
+        config = config_from_dict({"model": {"preset": "tiny"}, "tokenizer": {"chat_template_kwargs": kwargs}})
         save_config(config, path)
         save_config(config, path)
         assert stat.S_IMODE(path.stat().st_mode) == mode

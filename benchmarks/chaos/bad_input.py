@@ -142,7 +142,7 @@ def prepare(folder: Path) -> None:
     config += "rollout: {max_prompt_length: 64, max_completion_length: 8}\n"
     for name in ("c.yaml", "a/config.yaml", "z/config.yaml"):
         (folder / name).write_text(config)
-    rows = [{"id": f"r{i}", "problem": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(30)]
+    rows = [{"id": f"r{i}", "problem": f"countdown {2 * i}: {i} {i}", "answer": str(2 * i)} for i in range(30)]
     for name in ("d.jsonl", "e.jsonl", "aime24.jsonl"):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     pq.write_table(pa.Table.from_pylist(rows), folder / "d.parquet")

@@ -123,7 +123,7 @@ def _write_clean(path: str, flagged: set[str], out: str) -> None:
     kept = (row.values for row in read_rows(path) if to_problem(row, Path(path).stem).uid not in flagged)
     try:
         write_file(out, "".join(json.dumps(values, ensure_ascii=False) + "\n" for values in kept))
-    except (OSError, TypeError) as error:  # a folder, a full disk; bytes or dates of a Parquet column
+    except (ExtraError, TypeError) as error:  # a folder, a full disk; bytes or dates of a Parquet column
         raise ExtraError(f"--out {out}: cannot be written ({error}). Give a file; drop columns JSON lacks.") from error
 
 

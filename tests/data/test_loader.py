@@ -93,7 +93,7 @@ def test_a_state_can_be_restored_by_another_process_count():
         (ProblemLoader(problems(9), 4, seed=0), ["number of problems (9", "uids"], ["seed"]),
         (ProblemLoader(problems(8, "q"), 4, seed=0), ["uids of the problems"], ["number", "seed"]),
         (ProblemLoader(problems(8)[::-1], 4, seed=0), ["uids of the problems or their order"], ["number"]),
-        (ProblemLoader([*problems(7), Problem("p7", "other words", "7")], 4, seed=0), ["wording or answers"], ["number"]),
+        (ProblemLoader([*problems(7), Problem("p7", "words", "7")], 4, seed=0), ["wording or answers"], ["number"]),
         (ProblemLoader([*problems(7), Problem("p7", "prompt 7", "8")], 4, seed=0), ["wording or answers"], ["number"]),
         (ProblemLoader(problems(8), 4, seed=1), ["seed (1 in the state, 0 here)"], ["uids", "number"]),
         (ProblemLoader(problems(8), 2, seed=0), ["prompts_per_step (2 in the state, 4 here)"], ["uids", "seed"]),

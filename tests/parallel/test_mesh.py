@@ -225,8 +225,8 @@ def test_the_free_axis_takes_the_devices_that_are_left(config, shape):
         MeshConfig(fsdp=4),
         MeshConfig(tensor=3),
         MeshConfig(tensor=16),
-        MeshConfig(data=-1),
-        MeshConfig(data=0),
+        MeshConfig.model_construct(data=-1, fsdp=-1, tensor=1),
+        MeshConfig.model_construct(data=0, fsdp=-1, tensor=1),
     ],
 )
 def test_meshes_that_do_not_fit_the_devices_are_refused(config):
