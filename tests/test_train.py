@@ -80,9 +80,13 @@ def test_a_step_whose_completions_are_all_masked_changes_nothing(
 def test_a_gradient_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(
     launcher: Launcher, base: Path, tmp_path: Path
 ) -> None:
-    """The learning rate is 0 in the first update and absurd in the second: soon the gradient overflows."""
+    """The advantages of the first step are usual and those of the second absurd: the gradient overflows."""
+    (tmp_path / "absurd.py").write_text(
+        "import numpy as np\n\ncalls = []\n\n\ndef absurd(rewards, valid):\n    calls.append(1)\n"
+        "    return np.where(valid, 1e38 if len(calls) > 1 else 1.0, 0.0)\n"
+    )
     config = grpo(base, tmp_path, num_minibatches=1, num_iterations=1, beta=0.0) | {"eval": {}}
-    overrides = ("optim.learning_rate=1.0e+15", "optim.warmup_steps=1", "checkpoint.every=1")
+    overrides = (f"train.advantage={tmp_path / 'absurd.py'}:absurd", "checkpoint.every=1")
     printed = launcher.start("train", config, *overrides).finish(status=2)
     told = re.search(
         r"step (\d+): the gradient is not finite \(last checkpoint: step (\d+); .*optim.learning_rate", printed
