@@ -29,16 +29,45 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return re.match(r"^[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)) is not None
 
 
+_PLACE = "Choose a place that can be written to"
 _REMEDIES = {
     errno.ENOSPC: "Make room on that disk",
     errno.EDQUOT: "Make room within your quota",
     errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
+    errno.EMFILE: "Allow more open files (ulimit -n 65536)",
+    errno.ENFILE: "Allow more open files on this machine",
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST, errno.ELOOP),
+        _PLACE,
+    ),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.ENXIO, errno.EBUSY, errno.ESTALE, errno.EIO), _PLACE),
 }
+# What the storage of checkpoints quotes in a ValueError or RuntimeError.
+_QUOTED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+
+
+def disk_refusal(error: BaseException, path: str | os.PathLike[str] | None = None) -> str | None:
+    """What a disk or its owner refuses, where and what to do about it; ``None``: ``error`` is nothing of that.
+
+    Args:
+        error: an ``OSError``, or an error of another library that quotes one.
+        path: what was being done, for an error that names no file. Without it, an ``OSError`` that names none may be
+            about anything, unless it is one of room.
+    """
+    quoted = (code for code in _QUOTED if os.strerror(code) in str(error))
+    code = error.errno if isinstance(error, OSError) else next(quoted, None)
+    if code is None or code not in _REMEDIES:
+        return None
+    file = getattr(error, "filename", None) or path
+    if file is None and code not in _QUOTED:
+        return None
+    place = "" if file is None else f"{os.fsdecode(file)}: "
+    return f"{place}{os.strerror(code)}. {_REMEDIES[code]} and run the same command again."
 
 
 @contextlib.contextmanager
 def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """What a disk refuses in the block (it is full, read-only, somebody else's), as an error that a user can mend.
+    """What a disk refuses in the block (``disk_refusal``), as an error that a user can mend.
 
     Args:
         path: what is being written, for errors that do not name a file.
@@ -51,13 +80,9 @@ def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     except ExtraError:
         raise
     except Exception as error:
-        quoted = (code for code in (*_REMEDIES, errno.EROFS, errno.EACCES) if os.strerror(code) in str(error))
-        code = error.errno if isinstance(error, OSError) else next(quoted, None)
-        if code is None:
+        if (refusal := disk_refusal(error, path)) is None:
             raise
-        file = getattr(error, "filename", None) or os.fspath(path)
-        remedy = _REMEDIES.get(code, "Choose a place that can be written to")
-        raise ExtraError(f"{file}: {os.strerror(code)}. {remedy} and run the same command again.") from error
+        raise ExtraError(refusal) from error
 
 
 @contextlib.contextmanager

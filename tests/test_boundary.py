@@ -102,7 +102,7 @@ def caused(error, cause):
     [
         (ExtraError("model.path=x: no folder"), "model.path=x: no folder"),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device. Make room"),
-        (OSError(errno.EROFS, "Read-only file system", "RUN/x"), "RUN/x: Read-only file system. Check the path"),
+        (OSError(errno.EROFS, "Read-only file system", "RUN/x"), "RUN/x: Read-only file system. Choose a place"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), "x: Permission denied"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", b"x"), "x: Not a directory"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "x"), "x: Is a directory"),

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
-from extra_jax.answers import guard, regions, relations, symbolic
+from extra_jax.answers import guard, numerals, regions, relations, symbolic
 from extra_jax.answers.equality import computable, equal, has_value
 from extra_jax.answers.evaluate import Huge
 from extra_jax.answers.lineup import (
     agree,
     cases,
+    distinct,
     in_same_unit,
+    is_chosen,
     letters,
     ordered_items,
     right_side,
@@ -34,8 +36,9 @@ from extra_jax.answers.shape import (
     Shape,
     Words,
 )
+from extra_jax.answers.symbolic import GoldUnreadable
 from extra_jax.answers.tree import Node, is_number, number, symbols
-from extra_jax.answers.words import choice, meaning, plain, same_words
+from extra_jax.answers.words import meaning, plain, same_words
 
 _MANY = 50
 """A list this much longer than the gold is not searched for repetitions."""
@@ -46,10 +49,6 @@ _UNCERTAIN = frozenset(("if", "assuming", "otherwise"))
 
 _NEEDED = frozenset(("with", "such that", "if", "provided", "otherwise"))
 """With these a gold says which of several things is meant."""
-
-
-class GoldUnreadable(Exception):
-    """Neither this package nor math-verify can read the gold."""
 
 
 class Comparison:
@@ -84,12 +83,8 @@ class Comparison:
                 return self._matrix(gold, answer)
             case Relation():
                 return self._relation(gold, answer)
-            case Based():
-                return self._based(gold, answer)
-            case Ratio():
-                return self._ratio(gold, answer)
-            case Clock():
-                return self._clock(gold, answer)
+            case Based() | Ratio() | Clock():
+                return self._numeral(gold, answer)
             case Opaque():
                 return self._library(gold, answer)
 
@@ -133,33 +128,27 @@ class Comparison:
             return self._set(gold, answer)
         match answer:
             case Quantity():
-                return self._leaf(gold, answer) or self._letter(gold, answer)
+                return self._leaf(gold, answer) or is_chosen(gold, answer)
             case Relation():
                 return self._side(gold, answer)
             case Group():
-                return self._only_item(gold, answer) or self._letter(gold, answer)
-            case Ratio(parts=(Quantity(node=top), Quantity(node=bottom))) if _is_fraction(gold.node):
-                return self._leaf(gold, Quantity(answer.text, Node("div", (top, bottom))))
+                return self._only_item(gold, answer) or is_chosen(gold, answer)
+            case Ratio() if (quotient := numerals.quotient(answer, gold)) is not None:
+                return self._leaf(gold, quotient)
             case Based():
                 return self._leaf(gold, Quantity(answer.text, number(answer.value)))
             case Words():
                 if gold.node.name in ("emptyset", "infty"):
                     return meaning(gold.text) == meaning(answer.text)
-                return letters(gold.text) == plain(answer.text) or self._letter(gold, answer)
+                return letters(gold.text) == plain(answer.text) or is_chosen(gold, answer)
             case Opaque() if not is_number(gold.node):
-                return self._letter(gold, answer) or self._library(gold, answer)
+                return is_chosen(gold, answer) or self._library(gold, answer)
             case Opaque():
                 left = guard.big_operators_in(answer.text)
                 return self._refuse(
                     f"not worked out: {', '.join(sorted(left))}" if left else f"not read: {answer.reason}"
                 )
-        return self._letter(gold, answer)
-
-    def _letter(self, gold: Quantity, answer: Shape) -> bool:
-        """A gold that is one capital letter may be a choice."""
-        letter = gold.node.name
-        is_choice = gold.node.op == "sym" and len(letter) == 1 and "A" <= letter <= "J"
-        return is_choice and choice(answer.text) == letter
+        return is_chosen(gold, answer)
 
     def _leaf(self, gold: Quantity, answer: Quantity) -> bool:
         if is_number(gold.node) and not is_number(answer.node):
@@ -175,7 +164,7 @@ class Comparison:
         if is_number(expected) and not self.allow_unevaluated:
             left = guard.beyond(expected, got)
             if left:
-                return self._refuse(_not_done(left))
+                return self._refuse(guard.not_done(left))
         return self._equal(expected, got, gold, answer)
 
     def _equal(self, expected: Node, got: Node, gold: Quantity, answer: Quantity) -> bool:
@@ -273,7 +262,7 @@ class Comparison:
         if len(gold) != len(answer):
             if len(answer) > _MANY + 2 * len(gold):
                 return self._refuse(f"{len(answer)} values where there are {len(gold)}")
-            gold, answer = self._distinct(gold), self._distinct(answer)
+            gold, answer = distinct(gold, self._alike), distinct(answer, self._alike)
             if len(gold) != len(answer):
                 return self._refuse(f"{len(answer)} values where there are {len(gold)}")
         free = list(answer)
@@ -283,13 +272,6 @@ class Comparison:
                 return False
             free.remove(match)
         return True
-
-    def _distinct(self, items: Sequence[Shape]) -> list[Shape]:
-        found: list[Shape] = []
-        for item in items:
-            if not any(self._alike(other, item) for other in found):
-                found.append(item)
-        return found
 
     def _alike(self, one: Shape, other: Shape) -> bool:
         """Whether two parts of one text are the same; that one cannot be read says nothing about the gold."""
@@ -372,48 +354,26 @@ class Comparison:
             return self._refuse("another kind of object")
         if gold.signs == answer.signs:
             return all(self.same(g, a) for g, a in zip(gold.sides, answer.sides, strict=True))
-        flip = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
-        if tuple(flip.get(sign, sign) for sign in reversed(gold.signs)) == answer.signs:
+        if relations.mirrored(gold.signs) == answer.signs:
             return all(self.same(g, a) for g, a in zip(reversed(gold.sides), answer.sides, strict=True))
         return False
 
-    # -- other numerals
-
-    def _based(self, gold: Based, answer: Shape) -> bool:
-        if isinstance(answer, Relation):
-            return self._side(gold, answer)
-        if isinstance(answer, Based):
-            return (gold.value, gold.base) == (answer.value, answer.base)
-        return self._refuse("the base is missing")
-
-    def _ratio(self, gold: Ratio, answer: Shape) -> bool:
-        if isinstance(answer, Relation):
-            return self._side(gold, answer)
-        if isinstance(answer, Ratio) and len(answer.parts) == len(gold.parts):
-            pairs = list(zip(gold.parts, answer.parts, strict=True))
-            first = pairs[0]
-            return all(self._cross(first, pair) for pair in pairs[1:])
-        if isinstance(answer, Quantity) and len(gold.parts) == 2 and _is_fraction(answer.node):
-            top, bottom = gold.parts
-            if isinstance(top, Quantity) and isinstance(bottom, Quantity):
-                return self._leaf(Quantity(gold.text, Node("div", (top.node, bottom.node))), answer)
+    def _numeral(self, gold: Based | Ratio | Clock, answer: Shape) -> bool:
+        match gold, answer:
+            case _, Relation():
+                return self._side(gold, answer)
+            case Based(), Based():
+                return numerals.same_in_base(gold, answer)
+            case Based(), _:
+                return self._refuse("the base is missing")
+            case Ratio(), Ratio():
+                return numerals.same_ratio(gold, answer)
+            case Ratio(), Quantity():
+                quotient = numerals.quotient(gold, answer)
+                return quotient is not None and self._leaf(quotient, answer)
+            case Clock(), Clock():
+                return numerals.same_time(gold, answer)
         return False
-
-    def _cross(self, first: tuple[Shape, Shape], second: tuple[Shape, Shape]) -> bool:
-        parts = (*first, *second)
-        if not all(isinstance(part, Quantity) for part in parts):
-            return False
-        a, b, c, d = (part.node for part in parts if isinstance(part, Quantity))
-        return bool(equal(Node("mul", (a, d)), Node("mul", (b, c))))
-
-    def _clock(self, gold: Clock, answer: Shape) -> bool:
-        if isinstance(answer, Relation):
-            return self._side(gold, answer)
-        if not isinstance(answer, Clock):
-            return False
-        size = max(len(gold.parts), len(answer.parts))
-        left, right = ((*clock.parts, 0, 0, 0)[:size] for clock in (gold, answer))
-        return left == right and (not gold.half or not answer.half or gold.half == answer.half)
 
     # -- the rest
 
@@ -424,7 +384,7 @@ class Comparison:
         if isinstance(answer, Opaque) and not isinstance(gold, Opaque):
             left = guard.big_operators_in(answer.text) - guard.big_operators_in(gold.text)
             if left and not self.allow_unevaluated:
-                return self._refuse(_not_done(left))
+                return self._refuse(guard.not_done(left))
         verdict = symbolic.verify(gold.text, answer.text)
         if verdict is None:
             if isinstance(gold, Opaque):
@@ -437,12 +397,3 @@ class Comparison:
     def _refuse(self, note: str) -> bool:
         self.notes.append(note)
         return False
-
-
-def _not_done(left: frozenset[str]) -> str:
-    return f"not worked out: {', '.join(sorted(left))}"
-
-
-def _is_fraction(node: Node) -> bool:
-    """Whether a number is written as a fraction, so that a ratio may stand for it."""
-    return node.op == "div" and is_number(node)

@@ -123,3 +123,8 @@ def _hides_rational(node: Node) -> bool:
             return True
     children = node.args[:1] if node.op == "pow" else node.args
     return any(_hides_rational(child) for child in children)
+
+
+def not_done(left: frozenset[str]) -> str:
+    """The note about operations that an answer leaves to the grader."""
+    return f"not worked out: {', '.join(sorted(left))}"

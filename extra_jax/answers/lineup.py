@@ -1,7 +1,7 @@
 """Parts of a gold and of an answer brought side by side: in one unit, in one order, without labels."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from extra_jax.answers import relations
 from extra_jax.answers.equality import approximate, equal
@@ -9,6 +9,7 @@ from extra_jax.answers.evaluate import Huge
 from extra_jax.answers.shape import Conditional, Group, Matrix, Quantity, Relation, Shape
 from extra_jax.answers.tree import Node, number
 from extra_jax.answers.units import CURRENCIES, DEGREE, GENERIC, PERCENT, Unit, read_unit
+from extra_jax.answers.words import choice
 
 _RADIAN = read_unit("radian")
 _APART = frozenset(unit.bases for unit in (PERCENT, DEGREE, *CURRENCIES.values()))
@@ -157,3 +158,19 @@ def same_variable(gold: Relation, answer: Relation) -> bool:
         for relation in (gold, answer)
     ]
     return not names[0] or not names[1] or bool(names[0] & names[1])
+
+
+def is_chosen(gold: Quantity, answer: Shape) -> bool:
+    """A gold that is one capital letter may be a choice, and the answer the choice of it."""
+    letter = gold.node.name
+    is_choice = gold.node.op == "sym" and len(letter) == 1 and "A" <= letter <= "J"
+    return is_choice and choice(answer.text) == letter
+
+
+def distinct(items: Sequence[Shape], alike: Callable[[Shape, Shape], bool]) -> list[Shape]:
+    """The items without those that are like an earlier one."""
+    kept: list[Shape] = []
+    for item in items:
+        if not any(alike(other, item) for other in kept):
+            kept.append(item)
+    return kept

@@ -1,5 +1,7 @@
 """Equations and assignments: ``y = 2x + 3`` against ``2x - y + 3 = 0``, ``f(x) = x`` against ``f(n) = n``."""
 
+from collections.abc import Sequence
+
 from extra_jax.answers.equality import equal, proportional
 from extra_jax.answers.shape import Group, Opaque, Quantity, Ratio, Relation, Shape, Words
 from extra_jax.answers.tree import Node, number, substitute, symbols
@@ -86,3 +88,9 @@ def _solves(label: Node, value: Node, residual: Node) -> bool:
     zero = number(0)
     holds = equal(substitute(residual, label.name, value), zero)
     return bool(holds) and bool(equal(bend, zero)) and not equal(_minus(at[1], residual), zero)
+
+
+def mirrored(signs: Sequence[str]) -> tuple[str, ...]:
+    """The signs of a chain that is read from right to left."""
+    flip = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+    return tuple(flip.get(sign, sign) for sign in reversed(signs))

@@ -15,6 +15,10 @@ _LONGEST = 2000
 _WORDS = re.compile(r"\\text\s*\{[^{}]*[A-Za-z]{2}")
 
 
+class GoldUnreadable(Exception):
+    """Neither this package nor math-verify can read the gold."""
+
+
 @lru_cache(maxsize=1)
 def library() -> Any:
     """math-verify, imported at first use: it takes a second and most answers do not need it."""

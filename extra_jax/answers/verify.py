@@ -1,11 +1,12 @@
 """From two texts to a verdict: clean, read, compare, and say what went wrong."""
 
 from extra_jax.answers import symbolic
-from extra_jax.answers.compare import Comparison, GoldUnreadable
+from extra_jax.answers.compare import Comparison
 from extra_jax.answers.extract import gold_answer
 from extra_jax.answers.latex import clean
 from extra_jax.answers.read import read
 from extra_jax.answers.shape import Combined, Conditional, Group, Interval, Matrix, Opaque, Ratio, Relation, Shape
+from extra_jax.answers.symbolic import GoldUnreadable
 from extra_jax.answers.tokens import Reading, open_questions
 from extra_jax.answers.verdict import Verdict
 from extra_jax.answers.vocabulary import TooLarge, Unreadable

@@ -1,6 +1,5 @@
 """Where a verb ends: what can be foreseen has a name and status 2, anything else is a bug of ours and has a file."""
 
-import errno
 import os
 import platform
 import shlex
@@ -14,23 +13,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from extra_jax.errors import ExtraError, printable, redact
-from extra_jax.files import is_remote
+from extra_jax.files import disk_refusal, is_remote
 from extra_jax.interrupts import INTERRUPTED, quit_at_once
 
 USER_ERROR = 2
 BUG = 70
 CLOSED_PIPE = 141
 
-_ROOM = "Make room, or choose another place; the same command then goes on."
-_PATH = "Check the path and who may write there."
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_WRONG_PATH = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST, errno.ELOOP,
-    errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.ENXIO, errno.EBUSY, errno.ESTALE, errno.EIO,
-)  # fmt: skip
-_REMEDIES = dict.fromkeys(_FULL, _ROOM) | dict.fromkeys(_WRONG_PATH, _PATH)
-_REMEDIES |= dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files: ulimit -n 65536.")
-_IN_MESSAGES = {os.strerror(code): _REMEDIES[code] for code in (*_FULL, errno.EROFS, errno.EACCES)}
 _NO_MEMORY = "Use fewer or shorter texts at once: rollout.slots, train.micro_batch_rows, train.prompts_per_step."
 
 
@@ -79,17 +68,12 @@ def foreseen(error: BaseException) -> str | None:
         return str(error)
     for one in _causes(error):
         first_line = str(one).strip().partition("\n")[0][:300]
-        if isinstance(one, OSError) and one.errno in _REMEDIES and one.filename is not None:
-            return f"{os.fsdecode(one.filename)}: {one.strerror}. {_REMEDIES[one.errno]}"
-        if isinstance(one, OSError) and _REMEDIES.get(one.errno or 0) == _ROOM:
-            return f"{one.strerror}. {_ROOM}"
+        if (refusal := disk_refusal(one)) is not None:
+            return refusal
         if isinstance(one, MemoryError) or "RESOURCE_EXHAUSTED" in first_line:
             return f"not enough memory ({first_line or 'none left'}). {_NO_MEMORY}"
         if isinstance(one, ModuleNotFoundError) and one.name and not one.name.startswith("extra_jax"):
             return f"needs the package `{one.name.partition('.')[0]}`, which is not installed; install it with pip"
-        for text, remedy in _IN_MESSAGES.items():  # storage of checkpoints raises ValueError and RuntimeError for these
-            if text in str(one):
-                return f"{text}. {remedy}"
     return None
 
 
@@ -121,7 +105,8 @@ def check_writable(path: str, what: str) -> None:
                 file.write(bytes(4096))
             return
     except OSError as error:
-        raise ExtraError(f"{what} {path}: cannot be written ({error.strerror}). {_PATH}") from error
+        remedy = "Check the path and who may write there."
+        raise ExtraError(f"{what} {path}: cannot be written ({error.strerror}). {remedy}") from error
 
 
 def _report_bug(error: Exception, argv: Sequence[str], run_dir: str | None) -> str:

@@ -1,5 +1,6 @@
 """What one step of training on scores learns from, and where it comes from."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,7 +37,7 @@ class Batch:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-class Source:
+class Source(ABC):
     """Where batches come from. All processes call it together.
 
     Attributes:
@@ -45,9 +46,9 @@ class Source:
 
     loader: ProblemLoader
 
+    @abstractmethod
     def next(self, params: nnx.State, step: int, timer: PhaseTimer, journal: Journal) -> Batch:
         """The batch of ``step``, for a policy with these parameters (training layout)."""
-        raise NotImplementedError
 
     def may_save(self, done: int) -> bool:
         """Whether a run can be continued from after ``done`` steps."""
@@ -66,7 +67,7 @@ class Source:
         """Passes over the problems so far."""
         return self.loader.epoch
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most sources hold nothing
         """Releases what the source holds."""
 
 

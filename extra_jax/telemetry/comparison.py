@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, StrictInt
 
+from extra_jax.config.yaml_tree import parse_yaml
 from extra_jax.errors import ExtraError
 from extra_jax.files import as_model, read_text
 from extra_jax.telemetry.evaluations import read_evaluations
@@ -148,10 +148,7 @@ class _SavedConfig(BaseModel):
 
 
 def _seed(config: Path) -> int:
-    try:
-        tree = yaml.safe_load(read_text(config))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ExtraError(f"{config}: not valid YAML, which says which seed the run has: {error}") from error
+    tree = parse_yaml(read_text(config), str(config))
     return as_model(_SavedConfig, tree, str(config)).run.seed
 
 

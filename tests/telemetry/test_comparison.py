@@ -235,7 +235,7 @@ def test_numbers_that_are_damaged_are_refused_with_their_key(tmp_path, keys, fau
         ("- a", "valid dictionary"),
         ("run: {seed: abc}", "run.seed: Input should be a valid integer"),
         ("run: {seed: true}", "run.seed"),
-        ("a: &a [*a]\nrun: " + "[" * 5000, "not valid YAML"),
+        ("a: &a [*a]\nrun: " + "[" * 5000, "nested too deep"),
         (None, "there is no such file"),
     ],
 )
