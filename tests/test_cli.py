@@ -450,12 +450,21 @@ def test_the_defaults_of_the_recipe_give_no_warning():
 
 
 def test_what_the_package_logs_is_shown_once(monkeypatch, file, capsys):
-    log = logging.getLogger("extra_jax")
-    monkeypatch.setattr(log, "handlers", [])
-    monkeypatch.setattr(log, "level", logging.NOTSET)
+    """In each of two runs, also where a library has given the root logger a handler; the logger is left as it was."""
+
+    def train(config):
+        logging.getLogger("extra_jax.rollout.programs").info("compiling decode: %d slots", 8)
+        logging.getLogger("another").info("not ours")
+
+    monkeypatch.setattr("extra_jax.assemble.train", train)
+    log, other = logging.getLogger("extra_jax"), logging.StreamHandler(sys.stderr)
+    before = log.level, log.propagate, list(log.handlers)
     log.info("nobody listens yet")
-    for _ in range(2):
-        assert cli.main(["train", str(file), "--dry-run"]) == 0
-    logging.getLogger("extra_jax.rollout.programs").info("compiling decode: %d slots", 8)
-    logging.getLogger("another").info("not ours")
-    assert capsys.readouterr().err == "extra-jax: compiling decode: 8 slots\n"
+    logging.getLogger().addHandler(other)
+    try:
+        for _ in range(2):
+            assert cli.main(["train", str(file)]) == 0
+            assert capsys.readouterr().err == "extra-jax: compiling decode: 8 slots\n"
+    finally:
+        logging.getLogger().removeHandler(other)
+    assert (log.level, log.propagate, log.handlers) == before

@@ -7,8 +7,8 @@ parsing, so that ``--help`` and typing errors answer at once.
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             by_verb[args.verb].error(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]}")
     except SystemExit as stop:  # help was printed, or what is wrong with the line
         return cast(int, stop.code)
-    _show_log()
-    with redirect_stdout(cast(Any, PlainOutput(sys.stdout))):
+    with _shown_log(), redirect_stdout(cast(Any, PlainOutput(sys.stdout))):
         return guarded(verb.name, argv, lambda: _run(verb, args, rest), lambda: vars(args).get("run_dir"))
 
 
@@ -111,12 +110,21 @@ class _Stderr(logging.Handler):
         print(f"extra-jax: {printable(redact(self.format(record)))}", file=sys.stderr)
 
 
-def _show_log() -> None:
-    """Shows what the package logs: warnings, and what is compiled for the first time."""
-    log = logging.getLogger("extra_jax")
-    if not log.handlers:
-        log.addHandler(_Stderr())
-        log.setLevel(logging.INFO)
+@contextmanager
+def _shown_log() -> Iterator[None]:
+    """Shows what the package logs: warnings, and what is compiled for the first time. Once: some library gives the root
+    of all loggers a handler of its own."""
+    log, handler = logging.getLogger("extra_jax"), _Stderr()
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before[0])
+        log.propagate = before[1]
 
 
 class _Version(argparse.Action):
