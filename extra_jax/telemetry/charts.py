@@ -209,10 +209,11 @@ def ordered_bars(shares: Mapping[str, Sequence[float]], names: Sequence[str], *,
     ]
     colors = alt.Scale(domain=list(names), range=[f"var(--s{i + 1})" for i in range(len(names))])
     chart, drawn = _chart(rows, width, {"step": 24})
+    room = 6.5 * max(map(len, shares), default=0)  # pixels: the reader's font may be wider than the renderer's
     return Drawing(
         chart.mark_bar(height={"band": 0.75}).encode(
             alt.X("share:Q", title=None, axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
-            alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=200)),
+            alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=200, minExtent=room)),
             alt.Color("name:N", scale=colors, legend=alt.Legend(columns=len(names))),
             alt.Order("place:Q"),
         ),
