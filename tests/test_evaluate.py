@@ -153,8 +153,10 @@ def test_benchmarks_are_named_on_the_command_line(tmp_path: Path, capsys: pytest
     config.write_text(yaml.safe_dump(grpo(TINY_BASE, tmp_path / "run") | {"mesh": {"fsdp": 8}}))
     arguments = ["eval", str(config), f"bench=aime24,math500,{tmp_path}/mine.jsonl", "n=2", f"eval.dir={tmp_path}"]
     assert cli.main([*arguments, "--dry-run"]) == 0
-    rewarded = "rewarded by math + overlong, correct by math"
-    assert f"3 problems of math500 x 2 samples = 6 completions, {rewarded}" in capsys.readouterr().out
+    facts = dict(line.strip().split("  ", 1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert facts["evaluation math500"].strip() == "3 problems of math500 x 2 samples = 6 completions"
+    tried = "a right answer is rewarded in 3 of 3 problems tried"
+    assert facts["evaluation math500 reward"].strip() == f"math + overlong, correct by math; {tried}"
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["step", "0", "aime24", "math500", "mine", "mean"]
     evaluations = read_evaluations(tmp_path / "run")
