@@ -41,7 +41,7 @@ def generate(
     Raises:
         ExtraError: Bad bounds, or fewer distinct problems at this difficulty than asked for.
     """
-    low, high = check_span(FAMILY, "steps", steps, 1)
+    low, high = check_span(FAMILY, "steps", steps, 1, 10_000)
     check_bound(FAMILY, "max_operand", max_operand, 1)
     check_bound(FAMILY, "max_value", max_value, 2)
     starts = range(1, min(max_operand, max_value) + 1)

@@ -49,7 +49,7 @@ def generate(
     Raises:
         ExtraError: Bad bounds, or fewer distinct problems at this difficulty than asked for.
     """
-    low, high = check_span(FAMILY, "numbers", numbers, 2)
+    low, high = check_span(FAMILY, "numbers", numbers, 2, 16)  # the legal steps grow with the square
     check_bound(FAMILY, "max_number", max_number, 1)
     check_bound(FAMILY, "max_target", max_target, 1)
     ceiling = max(max_number, max_target)

@@ -99,16 +99,17 @@ def _complete(
         drawn[uid] = rest[uid]
 
 
-def check_span(family: str, name: str, value: Any, least: int) -> tuple[int, int]:
-    """``value`` as an inclusive ``(lowest, highest)`` pair of whole numbers, both at least ``least``.
+def check_span(family: str, name: str, value: Any, least: int, most: int) -> tuple[int, int]:
+    """``value`` as an inclusive ``(lowest, highest)`` pair of whole numbers, from ``least`` to ``most``.
 
     Raises:
         ExtraError: Anything else.
     """
     pair = tuple(value) if isinstance(value, list | tuple) else ()
-    if len(pair) != 2 or not all(type(bound) is int for bound in pair) or not least <= pair[0] <= pair[1]:
+    if len(pair) != 2 or not all(type(bound) is int for bound in pair) or not least <= pair[0] <= pair[1] <= most:
         raise ExtraError(
-            f"{family}: {name} is {value!r}; give two whole numbers (lowest, highest), lowest at least {least}."
+            f"{family}: {name} is {value!r}; give two whole numbers (lowest, highest), lowest at least {least}, "
+            f"highest at most {most:,}."
         )
     return pair
 
