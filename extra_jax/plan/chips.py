@@ -1,5 +1,6 @@
 """What a TPU chip can do, as its vendor states it."""
 
+import re
 from dataclasses import dataclass
 
 from extra_jax.errors import ExtraError
@@ -44,7 +45,7 @@ def find_chip(topology: str) -> Chip:
         ExtraError: not of the form NAME:AxB, or a name that is not known; the known ones are listed.
     """
     name, separator, shape = topology.partition(":")
-    if name not in CHIPS or not separator or not all(part.isdecimal() for part in shape.split("x")):
+    if name not in CHIPS or not separator or not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3})*", shape, re.ASCII):
         raise ExtraError(
             f"topology {topology!r}: give CHIP:AxB, or CHIP:AxBxC for {', '.join(_THREE)}; "
             f"chips: {', '.join(CHIPS)}; for example v5e:4x4 or v5p:2x2x1"

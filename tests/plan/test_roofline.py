@@ -132,7 +132,9 @@ def test_a_phase_takes_as_long_as_its_slowest_part() -> None:
     assert (far.bound, far.seconds, far.dcn_bytes) == ("network", pytest.approx(32), 1e11)
 
 
-@pytest.mark.parametrize("topology", ["v5e", "v9:2x2", "v5e:2xx4", "v5litepod:4x4", ""])
+@pytest.mark.parametrize(
+    "topology", ["v5e", "v9:2x2", "v5e:2xx4", "v5litepod:4x4", "", "v5e:0x0", "v5e:0x4", "v5e:٤x4", "v5e:4x4\n"]
+)
 def test_an_impossible_topology_is_refused_with_the_chips_there_are(topology: str) -> None:
     with pytest.raises(ExtraError, match=r"chips: v4, v5e, v5p, v6e, tpu7x; for example v5e:4x4"):
         find_chip(topology)
