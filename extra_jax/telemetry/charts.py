@@ -114,7 +114,10 @@ def line_chart(
     axis = alt.Axis(format="~%") if unit == "share" else alt.Axis(labelExpr=_TICK)
     up = alt.Y("y:Q", title=None if unit in ("", "share") else unit, scale=alt.Scale(zero=zero), axis=axis)
     base, drawn = _chart(rows)
-    base = base.encode(across, up, _colors([(line.label, line.color) for line in lines]))
+    dotted = any(row["dot"] for row in rows)
+    # Without dots the legend has nothing to fill its squares with: the stroke does it.
+    squares = {} if dotted else {"symbolSize": 16, "symbolStrokeWidth": 8}
+    base = base.encode(across, up, _colors([(line.label, line.color) for line in lines], **squares))
     marks = {
         "stretch": lambda kind: kind.mark_area(opacity=0.2).encode(alt.Y("low:Q"), y2="high:Q"),
         "raw": lambda kind: kind.mark_line(strokeWidth=1, opacity=0.4).encode(alt.Y("raw:Q")),
@@ -123,7 +126,7 @@ def line_chart(
     kinds = {row["kind"] for row in rows}
     layers = [mark(base.transform_filter(f"datum.kind == '{kind}'")) for kind, mark in marks.items() if kind in kinds]
     layers.append(base.mark_line(strokeWidth=2))
-    if any(row["dot"] for row in rows):
+    if dotted:
         layers.append(base.transform_filter("datum.dot").mark_circle(size=32, opacity=1))
     # Strips over the whole height that say what is there; seen under the pointer only.
     strips, said = _chart(_hovers(lines, rows, x, unit))
@@ -290,9 +293,9 @@ def _stretches(line: Line) -> list[dict[str, Any]]:
     return rows
 
 
-def _colors(lines: Sequence[tuple[str, int]]) -> alt.Color:
+def _colors(lines: Sequence[tuple[str, int]], **legend: float) -> alt.Color:
     scale = alt.Scale(domain=[label for label, _ in lines], range=[f"var(--c{color})" for _, color in lines])
-    return alt.Color("line:N", scale=scale, **({} if len(lines) > 1 else {"legend": None}))
+    return alt.Color("line:N", scale=scale, legend=alt.Legend(**legend) if len(lines) > 1 else None)
 
 
 def _hovers(lines: Sequence[Line], rows: Sequence[dict[str, Any]], x: str, unit: str) -> list[dict[str, Any]]:
