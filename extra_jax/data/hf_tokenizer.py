@@ -218,9 +218,8 @@ def load_fast(directory: Path, name: str) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-        tokenizer.decode(
-            tokenizer.encode("What is 1 + 1?\n", add_special_tokens=False)
-        )  # some settings fail only in use
+        # Some settings fail only in use.
+        tokenizer.decode(tokenizer.encode("What is 1 + 1?\n", add_special_tokens=False))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the boundary to readers of foreign files; a panic of a Rust one is no Exception
