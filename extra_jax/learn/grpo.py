@@ -207,13 +207,14 @@ def grpo_examples(
     if grpo.uses_entropy:
         mask = (rollouts.completion_mask & in_loss[:, None])[chosen]
         focus = entropy_weights(rollouts.entropies[chosen], mask, grpo.top_entropy_quantile)
+    sampled = rollouts.logprobs + rollouts.filter_logprob_mass  # [R, C]
     return [
         Example(
             context=rollouts.context_ids(row),
             target=rollouts.completion_ids(row),
             weight=weight,
             advantage=advantages[row],
-            sampling_logprobs=(rollouts.logprobs + rollouts.filter_logprob_mass)[row, : rollouts.lengths[row]],
+            sampling_logprobs=sampled[row, : rollouts.lengths[row]],
             entropy_weights=None if shares is None else shares[: rollouts.lengths[row]],
         )
         for row, weight, shares in zip(chosen, weights, focus, strict=True)
