@@ -83,10 +83,12 @@ class Checkpointer:
         with disk_errors(self.directory):
             self._quiet.enter_context(_without_complaints())
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=_ITEMS)
+            self._latest = gather_objects([self._manager.latest_step()])[0]
 
     def latest_step(self) -> int | None:
-        """Finished steps of the newest complete checkpoint."""
-        return self._manager.latest_step()
+        """Finished steps of the newest complete checkpoint, or of the one that is being saved; the same on every
+        process, whenever it asks."""
+        return self._latest
 
     def steps(self) -> list[int]:
         """Finished steps of every complete checkpoint, ascending."""
@@ -104,7 +106,7 @@ class Checkpointer:
             explore: nested dicts and lists of numpy arrays, numbers and texts, the same on every process; ``None``
                 where there is none.
         """
-        if step == self.latest_step():
+        if step == self._latest:
             return
         arrays = _flatten(state)
         host = {"format": _FORMAT, "cursors": None if cursors is None else dict(cursors)}
@@ -120,6 +122,7 @@ class Checkpointer:
             items["explore"] = ocp.args.PyTreeSave({_EXPLORE: np.frombuffer(packed, np.uint8)})
         with disk_errors(self.directory):
             self._manager.save(step, args=ocp.args.Composite(**items))
+        self._latest = step
 
     def restore(self, state: State, *, within: str = "", step: int | None = None) -> tuple[int, State]:
         """Reads a checkpoint into the layout of ``state``, whose own arrays are freed first.
@@ -158,6 +161,7 @@ class Checkpointer:
             )
         on_main(lambda: self._tidy(step))
         self._manager.reload()
+        self._latest = step
         explore = None if packed is None else _writable(msgpack_restore(packed))
         return Saved(step, jax.tree.unflatten(structure, [arrays[n] for n in wanted]), host["cursors"], explore)
 
@@ -244,8 +248,8 @@ class Checkpointer:
         return np.asarray(saved, np.uint8).tobytes()
 
     def _numbers(self) -> list[int]:
-        """Whatever is called like a checkpoint, whole or not, ascending."""
-        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
+        """Whatever is called like a checkpoint, whole or not, ascending; as process 0 lists it."""
+        return gather_objects([sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())])[0]
 
     def _tidy(self, used: int) -> None:
         """Moves aside what is newer than the checkpoint that is used, and removes what is too old to be kept."""
@@ -276,7 +280,10 @@ class Checkpointer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None or jax.process_count() == 1 or self._manager.is_saving_in_progress():
+            self.close()
+        else:  # closing waits for the other processes, which this error is ending
+            self._quiet.close()
 
 
 def _item(folder: Path, name: str, read: Callable[[Path], T]) -> T:

@@ -12,7 +12,7 @@ checkpoint: run the same command again, and it continues bit-identically.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,9 +29,10 @@ from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator
 from extra_jax.exploration import Exploration
 from extra_jax.export import export_policy
-from extra_jax.files import disk_errors
+from extra_jax.files import disk_errors, disk_refusal
 from extra_jax.learn.update import TrainState
 from extra_jax.model.fingerprint import fingerprint
+from extra_jax.parallel import watchdog
 from extra_jax.parallel.processes import agree, is_main, on_main
 from extra_jax.parallel.shutdown import GracefulStop, StopRequest
 from extra_jax.rollout.session import Progress as OnProgress
@@ -171,12 +172,18 @@ class Run:
             if self._stopped:
                 return
         self._evaluate(self.max_steps)
+        watchdog.at("export and report")
         export_policy(self.policy, self.state.params, self.directory / "export")
         self.journal.report()
 
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Times a block of the step as ``timing_s/NAME``."""
-        return self.timer.phase(name)
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Times a block of the step as ``timing_s/NAME``; leaves before it where somebody asked to stop, as
+        ``_watched`` does."""
+        if agree(self._may_leave()):
+            raise StopRequest
+        with self.timer.phase(name):
+            yield
 
     def finish_step(
         self, step: int, metrics: Mapping[str, Any], record: Record | None = None, *, may_save: bool = True
@@ -201,6 +208,7 @@ class Run:
         metrics |= self.timer.metrics(sampled)
         self._step_seconds = float(agree(metrics["step_time"]))
         self._may_save = may_save
+        watchdog.at(f"end of step {done}")
         check_gradient(done, metrics["grad_norm"], self._checkpoints.latest_step())
         if record is not None:
             self.journal.records(done, record)
@@ -231,12 +239,15 @@ class Run:
         """Looks between two chunks of sampling whether somebody asked to stop, where what is sampled can be done again:
         in evaluations, and in a step that is long or follows a checkpoint."""
 
-        def watch(finished: int, in_flight: int, total: int) -> None:
+        def watch(finished: int, in_flight: int, total: int) -> bool:
             progress(finished, in_flight, total)
-            if self._stop.requested() and (self._before or self._is_saved()):
-                raise StopRequest
+            return self._may_leave()
 
         return watch
+
+    def _may_leave(self) -> bool:
+        """Whether this process was asked to stop where the step can be given up."""
+        return self._stop.asked and (self._before is not None or self._is_saved())
 
     def _give_up_step(self) -> None:
         """Saves what was before the step that is given up, or before the evaluation."""
@@ -269,6 +280,7 @@ class Run:
 
     def _evaluate(self, step: int) -> None:
         if self._evaluator is not None:
+            watchdog.at(f"evaluation after step {step}")
             self._before = self._snapshot() if self._may_save else None
             self.journal.step(step, self._evaluator(self.state.params, step, self.journal.rollouts))
 
@@ -283,6 +295,9 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
+        if error is not None and not isinstance(error, StopRequest):
+            said = error if isinstance(error, ExtraError) else disk_refusal(error, self.directory)
+            watchdog.fail(f"{said or f'{kind.__name__}: {error}'}", 2 if said else 1, foreseen=said is not None)
         with disk_errors(self.directory), self._stack:
             if isinstance(error, StopRequest):
                 self._give_up_step()

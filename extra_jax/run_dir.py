@@ -25,6 +25,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.files import disk_errors, read_json_object, remove_orphans, write_file
 from extra_jax.learn.bundle import REPLAY_FOLDER
 from extra_jax.parallel.processes import is_main, on_main
+from extra_jax.parallel.shared import check_shared
 from extra_jax.telemetry.files import CONFIG_FILE, LOCK_FILE, METRICS_FILE, ROLLOUTS_FOLDER, RUN_FILE, local_run_dir
 from extra_jax.telemetry.records import record_path, recorded_steps
 
@@ -74,6 +75,7 @@ def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:
             say which, or cannot be written to.
     """
     directory = local_run_dir(config.run.dir)
+    check_shared(directory)
     saved = directory / CONFIG_FILE
     if _has_results(directory):
         if not saved.exists():

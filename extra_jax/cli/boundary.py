@@ -15,6 +15,7 @@ from typing import Any, TextIO
 from extra_jax.errors import ExtraError, printable, redact
 from extra_jax.files import disk_refusal, is_remote
 from extra_jax.interrupts import INTERRUPTED, quit_at_once
+from extra_jax.parallel import watchdog
 
 USER_ERROR = 2
 BUG = 70
@@ -59,6 +60,7 @@ def guarded(verb: str, argv: Sequence[str], work: Callable[[], int], run_dir: Ca
         else:
             message, status = _report_bug(error, argv, run_dir()), BUG
     print(f"extra-jax {verb}: {printable(redact(message))}", file=sys.stderr)
+    watchdog.fail(message, status)
     return status
 
 

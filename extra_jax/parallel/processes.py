@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from extra_jax.config import DistributedConfig, MeshConfig
 from extra_jax.errors import ExtraError
+from extra_jax.parallel import watchdog
 from extra_jax.parallel.sharding import batch_sharding
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ def initialize(config: DistributedConfig, mesh: MeshConfig) -> None:
                 f"mesh.emulated_cpu_devices={wanted}: this process has used jax with another number of devices "
                 "already. Start a new one (restart the kernel), or set mesh.emulated_cpu_devices=null"
             ) from error
+    # Its handler of SIGTERM would swallow the signal until ours is there, after the model has been read.
+    jax.config.update("jax_enable_preemption_service", False)
     if config.enabled and not jax.distributed.is_initialized():
         try:
             jax.distributed.initialize(config.coordinator_address, config.num_processes, config.process_id)
@@ -46,6 +49,7 @@ def initialize(config: DistributedConfig, mesh: MeshConfig) -> None:
                 "machine set distributed.enabled=false; on a cluster that JAX does not detect (it knows Cloud TPU, GKE "
                 "and SLURM) give distributed.coordinator_address=HOST:PORT, num_processes and process_id"
             ) from error
+    watchdog.start()
 
 
 def is_main() -> bool:
@@ -115,6 +119,7 @@ def allgather(values: np.ndarray) -> np.ndarray:
     values = np.ascontiguousarray(values)
     if jax.process_count() == 1:
         return values
+    watchdog.meet()
     raw = values.reshape(len(values), -1).view(np.uint8)  # as numbers, JAX would round 64 bits to 32
     gathered = np.ascontiguousarray(multihost_utils.process_allgather(raw, tiled=True))
     return gathered.view(values.dtype).reshape(-1, *values.shape[1:])

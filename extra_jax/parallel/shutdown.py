@@ -18,11 +18,16 @@ class GracefulStop:
     def __init__(self) -> None:
         self._asked = self._interrupted = False
 
-    def requested(self) -> bool:
-        """Whether any process was asked to stop; all processes get the same answer, so all must ask together."""
+    @property
+    def asked(self) -> bool:
+        """Whether this process was asked to stop."""
         if self._interrupted:  # the exception got lost in a callback
             raise KeyboardInterrupt
-        return bool(agree(self._asked))
+        return self._asked
+
+    def requested(self) -> bool:
+        """Whether any process was asked to stop; all processes get the same answer, so all must ask together."""
+        return bool(agree(self.asked))
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

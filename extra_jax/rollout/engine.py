@@ -82,10 +82,11 @@ class Sampler:
             weights: in the rollout layout.
             requests: of this process.
             step: part of the identity of every draw.
-            progress: called between chunks with how many completions are finished.
+            progress: called between chunks with how many completions are finished; True ends the call.
             finished: called with every completion as soon as it is complete, while others decode.
 
         Raises:
+            StopRequest: ``progress`` returned True in some process.
             ExtraError: before anything runs, a prompt or prefix that is empty or too long; later, a logit that is not
                 finite, with rollout and position.
         """

@@ -17,14 +17,16 @@ from jax.sharding import Mesh
 
 from extra_jax.errors import ExtraError
 from extra_jax.parallel.processes import allgather, to_global, to_local
+from extra_jax.parallel.shutdown import StopRequest
 from extra_jax.rollout import cache, decode
 from extra_jax.rollout.output import Output
 from extra_jax.rollout.programs import PREFILL_ROWS, SamplerPrograms, Sizes
 from extra_jax.rollout.schedule import Plan, Shard, distribute
 from extra_jax.rollout.types import Counters, Rollouts, StopReason
 
-Progress = Callable[[int, int, int], None]
-"""Called with (finished, in flight, total) completions of this process."""
+Progress = Callable[[int, int, int], bool | None]
+"""Called with (finished, in flight, total) completions of this process; where it returns True in one of them, all
+processes leave with ``StopRequest`` before the next chunk."""
 
 Finished = Callable[[int, np.ndarray], None]
 """Called with the row of a completion in the result and its token ids."""
@@ -43,6 +45,7 @@ class _Agreed(NamedTuple):
     copies: int
     starts: int
     loads: int
+    stop: int
 
 
 class Session:
@@ -74,11 +77,12 @@ class Session:
         self.length = np.zeros((len(self.local), self.rows), np.int64)  # tokens of each row, the last included
         self.ended = np.zeros((len(self.local), self.rows), bool)  # by a stop string, which the device cannot see
         self.unchanged: dict[int, decode.Resets] = {}  # by rows: no row begins or ends
+        self.stop = False  # asked to leave
         self.waited = 0.0
         self.slot_steps = self.prefilled = 0
 
     def run(self) -> Rollouts:
-        """Decodes until nothing waits and nothing runs in any process."""
+        """Decodes until nothing waits and nothing runs in any process, or until one of them is asked to stop."""
         began, previous = time.perf_counter(), _Drawn()
         while True:
             plans = [shard.plan(self.contexts) for shard in self.local]
@@ -89,6 +93,8 @@ class Session:
             agreed = self._agree(plans)
             if not agreed.live:
                 break
+            if agreed.stop:
+                raise StopRequest
             self._make_room(agreed)
             # Copies come first, because a prefill may overwrite a slot that is copied from.
             self._copy(plans, agreed)
@@ -115,6 +121,7 @@ class Session:
             copies=max(len(plan.copies) for plan in plans),
             starts=max(len(plan.starts) for plan in plans),
             loads=max((len(slots) for plan in plans for slots in plan.prefills.values()), default=0),
+            stop=self.stop,
         )
         return _Agreed(*allgather(np.array([numbers], np.int64)).max(axis=0).tolist())
 
@@ -244,7 +251,8 @@ class Session:
             for index in drawn.complete:
                 self.finished(index, self.output.completion(index))
         if self.progress:
-            self.progress(self.output.finished, sum(shard.live for shard in self.local), len(self.output.lengths))
+            in_flight = sum(shard.live for shard in self.local)
+            self.stop |= bool(self.progress(self.output.finished, in_flight, len(self.output.lengths)))
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:

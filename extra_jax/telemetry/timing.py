@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from extra_jax.parallel import watchdog
 from extra_jax.telemetry.names import TIMING_PREFIX
 
 
@@ -17,10 +18,12 @@ class PhaseTimer:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Times its block as ``timing_s/<name>``; several blocks of one name add up."""
+        watchdog.at(name)
         began = time.perf_counter()
         try:
             yield
         finally:
+            watchdog.at(f"after {name}")
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     def metrics(self, completion_tokens: float | None = None) -> dict[str, float]:
