@@ -105,7 +105,7 @@ def settings(name: str, work: Path) -> list[str]:
     """Further settings of a trial."""
     if name == "grader":
         (work / "grader.py").write_text(GRADER)
-        return [f"reward.functions=[{{function: '{work}/grader.py:broken'}}]"]
+        return [f"reward.functions=[{{function: '{work}/grader.py:broken'}}, {{function: countdown, weight: 0}}]"]
     return ["logging.trackers=[trackio]"] if name == "tracker" else []
 
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from extra_jax.config import DistributedConfig, MeshConfig
 from extra_jax.errors import ExtraError
 from extra_jax.parallel import watchdog
+from extra_jax.parallel.mesh import tensor_spans_processes
 from extra_jax.parallel.sharding import batch_sharding
 
 T = TypeVar("T")
@@ -78,11 +79,11 @@ def on_main(act: Callable[[], object]) -> None:
 
 def check_rows_split_over_processes(mesh: Mesh) -> None:
     """Refuses a mesh whose ``tensor`` axis spans processes: rows could then not be split over them."""
-    owners = np.vectorize(lambda device: device.process_index)(mesh.devices)
-    if (owners != owners[..., :1]).any():
+    if tensor_spans_processes(mesh.devices):
+        first = mesh.devices.flat[0].process_index
+        one_host = sum(device.process_index == first for device in mesh.devices.flat)
         raise ExtraError(
-            f"mesh.tensor={mesh.shape['tensor']} spans processes; keep it within the "
-            f"{jax.local_device_count()} devices of one host"
+            f"mesh.tensor={mesh.shape['tensor']} spans processes; keep it within the {one_host} devices of one host"
         )
 
 

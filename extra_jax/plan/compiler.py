@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from extra_jax.config import MeshConfig
 from extra_jax.errors import ExtraError
 from extra_jax.parallel.mesh import make_mesh
+from extra_jax.parallel.processes import check_rows_split_over_processes
 from extra_jax.plan.chips import Chip, find_chip
 from extra_jax.plan.hlo import Collective, collectives
 from extra_jax.plan.programs import Program
@@ -23,6 +24,8 @@ from extra_jax.plan.traffic import loop_bytes
 
 # One TensorCore pair is one device of JAX on a v4 TPU VM; the description of a topology needs this option.
 _MEGACORE = {"v4": {"chip_config_name": "megacore"}}
+# The one machine of a v5litepod-8 or v6e-8 has all eight chips; the description of the topology makes two of it.
+_EIGHT_A_HOST = ("v5e", "v6e")
 _REFUSALS = {  # what the compiler says is too large for the memory of a chip
     "program": re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm"),
     "temporaries": re.compile(r"required for HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds"),
@@ -64,7 +67,7 @@ def tpu_mesh(config: MeshConfig, topology: str, slices: int) -> tuple[Mesh, Chip
     """A mesh over the devices of a topology that need not exist, and its chip.
 
     Raises:
-        ExtraError: the name is unknown, the library is not installed, or the mesh does not fit.
+        ExtraError: the name is unknown, the library is not installed, or the mesh does not fit, or not its hosts.
     """
     chip = find_chip(topology)
     options = _MEGACORE.get(chip.name, {}) | ({"num_slices": slices} if slices > 1 else {})
@@ -73,7 +76,10 @@ def tpu_mesh(config: MeshConfig, topology: str, slices: int) -> tuple[Mesh, Chip
     except Exception as error:  # of the plugin: its own types, for a missing library as for a wrong name
         hint = "" if find_spec("libtpu") else "; the TPU compiler is not installed: pip install 'extra-jax[tpu]'"
         raise ExtraError(f"topology {topology}: {str(error).splitlines()[0]}{hint}") from error
-    return make_mesh(config, description.devices), chip
+    mesh = make_mesh(config, description.devices)
+    if chip.name not in _EIGHT_A_HOST or slices > 1 or mesh.size > 8:
+        check_rows_split_over_processes(mesh)
+    return mesh, chip
 
 
 def compile_program(program: Program, mesh: Mesh, slices: int) -> Compiled:

@@ -58,8 +58,9 @@ def decode_chunk(
     params: SamplingParams,
     stop_ids: tuple[int, ...],
     dtype: str,
+    stop_early: bool = True,
 ) -> tuple[Slots, Chunk]:
-    """Draws up to ``length`` tokens for every live row; stops early when no row is live.
+    """Draws up to ``length`` tokens for every live row.
 
     Args:
         model: in the rollout layout.
@@ -68,6 +69,7 @@ def decode_chunk(
         seed: static, as are the keywords.
         step: scalar uint32.
         length: ``R``.
+        stop_early: ends when no row is live any more, which all shards ask each other for every token.
     """
     slots = _reset(slots, resets)
     keys = row_keys(seed, step, slots.rollout_id)
@@ -106,7 +108,7 @@ def decode_chunk(
         return index + 1, draw.token, live & ~stopped & (position + 1 < slots.limit), recent, chunk
 
     def more(loop: tuple) -> jax.Array:
-        return (loop[0] < length) & jnp.any(loop[2])
+        return (loop[0] < length) & (jnp.any(loop[2]) if stop_early else True)
 
     first = (jnp.int32(0), slots.token, slots.live, recent, blank)
     _, token, live, recent, chunk = jax.lax.while_loop(more, body, first)

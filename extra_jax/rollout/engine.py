@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from extra_jax.errors import ExtraError
 from extra_jax.model.config import Qwen3Config
+from extra_jax.parallel.mesh import num_slices
 from extra_jax.parallel.sharding import batch_ways
 from extra_jax.rollout import cache, memory
 from extra_jax.rollout.output import Output
@@ -65,8 +66,9 @@ class Sampler:
         capacity = cache.whole_pages(self.sizes.longest + chunk)
         memory.check_slots(model_config, mesh, self.shard_slots * self.shards, capacity, dtype)
         self.programs = build_programs(
-            model_config, graphdef, self.sizes, params=params, stop_ids=stop_ids, seed=seed, dtype=dtype, scan=scan
-        )
+            model_config, graphdef, self.sizes, params=params, stop_ids=stop_ids, seed=seed, dtype=dtype, scan=scan,
+            stop_early=num_slices(mesh.devices.flat) == 1,  # else every token would wait for the network between them
+        )  # fmt: skip
 
     def generate(
         self,

@@ -87,8 +87,9 @@ def build_programs(
     seed: int,
     dtype: str,
     scan: bool,
+    stop_early: bool = True,
 ) -> SamplerPrograms:
-    """Nothing is compiled before it is called. Arguments are those of ``engine.Sampler``."""
+    """Nothing is compiled before it is called. Arguments are those of ``engine.Sampler`` and ``decode_chunk``."""
     shards = sizes.shards
 
     # A jitted function runs as Python only while it is traced, so its line is written once for each new size.
@@ -105,6 +106,7 @@ def build_programs(
         return decode.decode_chunk(
             model, slots, resets, seed, step,
             length=sizes.chunk, params=params, stop_ids=tuple(stop_ids), dtype=dtype,
+            stop_early=stop_early,
         )  # fmt: skip
 
     return SamplerPrograms(
