@@ -159,11 +159,11 @@ def visits(
         if loop := _WHILE.search(line):
             known, (start, condition, body) = _KNOWN.search(line), loop.groups()
             count = int(known[1]) if known else _trip_count(computations, name, start, condition, body)
+            inside = depth
             if count is None:
-                count = trips[depth] if depth < len(trips) else 1
-                yield from visits(computations, body, trips, runs * count, depth + 1)
-            else:
-                yield from visits(computations, body, trips, runs * count, depth)
+                count, inside = trips[depth] if depth < len(trips) else 1, depth + 1
+            for part in (body, condition):  # a condition over data may ask other devices
+                yield from visits(computations, part, trips, runs * count, inside)
 
 
 def _trip_count(computations: dict[str, list[str]], name: str, start: str, condition: str, body: str) -> int | None:
