@@ -155,7 +155,9 @@ class Policy:
             config = self.runtime.config
             rollout = {"max_prompt_length": max_prompt_length, "max_completion_length": params.max_completion_length}
             config = config.model_copy(update={"rollout": config.rollout.model_copy(update=rollout)})
-            self._samplers[key] = replace(self.runtime, config=config).sampler(params, stream="generate", seed=0)
+            self._samplers[key] = replace(self.runtime, config=config).sampler(
+                params, stream="generate", seed=0, training=False
+            )
         return self._samplers[key]
 
     def export(self, folder: str | Path) -> Path:

@@ -68,7 +68,7 @@ class Evaluator:
         self.params = eval_sampling(config)
         self.rewards: dict[str, Rewards] = {}
         self.benchmarks = [self._benchmark(name, data) for name, data in config.benchmarks.items()]
-        self.sampler = policy.sampler(self.params, stream="eval", seed=config.eval.seed)
+        self.sampler = policy.sampler(self.params, stream="eval", seed=config.eval.seed, training=own)
 
     def _benchmark(self, name: str, data: DataConfig) -> Benchmark:
         config = self.policy.config

@@ -1,9 +1,12 @@
 """A model without its parameters: its shape, its tokenizer and its place on the mesh. Every verb starts from one."""
 
+import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -11,12 +14,15 @@ from extra_jax.config import Config
 from extra_jax.data.load import check_vocabulary, encode_prompts, model_tokenizer
 from extra_jax.data.problem import Problem
 from extra_jax.data.tokenizer import Tokenizer
+from extra_jax.learn.optimizer import make_optimizer
+from extra_jax.learn.update import abstract_state
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import abstract_model, build_model
 from extra_jax.model.qwen3 import MAX_UNROLLED
 from extra_jax.parallel import processes
 from extra_jax.parallel.mesh import make_mesh
 from extra_jax.parallel.reshard import reshard_program
+from extra_jax.parallel.sharding import ROLLOUT, TRAIN, param_shardings
 from extra_jax.rollout import memory
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.types import Rollouts, SamplingParams
@@ -42,11 +48,19 @@ class Runtime:
         """Whether the sampler scans its layers."""
         return scans_layers(self.model_config)
 
-    def sampler(self, params: SamplingParams, *, stream: str, seed: int | None = None) -> Sampler:
-        """A sampler with random numbers of its own: a seed (``run.seed``) gives other draws in another ``stream``."""
+    def sampler(
+        self, params: SamplingParams, *, stream: str, seed: int | None = None, training: bool = True
+    ) -> Sampler:
+        """A sampler with random numbers of its own: a seed (``run.seed``) gives other draws in another ``stream``.
+
+        Args:
+            params: how to draw.
+            stream: of random numbers.
+            seed: default: that of the run.
+            training: whether optimizer and reference are in memory beside it.
+        """
         settings, scan = self.config.rollout, self.scan_rollout
-        chunk = settings.chunk or memory.default_chunk(params.max_completion_length)
-        capacity, free = settings.max_prompt_length + params.max_completion_length + chunk, memory.free_bytes(self.mesh)
+        slots, chunk = sampler_sizes(self.config, self.model_config, self.mesh, params, training=training)
         return Sampler(
             self.model_config,
             abstract_model(self.model_config, self.config.model, scan=scan)[0],
@@ -55,7 +69,7 @@ class Runtime:
             stop_ids=self.tokenizer.stop_ids,
             seed=zlib.crc32(f"{self.config.run.seed if seed is None else seed}/{stream}".encode()),
             max_prompt_length=settings.max_prompt_length,
-            slots=settings.slots or memory.default_slots(self.model_config, self.mesh, capacity, settings.dtype, free),
+            slots=slots,
             chunk=chunk,
             dtype=settings.dtype,
             scan=scan,
@@ -84,6 +98,47 @@ def sampling_params(config: Config) -> SamplingParams:
     """How the training rollouts are drawn."""
     r = config.rollout
     return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length, r.stop_strings)
+
+
+def sampler_sizes(
+    config: Config, shape: Qwen3Config, mesh: Mesh, params: SamplingParams, *, training: bool = True
+) -> tuple[int, int]:
+    """Slots of all devices together and tokens of a chunk: those of ``rollout``, or what a plan and a run choose."""
+    settings = config.rollout
+    chunk = settings.chunk or memory.default_chunk(params.max_completion_length)
+    if settings.slots is not None:
+        return settings.slots, chunk
+    capacity = settings.max_prompt_length + params.max_completion_length + chunk
+    alive = sum(weight_bytes(config, shape, mesh, training=training).values())
+    free = memory.usable_bytes(mesh) - alive
+    return memory.default_slots(shape, mesh, capacity, settings.dtype, free), chunk
+
+
+def weight_bytes(config: Config, shape: Qwen3Config, mesh: Mesh, *, training: bool = True) -> dict[str, int]:
+    """Bytes on a device of what is alive while it samples, by kind: in training the optimizer and, for the divergence
+    from it, the reference stay where they are."""
+    abstract = abstract_model(shape, config.model)[1]
+    trained = _placed(abstract, param_shardings(abstract, mesh, TRAIN))
+    scan = scans_layers(shape)
+    served = jax.eval_shape(reshard_program(trained, mesh, ROLLOUT, config.rollout.dtype, unstack=not scan), trained)
+    kinds = {
+        "parameters": device_bytes(trained),
+        "sampler": device_bytes(_placed(served, param_shardings(served, mesh, ROLLOUT))),
+    }
+    if training:
+        state = abstract_state(trained, make_optimizer(config.optim, 1), mesh)
+        kinds["optimizer"] = device_bytes(state.opt_state)
+        kinds["reference"] = kinds["parameters"] if config.train.beta > 0 else 0
+    return kinds
+
+
+def _placed(abstract: nnx.State, shardings: nnx.State) -> nnx.State:
+    return jax.tree.map(lambda leaf, sharding: leaf.update(sharding=sharding), abstract, shardings)
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes of abstract values on one device."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def scans_layers(shape: Qwen3Config) -> bool:

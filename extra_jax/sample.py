@@ -68,7 +68,7 @@ def sample(
         Request(policy.tokenizer.encode_prompt(problem.prompt), num_samples, index * num_samples)
         for index, problem in enumerate(problems)
     ]
-    sampler = policy.sampler(sampling_params(config), stream="sample")
+    sampler = policy.sampler(sampling_params(config), stream="sample", training=False)
     rollouts = sampler.generate(policy.rollout_weights(params), requests, 0)
     texts = policy.decode(rollouts)
     opens = policy.opens_thinking(request.prompt_ids for request in requests)

@@ -10,6 +10,10 @@ for argument in "$@"; do
   case $argument in run.dir=*) run_dir=${argument#run.dir=} ;; esac
 done
 
+# A second start, on new machines, finds the programs of the first one; port 8476 is open on the networks of TPUs.
+case $run_dir in /* | ./* | ../*) : "${JAX_COMPILATION_CACHE_DIR:=$(dirname "$run_dir")/compiled}" ;; esac
+export JAX_COMPILATION_CACHE_DIR JAX_COORDINATOR_PORT="${JAX_COORDINATOR_PORT:-8476}"
+
 extra-jax "$@" distributed.enabled=true &
 worker=$!
 trap 'kill -TERM "$worker"' TERM INT
@@ -21,6 +25,7 @@ while kill -0 "$worker" 2>/dev/null; do # a signal has ended the first wait; the
 done
 if [ "$status" -eq 0 ] && [ ! -d "$run_dir/export" ]; then
   echo "stopped before the end of $run_dir: exit status 75, start the same command again" >&2
-  exit 75
+  status=75
 fi
+[ -z "${EXTRA_JAX_STATUS:-}" ] || echo "$status" >"$EXTRA_JAX_STATUS" # for scripts/tpu_vm.sh keep
 exit "$status"

@@ -76,7 +76,8 @@ def test_the_repository_goes_to_every_worker_and_the_bucket_is_mounted() -> None
     archive, copy, install, mount = tpu_vm("install", "pod", "--zone", "z", "--bucket", "mine")
     assert archive[:2] == ["git", "archive"]
     assert (copy[copy.index("scp") + 2], "--worker=all" in copy) == ("pod:extra_jax.tar.gz", True)
-    assert "pip install -q '.[tpu]'" in install[-1]
+    assert "--python 3.12" in install[-1]
+    assert "-c scripts/tpu_constraints.txt '.[tpu]'" in install[-1]
     assert "gcsfuse --implicit-dirs 'mine' bucket" in mount[-1]
 
 
@@ -100,7 +101,7 @@ def test_the_manifest_is_a_job_set_whose_numbers_agree() -> None:
     assert spec["parallelism"] * worker["resources"]["limits"]["google.com/tpu"] == chips
     assert pod["restartPolicy"] == "Never"
     assert pod["terminationGracePeriodSeconds"] >= 300
-    assert {port["containerPort"] for port in worker["ports"]} == {8471, 8482}
+    assert {port["containerPort"] for port in worker["ports"]} == {8471, 8476}
     (volume,) = pod["volumes"]
     assert worker["volumeMounts"] == [{"name": volume["name"], "mountPath": "/bucket"}]
     assert f"mesh.data={job['replicas']}" in worker["args"]
@@ -119,7 +120,7 @@ def test_every_script_and_verb_of_the_guide_exists() -> None:
     for config in set(re.findall(r"configs/[\w.]+yaml", text)):
         assert (ROOT / config).exists()
     for command in re.findall(r"scripts/tpu_vm\.sh (\w+) +pod (.*)", text):
-        assert command[0] in ("create", "status", "install", "start", "log", "stop", "delete")
+        assert command[0] in ("create", "status", "install", "start", "keep", "log", "stop", "delete")
 
 
 class Pod:
@@ -189,3 +190,46 @@ def test_workers_find_each_other_stop_on_sigterm_with_status_75_and_finish_when_
         assert pod.finish() == [0, 0], pod.printed()
     assert (run_dir / "export" / "model.safetensors").exists()
     assert '"processes": 2' in (run_dir / "run.json").read_text()
+
+
+def keep(folder: Path, status: str, *arguments: str) -> tuple[subprocess.CompletedProcess, list[list[str]]]:
+    """``tpu_vm.sh keep`` with a `gcloud` that refuses what is not documented, and the calls that it got."""
+    (folder / "status").write_text(status)
+    for name, line in {
+        "gcloud": f'exec {shlex.quote(sys.executable)} {ROOT}/tests/fake_gcloud.py "$@"',
+        "ssh-add": "exit 0",  # an agent that has the key
+        "git": "exit 0",
+    }.items():
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "FAKE_GCLOUD": str(folder), "TPU_VM_LOOK": "0"}
+    command = [ROOT / "scripts/tpu_vm.sh", "keep", "pod", "--zone", "z", "--type", "v5litepod-16", *arguments]
+    command += ["--", "train", "c.yaml", "run.dir=../bucket/runs/a b"]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    return done, [line.split("\t") for line in (folder / "calls").read_text().splitlines()]
+
+
+def test_keep_makes_a_slice_that_was_taken_away_anew_until_the_run_is_finished(tmp_path: Path) -> None:
+    done, calls = keep(tmp_path, "0", "--spot", "--service-account", "trainer@p", "--bucket", "mine")
+    assert done.returncode == 0, done.stderr
+    verbs = [" ".join(call[2:4]) for call in calls if "describe" not in call and "cat extra_jax.status" not in call[-1]]
+    life = ["queued-resources create", "tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh", "tpu-vm ssh", "queued-resources delete"]
+    assert verbs == life + life
+    starts = [call[-1] for call in calls if "pod_entry.sh" in call[-1]]
+    assert len(starts) == 2
+    assert starts[0] == starts[1], "the same command continues"
+    assert "the machines are gone" in done.stderr
+
+
+def test_keep_does_not_start_again_what_the_command_refuses(tmp_path: Path) -> None:
+    done, calls = keep(tmp_path, "2", "--flex-start", "7d")
+    assert done.returncode == 2
+    assert "exit status 2" in done.stderr
+    assert calls[0][:5] == ["alpha", "compute", "tpus", "queued-resources", "create"]
+    assert "delete" not in calls[-1], "the log is still there to be read"
+
+
+def test_the_first_machines_of_a_reservation_are_asked_for_as_documented(tmp_path: Path) -> None:
+    done, calls = keep(tmp_path, "0", "--reservation", "ours")
+    assert done.returncode == 0, done.stderr
+    assert "--reservation=ours" in calls[0]

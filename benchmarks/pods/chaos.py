@@ -95,7 +95,7 @@ TRIALS = {
         "SIGTERM to all, twice, in a save", when(saving, *[(i, TERM) for i in (0, 1, 0, 1)]), 60, {0}, "asked to stop"
     ),
     "unshared": Trial("run.dir is not shared", nothing, 90, {2}, "is not one folder for all processes"),
-    "disk": Trial("disk full on process 0", full, 60, {2}, "File too large"),
+    "disk": Trial("disk full on process 0", full, 120, {2}, "File too large"),
     "grader": Trial("a reward function raises in process 1", nothing, 120, {2, 70}, "grader of this machine is broken"),
     "tracker": Trial("a tracker is not installed on process 0", nothing, 90, {2}, "trackio"),
 }

@@ -11,6 +11,7 @@ Time is counted in looks of our own, so that a process that was stopped itself, 
 """
 
 import atexit
+import contextlib
 import json
 import os
 import socket
@@ -20,6 +21,8 @@ import time
 from collections.abc import Collection
 from types import TracebackType
 from typing import Any, NoReturn
+
+from extra_jax.errors import printable, redact
 
 TRY_AGAIN = 75
 """Exit status where the same command may well succeed: ``EX_TEMPFAIL`` of sysexits.h."""
@@ -242,11 +245,13 @@ def _who(index: int) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"extra-jax: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # the log may lie on the disk that is full; ending matters more
+        print(f"extra-jax: {printable(redact(text))}", file=sys.stderr, flush=True)
 
 
 def _end(status: int) -> NoReturn:
     """Nothing more of this program runs: another thread may be in a program that waits for a process that is gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(status)

@@ -1,9 +1,10 @@
-"""What a TPU chip can do, as its vendor states it."""
+"""What a TPU chip can do, as its vendor states it, and what of its memory the compiler gives to programs."""
 
 import re
 from dataclasses import dataclass
 
 from extra_jax.errors import ExtraError
+from extra_jax.rollout.memory import USABLE_GIB
 
 _GIB = 2**30
 _THREE = ("v4", "v5p", "tpu7x")  # chips with links in three dimensions
@@ -15,7 +16,7 @@ class Chip:
     """Peak numbers of one chip."""
 
     name: str  # as topologies spell it (`v5e:4x4`)
-    hbm_bytes: int  # capacity
+    hbm_bytes: int  # that programs may use
     flops: float  # bf16 FLOP/s
     hbm_bandwidth: float  # bytes/s
     ici_bandwidth: float  # bytes/s out of the chip over all links to its neighbours, one way
@@ -29,11 +30,11 @@ class Chip:
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 32 * _GIB, 275e12, 1200e9, 270e9, 6.25e9, 1, _DOCS.format("TPU v4")),
-        Chip("v5e", 16 * _GIB, 197e12, 819e9, 200e9, 3.125e9, 1, _DOCS.format("TPU v5e")),
-        Chip("v5p", 95 * _GIB, 459e12, 2765e9, 600e9, 6.25e9, 1, _DOCS.format("TPU v5p")),
-        Chip("v6e", 32 * _GIB, 918e12, 1638e9, 400e9, 12.5e9, 1, _DOCS.format("TPU v6e")),
-        Chip("tpu7x", 192 * _GIB, 2307e12, 7380e9, 600e9, 12.5e9, 2, _DOCS.format("TPU7x (Ironwood)")),
+        Chip("v4", int(USABLE_GIB["TPU v4"] * _GIB), 275e12, 1200e9, 270e9, 6.25e9, 1, _DOCS.format("TPU v4")),
+        Chip("v5e", int(USABLE_GIB["TPU v5 lite"] * _GIB), 197e12, 819e9, 200e9, 3.125e9, 1, _DOCS.format("TPU v5e")),
+        Chip("v5p", int(USABLE_GIB["TPU v5"] * _GIB), 459e12, 2765e9, 600e9, 6.25e9, 1, _DOCS.format("TPU v5p")),
+        Chip("v6e", int(USABLE_GIB["TPU v6 lite"] * _GIB), 918e12, 1638e9, 400e9, 12.5e9, 1, _DOCS.format("TPU v6e")),
+        Chip("tpu7x", int(2 * USABLE_GIB["TPU7x"] * _GIB), 2307e12, 7380e9, 600e9, 12.5e9, 2, _DOCS.format("TPU7x (Ironwood)")),
     )
 }
 

@@ -16,7 +16,7 @@ from extra_jax.plan.roofline import phase, step_work
 from extra_jax.plan.search import largest_settings
 from extra_jax.plan.table import show, to_json
 from extra_jax.plan.verdict import Plan, program_memory
-from extra_jax.rollout import memory
+from extra_jax.runtime import sampler_sizes, sampling_params
 
 _WIDTH = 180  # of output that is not a terminal
 
@@ -54,7 +54,7 @@ def make_plan(config: Config, topology: str, slices: int = 1, only: tuple[str, .
     """
     shape = model_shape(config)
     mesh, chip = tpu_mesh(config.mesh, topology, slices)
-    config = with_sampler_defaults(config, shape, mesh, chip.hbm_bytes)
+    config = with_sampler_defaults(config, shape, mesh)
     run = describe_run(config, shape, mesh)
     if only:
         run = dataclasses.replace(run, programs=[program for program in run.programs if program.name in only])
@@ -69,11 +69,10 @@ def make_plan(config: Config, topology: str, slices: int = 1, only: tuple[str, .
     return Plan(config, topology, slices, mesh.size // chip.devices, chip, axes, run, compiled, needed, phases)
 
 
-def with_sampler_defaults(config: Config, shape: Qwen3Config, mesh: Mesh, hbm_bytes: float) -> Config:
-    """The slots and the chunk that a run chooses where the configuration leaves them open, on empty chips."""
+def with_sampler_defaults(config: Config, shape: Qwen3Config, mesh: Mesh) -> Config:
+    """The slots and the chunk that a run chooses where the configuration leaves them open."""
     r = config.rollout
-    chunk = r.chunk or memory.default_chunk(r.max_completion_length)
-    slots = r.slots or memory.default_slots(shape, mesh, config.max_sequence_length + chunk, r.dtype, hbm_bytes)
+    slots, chunk = sampler_sizes(config, shape, mesh, sampling_params(config))
     return config.model_copy(update={"rollout": r.model_copy(update={"slots": slots, "chunk": chunk})})
 
 

@@ -22,8 +22,8 @@ from extra_jax.parallel.reshard import reshard_program
 from extra_jax.parallel.sharding import ROLLOUT, TRAIN, batch_sharding, batch_ways, param_shardings, replicated
 from extra_jax.plan.sampler import sampler_programs
 from extra_jax.plan.workload import Workload, describe_workload
-from extra_jax.rollout.programs import PREFILL_ROWS
-from extra_jax.runtime import scans_layers
+from extra_jax.rollout.programs import COPY_ROWS, PREFILL_ROWS
+from extra_jax.runtime import device_bytes, scans_layers, weight_bytes
 
 KINDS = ("parameters", "optimizer", "reference", "sampler", "cache", "batches")
 
@@ -84,6 +84,10 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
             "weight sync", lambda: sync.lower(params), 1, (), ("parameters",), (*training, "sampler"), ("sampler",)
         ),
         Program("prefill", sampler.prefill, -(-work.prompts // prompts_a_call), (), ("sampler",), rollout),
+        Program("load", sampler.load, -(-work.prompts // prompts_a_call), (), ("cache",), rollout),
+        Program("clone", sampler.clone, -(-work.completions // (COPY_ROWS * batch_ways(mesh))), (), ("cache",), rollout),
+        Program("resize", sampler.resize, 1, (), (), rollout),
+        Program("select", sampler.select, 1, (), ("cache",), rollout),
         Program("decode", sampler.decode, work.decode_calls, (work.chunk,), ("sampler", "cache"), rollout),
         Program(
             "score",
@@ -103,21 +107,11 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
         ),
     ]
     memory = {
-        "parameters": device_bytes(params),
-        "optimizer": device_bytes(state.opt_state),
-        "reference": device_bytes(params) if config.train.beta > 0 else 0,
-        "sampler": device_bytes(weights),
+        **weight_bytes(config, shape, mesh),
         "cache": device_bytes(sampler.slots),
         "batches": device_bytes(batches) * work.mini_batches,
     }
     return Run([program for program in programs if program.runs], memory, work)
-
-
-def device_bytes(tree: Any) -> int:
-    """Bytes of abstract values on one device."""
-    return sum(
-        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
-    )
 
 
 def _batches(config: Config, work: Workload, mesh: Mesh) -> MicroBatches:

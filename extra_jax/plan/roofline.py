@@ -90,6 +90,7 @@ def step_work(config: Config, shape: Qwen3Config, work: Workload, mesh: dict[str
             -(-work.prompts // (4 * shards)) * served * matrices / tensor
             + (_layer_traffic(shape, served) * layers + keys) * prompt_tokens / devices,
         ),
+        **_copies(shape, work, keys, shards),
         "decode": Work(
             (2 * (matrices + head) + 4 * layers * heads * context) * sampled / devices,
             decoded * served * (matrices + head) / tensor + keys * context * sampled / devices,
@@ -102,6 +103,15 @@ def step_work(config: Config, shape: Qwen3Config, work: Workload, mesh: dict[str
             work.updates * (traffic + gathered) * (3 + again) + work.updates * optimizer,
         ),
     }  # fmt: skip
+
+
+def _copies(shape: Qwen3Config, work: Workload, keys: float, shards: int) -> dict[str, Work]:
+    """What moves keys and values on one device: prompts into the cache, to the rows of their group, and the cache
+    itself to another size, read and written."""
+    cache = work.slots * work.longest * keys / shards
+    prompts, clones = work.prompts * work.prompt_length * keys / shards, work.completions - work.prompts
+    copied = {"load": 2 * prompts, "clone": 2 * clones * work.prompt_length * keys / shards}
+    return {name: Work(0.0, moved) for name, moved in {**copied, "resize": 2 * cache, "select": 2 * cache}.items()}
 
 
 def body_parameters(shape: Qwen3Config) -> int:

@@ -15,17 +15,21 @@ from extra_jax.model.load import abstract_model
 from extra_jax.parallel.sharding import TRAIN, batch_sharding, replicated
 from extra_jax.rollout import cache, decode
 from extra_jax.rollout.engine import Sampler
-from extra_jax.rollout.programs import PREFILL_ROWS
+from extra_jax.rollout.programs import COPY_ROWS, PREFILL_ROWS
 from extra_jax.runtime import sampling_params
 
 _STOPS = (0, 1)  # any two tokens: their values are constants of the program, their number its shape
 
 
 class AbstractSampler(NamedTuple):
-    """``prefill`` and ``decode`` lower themselves; ``slots`` are abstract, caches included."""
+    """Programs that lower themselves; ``slots`` are abstract, caches included."""
 
     slots: Any
     prefill: Callable[[], jax.stages.Lowered]
+    load: Callable[[], jax.stages.Lowered]
+    clone: Callable[[], jax.stages.Lowered]
+    resize: Callable[[], jax.stages.Lowered]  # from a smaller capacity to the full one
+    select: Callable[[], jax.stages.Lowered]  # from all rows to the next smaller number of them
     decode: Callable[[], jax.stages.Lowered]
 
 
@@ -50,7 +54,11 @@ def sampler_programs(
     )
     capacity = config.max_sequence_length + chunk
     with jax.set_mesh(mesh):  # the size of a page depends on what it runs on
-        shapes = jax.eval_shape(lambda: cache.empty_slots(shape, slots, capacity, settings.dtype, scan))
+
+        def room(capacity: int) -> Any:
+            return jax.eval_shape(lambda: cache.empty_slots(shape, slots, capacity, settings.dtype, scan))
+
+        shapes = [room(capacity), room(sampler.sizes.capacity_for(capacity // 2))]
 
     def layout(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         if leaf.ndim < 4:
@@ -58,7 +66,7 @@ def sampler_programs(
         stack = [None] * (leaf.ndim - 4)
         return NamedSharding(mesh, TRAIN.spec(*stack, "batch", "kv_heads", None, None))
 
-    state = jax.tree.map(lambda leaf: leaf.update(sharding=layout(leaf)), shapes)
+    state, small = jax.tree.map(lambda leaf: leaf.update(sharding=layout(leaf)), shapes)
 
     def row(dtype: type, *tail: int, rows: int = slots) -> Any:
         return jax.ShapeDtypeStruct((rows, *tail), dtype, sharding=batch_sharding(mesh))
@@ -66,8 +74,26 @@ def sampler_programs(
     prompts = row(np.int32, settings.max_prompt_length, rows=PREFILL_ROWS * sampler.shards)
     resets = decode.Resets(row(np.bool_), row(np.bool_), row(np.int32), row(np.int32), row(np.int32), row(np.uint32))
     step = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
+    some = row(np.int32, rows=COPY_ROWS * sampler.shards)
+    fewer = row(np.int32, rows=max(sampler.sizes.rows_below(sampler.shard_slots), 1) * sampler.shards)
+    programs = sampler.programs
+
+    def prefilled() -> Any:
+        with jax.set_mesh(mesh):
+            fresh = jax.eval_shape(programs.prefill, weights, prompts)
+
+        def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            lead = [None] * (leaf.ndim - 4)
+            return leaf.update(sharding=NamedSharding(mesh, TRAIN.spec(*lead, "batch", None, "kv_heads", None)))
+
+        return jax.tree.map(place, fresh)
+
     return AbstractSampler(
         state,
-        lambda: sampler.programs.prefill.lower(weights, prompts),
-        lambda: sampler.programs.decode.lower(weights, state, resets, step),
+        lambda: programs.prefill.lower(weights, prompts),
+        lambda: programs.load.lower(state, prefilled(), cache.Copies(some, some)),
+        lambda: programs.clone.lower(state, cache.Copies(some, some), settings.max_prompt_length),
+        lambda: programs.resize.lower(small, capacity),
+        lambda: programs.select.lower(state, fewer),
+        lambda: programs.decode.lower(weights, state, resets, step),
     )

@@ -5,13 +5,17 @@ import os
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from extra_jax.errors import ExtraError
 from extra_jax.model.config import Qwen3Config
+from extra_jax.parallel.processes import agree
 from extra_jax.parallel.sharding import batch_ways
 
 _MOST = 128  # rows of a shard
+USABLE_GIB = {"TPU v4": 30.75, "TPU v5 lite": 15.75, "TPU v5": 95.73, "TPU v6 lite": 31.24, "TPU7x": 94.74}
+"""Of each device, as the TPU compiler says it ("exceeds available HBM"); the rest of a chip is the system's."""
 
 
 def cache_bytes(config: Qwen3Config, slots: int, capacity: int, dtype: str) -> int:
@@ -22,10 +26,10 @@ def cache_bytes(config: Qwen3Config, slots: int, capacity: int, dtype: str) -> i
 
 def default_slots(config: Qwen3Config, mesh: Mesh, capacity: int, dtype: str, free: float) -> int:
     """Slots, all devices together: 128 a shard, so that weights are read once for many rows, or fewer where
-    these do not fit a third of the ``free`` bytes of a device; the rest is for optimizer state and activations."""
+    these do not fit a third of the bytes of a device that the weights and the optimizer leave ``free``. A program that
+    makes another cache of one holds both for a moment, and has temporaries of its own."""
     per_slot = cache_bytes(config, 1, capacity, dtype) / min(mesh.shape["tensor"], config.num_key_value_heads)
-    fits = max(1, int(min(free / 3 / per_slot, _MOST)))
-    return batch_ways(mesh) * 2 ** (fits.bit_length() - 1)
+    return batch_ways(mesh) * max(1, int(min(free / 3 / per_slot, _MOST)))
 
 
 def default_chunk(max_completion_length: int) -> int:
@@ -63,4 +67,17 @@ def free_bytes(mesh: Mesh) -> float:
     stats = next(iter(local)).memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(local)
+    return usable_bytes(mesh)
+
+
+def usable_bytes(mesh: Mesh) -> float:
+    """Bytes of a device that programs may use in all, the same on every process and in a plan of the same chips."""
+    device = mesh.devices.flat[0]
+    if device.device_kind in USABLE_GIB:
+        return USABLE_GIB[device.device_kind] * 2**30
+    local = sorted(set(mesh.devices.flat) & set(jax.local_devices()), key=lambda device: device.id)
+    stats = local[0].memory_stats() if local else None
+    if stats and "bytes_limit" in stats:
+        return float(agree(stats["bytes_limit"], np.min))
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return float(agree(pages // max(len(local), 1), np.min))

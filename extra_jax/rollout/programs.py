@@ -21,6 +21,9 @@ from extra_jax.rollout.types import SamplingParams
 PREFILL_ROWS = 4
 """Contexts that a shard prefills at once."""
 
+COPY_ROWS = 8
+"""Rows that a shard copies at once: about as many as a chunk sets free."""
+
 _SHORTEST = 64  # tokens; smaller lengths do not get programs of their own
 _ROW_LEVELS = (16, 12, 8, 4, 2, 1)  # sixteenths of the slots that programs are compiled for
 _FEWEST = 4  # rows of such a program; below that there is one more, for the last rollout

@@ -20,7 +20,7 @@ from extra_jax.parallel.processes import allgather, to_global, to_local
 from extra_jax.parallel.shutdown import StopRequest
 from extra_jax.rollout import cache, decode
 from extra_jax.rollout.output import Output
-from extra_jax.rollout.programs import PREFILL_ROWS, SamplerPrograms, Sizes
+from extra_jax.rollout.programs import COPY_ROWS, PREFILL_ROWS, SamplerPrograms, Sizes
 from extra_jax.rollout.schedule import Plan, Shard, distribute
 from extra_jax.rollout.types import Counters, Rollouts, StopReason
 
@@ -30,8 +30,6 @@ processes leave with ``StopRequest`` before the next chunk."""
 
 Finished = Callable[[int, np.ndarray], None]
 """Called with the row of a completion in the result and its token ids."""
-
-_COPY_ROWS = 8  # rows a shard copies at once: about as many as a chunk sets free
 
 
 class _Agreed(NamedTuple):
@@ -172,10 +170,10 @@ class Session:
 
     def _copies(self, wanted: list[list[tuple[int, int]]], most: int) -> Iterator[cache.Copies]:
         """(source, target) of each shard, of which there are at most ``most`` in any process, in equal parts."""
-        for start in range(0, most, _COPY_ROWS):
-            pairs = np.full((len(wanted), _COPY_ROWS, 2), [0, cache.KEEP], np.int32)
+        for start in range(0, most, COPY_ROWS):
+            pairs = np.full((len(wanted), COPY_ROWS, 2), [0, cache.KEEP], np.int32)
             for shard, all in enumerate(wanted):
-                part = all[start : start + _COPY_ROWS]
+                part = all[start : start + COPY_ROWS]
                 pairs[shard, : len(part)] = np.array(part, np.int32).reshape(-1, 2)
             yield cache.Copies(self._global(pairs[..., 0].ravel()), self._global(pairs[..., 1].ravel()))
 
