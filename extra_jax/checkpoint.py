@@ -249,11 +249,14 @@ class Checkpointer:
 
     def _numbers(self) -> list[int]:
         """Whatever is called like a checkpoint, whole or not, ascending; as process 0 lists it."""
-        return gather_objects([sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())])[0]
+        return gather_objects([self._listed()])[0]
+
+    def _listed(self) -> list[int]:
+        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
 
     def _tidy(self, used: int) -> None:
         """Moves aside what is newer than the checkpoint that is used, and removes what is too old to be kept."""
-        numbers = self._numbers()
+        numbers = self._listed()
         kept = [number for number in numbers if number <= used][-self._keep :]
         for number in numbers:
             path = self.directory / str(number)

@@ -213,7 +213,14 @@ def test_keep_makes_a_slice_that_was_taken_away_anew_until_the_run_is_finished(t
     done, calls = keep(tmp_path, "0", "--spot", "--service-account", "trainer@p", "--bucket", "mine")
     assert done.returncode == 0, done.stderr
     verbs = [" ".join(call[2:4]) for call in calls if "describe" not in call and "cat extra_jax.status" not in call[-1]]
-    life = ["queued-resources create", "tpu-vm scp", "tpu-vm ssh", "tpu-vm ssh", "tpu-vm ssh", "queued-resources delete"]
+    life = [
+        "queued-resources create",
+        "tpu-vm scp",
+        "tpu-vm ssh",
+        "tpu-vm ssh",
+        "tpu-vm ssh",
+        "queued-resources delete",
+    ]
     assert verbs == life + life
     starts = [call[-1] for call in calls if "pod_entry.sh" in call[-1]]
     assert len(starts) == 2

@@ -70,6 +70,7 @@ def on_main(act: Callable[[], object]) -> None:
             act()
         except Exception as error:
             failure = error
+            watchdog.fail(f"{error}" or repr(error), 2)  # before the others say that they have heard of it
     message = gather_objects(["" if failure is None else f"{failure}" or repr(failure)])[0]
     if failure is not None:
         raise failure

@@ -34,7 +34,16 @@ CHIPS = {
         Chip("v5e", int(USABLE_GIB["TPU v5 lite"] * _GIB), 197e12, 819e9, 200e9, 3.125e9, 1, _DOCS.format("TPU v5e")),
         Chip("v5p", int(USABLE_GIB["TPU v5"] * _GIB), 459e12, 2765e9, 600e9, 6.25e9, 1, _DOCS.format("TPU v5p")),
         Chip("v6e", int(USABLE_GIB["TPU v6 lite"] * _GIB), 918e12, 1638e9, 400e9, 12.5e9, 1, _DOCS.format("TPU v6e")),
-        Chip("tpu7x", int(2 * USABLE_GIB["TPU7x"] * _GIB), 2307e12, 7380e9, 600e9, 12.5e9, 2, _DOCS.format("TPU7x (Ironwood)")),
+        Chip(
+            "tpu7x",
+            int(2 * USABLE_GIB["TPU7x"] * _GIB),
+            2307e12,
+            7380e9,
+            600e9,
+            12.5e9,
+            2,
+            _DOCS.format("TPU7x (Ironwood)"),
+        ),
     )
 }
 

@@ -20,7 +20,7 @@ from extra_jax.parallel.processes import check_rows_split_over_processes
 from extra_jax.plan.chips import Chip, find_chip
 from extra_jax.plan.hlo import Collective, collectives
 from extra_jax.plan.programs import Program
-from extra_jax.plan.traffic import loop_bytes
+from extra_jax.plan.traffic import loop_traffic
 
 # One TensorCore pair is one device of JAX on a v4 TPU VM; the description of a topology needs this option.
 _MEGACORE = {"v4": {"chip_config_name": "megacore"}}
@@ -50,6 +50,7 @@ class Compiled:
     flops: float  # as the compiler counts them, each loop body once
     collectives: list[Collective]  # with how often they run
     step_bytes: float = 0.0  # of decode, what one step moves between the chip and its memory
+    step_operations: int = 0  # of decode, what one step starts one after the other
 
 
 def prepare() -> None:
@@ -109,8 +110,12 @@ def compile_program(program: Program, mesh: Mesh, slices: int) -> Compiled:
     )
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
     sent = collectives(text, program.trips, mesh.size, slices)
-    moved = loop_bytes(text) if program.name == "decode" else 0.0
-    return Compiled(lowered_after, seconds, size, memory.argument_size_in_bytes, others, "", flops, sent, moved)
+    moved, started = (0.0, 0)
+    if program.name == "decode":
+        moved, started = loop_traffic(text, program.trips[0] if slices > 1 else None)
+    return Compiled(
+        lowered_after, seconds, size, memory.argument_size_in_bytes, others, "", flops, sent, moved, started
+    )
 
 
 def refusal(message: str) -> tuple[str, int] | None:

@@ -144,9 +144,15 @@ def split_computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def visits(
-    computations: dict[str, list[str]], name: str, trips: Sequence[int], runs: int = 1, depth: int = 0
+    computations: dict[str, list[str]],
+    name: str,
+    trips: Sequence[int],
+    runs: int = 1,
+    depth: int = 0,
+    fixed: int | None = None,
 ) -> Iterator[tuple[str, int, int]]:
-    """(computation, how often it runs, loops over data around it) for everything that is called from ``name``."""
+    """(computation, how often it runs, loops over data around it) for everything that is called from ``name``. An
+    outermost loop of ``fixed`` trips counts as one over data: the one over tokens, where it does not stop early."""
     yield name, runs, depth
     for line in computations.get(name, ()):
         if "async-done(" in line or "async-update(" in line:
@@ -155,15 +161,17 @@ def visits(
         for branches in _BRANCHES.findall(line):
             called += [branch.strip().lstrip("%") for branch in branches.split(",")]
         for callee in called:
-            yield from visits(computations, callee, trips, runs, depth)
+            yield from visits(computations, callee, trips, runs, depth, fixed)
         if loop := _WHILE.search(line):
             known, (start, condition, body) = _KNOWN.search(line), loop.groups()
             count = int(known[1]) if known else _trip_count(computations, name, start, condition, body)
             inside = depth
             if count is None:
                 count, inside = trips[depth] if depth < len(trips) else 1, depth + 1
+            elif count == fixed and not depth:
+                count, inside = 1, 1
             for part in (body, condition):  # a condition over data may ask other devices
-                yield from visits(computations, part, trips, runs * count, inside)
+                yield from visits(computations, part, trips, runs * count, inside, fixed)
 
 
 def _trip_count(computations: dict[str, list[str]], name: str, start: str, condition: str, body: str) -> int | None:

@@ -62,10 +62,16 @@ def make_plan(config: Config, topology: str, slices: int = 1, only: tuple[str, .
     work = step_work(config, shape, run.workload, axes)
     compiled = {program.name: compile_program(program, mesh, slices) for program in run.programs}
     needed = {program.name: program_memory(program, compiled[program.name], run) for program in run.programs}
+    if "decode" in compiled and not compiled["decode"].refused:  # it reads the room of a row, not what is in it
+        moved = run.workload.decode_calls * run.workload.chunk * compiled["decode"].step_bytes
+        work["decode"] = dataclasses.replace(work["decode"], hbm_bytes=moved)
     phases = {
-        program.name: phase(work[program.name], chip, compiled[program.name].collectives, program.runs)
+        program.name: phase(
+            work[program.name], chip, compiled[program.name].collectives, program.runs,
+            compiled[program.name].step_operations * run.workload.chunk,
+        )
         for program in run.programs
-    }
+    }  # fmt: skip
     return Plan(config, topology, slices, mesh.size // chip.devices, chip, axes, run, compiled, needed, phases)
 
 

@@ -85,7 +85,9 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
         ),
         Program("prefill", sampler.prefill, -(-work.prompts // prompts_a_call), (), ("sampler",), rollout),
         Program("load", sampler.load, -(-work.prompts // prompts_a_call), (), ("cache",), rollout),
-        Program("clone", sampler.clone, -(-work.completions // (COPY_ROWS * batch_ways(mesh))), (), ("cache",), rollout),
+        Program(
+            "clone", sampler.clone, -(-work.completions // (COPY_ROWS * batch_ways(mesh))), (), ("cache",), rollout
+        ),
         Program("resize", sampler.resize, 1, (), (), rollout),
         Program("select", sampler.select, 1, (), ("cache",), rollout),
         Program("decode", sampler.decode, work.decode_calls, (work.chunk,), ("sampler", "cache"), rollout),

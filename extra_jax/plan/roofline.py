@@ -14,6 +14,11 @@ from extra_jax.plan.hlo import Collective
 from extra_jax.plan.workload import Workload
 
 _BYTES = {"float32": 4, "bfloat16": 2}
+# What the smallest thing of its kind costs. Nobody has measured them with these programs; they are stated so that a plan
+# can be corrected. A hop of the interconnect is about a microsecond ("How to scale your model", chapter TPUs), and a ring
+# of a host or a slice has several. An operation of the chip, and a round trip of the host for a program with its arrays
+# and one gather of numbers, are our estimates; for transfers between slices so is a round trip of the network.
+OPERATION_SECONDS, ICI_SECONDS, DCN_SECONDS, HOST_SECONDS = 1e-6, 5e-6, 5e-4, 5e-3
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,16 @@ class Phase:
     ici_bytes: float  # sent within the slice, counted in the compiled program
     dcn_bytes: float  # sent to other slices, likewise
     seconds: float  # at best
+    latency: float  # seconds of them in which the chip starts something or waits for somebody, whatever its size
     bound: str  # what takes that long: `compute`, `memory`, `links` or `network`
 
 
-def phase(work: Work, chip: Chip, collectives: list[Collective], runs: int) -> Phase:
-    """At best, on one device of a chip; the devices of a chip share its peaks."""
+def phase(work: Work, chip: Chip, collectives: list[Collective], runs: int, operations: int = 0) -> Phase:
+    """At best, on one device of a chip; the devices of a chip share its peaks.
+
+    Args:
+        operations: started one after the other in a call, where they are small enough to count.
+    """
     ici = runs * sum(one.bytes * one.runs for one in collectives if not one.crosses_slices)
     dcn = runs * sum(one.bytes * one.runs for one in collectives if one.crosses_slices)
     seconds = {
@@ -47,7 +57,12 @@ def phase(work: Work, chip: Chip, collectives: list[Collective], runs: int) -> P
         "network": dcn / chip.dcn_bandwidth,
     }
     bound = max(seconds, key=seconds.__getitem__)
-    return Phase(work.flops, work.hbm_bytes, ici, dcn, chip.devices * seconds[bound], bound)
+    latency = runs * (
+        HOST_SECONDS
+        + operations * OPERATION_SECONDS
+        + sum(one.runs * (DCN_SECONDS if one.crosses_slices else ICI_SECONDS) for one in collectives)
+    )
+    return Phase(work.flops, work.hbm_bytes, ici, dcn, chip.devices * seconds[bound] + latency, latency, bound)
 
 
 def step_work(config: Config, shape: Qwen3Config, work: Workload, mesh: dict[str, int]) -> dict[str, Work]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from extra_jax.plan.hlo import KINDS, Collective
+from extra_jax.plan.roofline import DCN_SECONDS, HOST_SECONDS, ICI_SECONDS, OPERATION_SECONDS
 from extra_jax.plan.verdict import Plan
 
 _COLUMNS = ["temporary", "total", "of chip", "TFLOP", "GB mem", "GB links", "seconds", "bound", "compiled"]
@@ -67,9 +68,11 @@ def _basis(plan: Plan) -> str:
         f"micro-batches; {work.slots:,} slots. All numbers are for one "
         f"{'chip' if chip.devices == 1 else 'core, of which a chip has two'}.\n"
         "Memory, links and compile time: the TPU compiler. TFLOP and GB of memory traffic: formulas, because the "
-        "compiler counts each loop once.\n"
+        "compiler counts each loop once; of decode what the compiled program moves.\n"
         f"Seconds: the longest of compute, memory and links at {chip.flops / 1e12:,.0f} TFLOP/s, "
-        f"{chip.hbm_bandwidth / 1e9:,.0f} GB/s and {chip.ici_bandwidth / 1e9:,.0f} GB/s a chip ({chip.source})."
+        f"{chip.hbm_bandwidth / 1e9:,.0f} GB/s and {chip.ici_bandwidth / 1e9:,.0f} GB/s a chip ({chip.source}), and {sum(p.latency for p in plan.phases.values()):.3g} s of starting and waiting "
+        f"({OPERATION_SECONDS * 1e6:g} us an operation of decode, {ICI_SECONDS * 1e6:g} a collective, {DCN_SECONDS * 1e6:g} "
+        f"between slices, {HOST_SECONDS * 1e3:g} ms a call: our estimates)."
     )
 
 
@@ -89,6 +92,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
             "ici_bytes": phase.ici_bytes,
             "dcn_bytes": phase.dcn_bytes,
             "seconds": phase.seconds,
+            "latency_seconds": phase.latency,
             "bound": phase.bound,
             "lower_seconds": compiled.lower_seconds,
             "compile_seconds": compiled.compile_seconds,

@@ -53,16 +53,28 @@ class Body(dict[str, Instruction]):
         return _ARRAY.findall(self[name].shape)[int(index)] if index else self[name].shape
 
 
-def loop_bytes(text: str) -> float:
-    """Read and written by one trip of the loops over data of a program; a decode step, if it is ``decode_chunk``."""
+def loop_traffic(text: str, fixed: int | None = None) -> tuple[float, int]:
+    """Bytes read and written, and operations started, by one trip of the loops over data of a program; a decode step,
+    if it is ``decode_chunk``.
+
+    Args:
+        text: of the program.
+        fixed: trips of the loop over tokens, where it does not stop early.
+    """
     lines, entry = split_computations(text)
     program = {name: Body(body) for name, body in lines.items()}
     fused = {one.calls for body in program.values() for one in body.values()}
-    return sum(
-        runs * sum(_moved(program, name, one) for one in program[name].values())
-        for name, runs, depth in visits(lines, entry, ())
-        if depth and name in program and name not in fused
-    )
+    moved, started = 0.0, 0
+    for name, runs, depth in visits(lines, entry, (), fixed=fixed):
+        if depth and name in program and name not in fused:
+            moved += runs * sum(_moved(program, name, one) for one in program[name].values())
+            started += runs * sum(_starts(one) for one in program[name].values())
+    return moved, started
+
+
+def _starts(one: Instruction) -> bool:
+    """Whether the chip does something for the operation ``one``."""
+    return one.kind not in (*_FREE, *_CALLERS) and not one.kind.endswith(("-done", "-update"))
 
 
 def _moved(program: dict[str, Body], computation: str, one: Instruction) -> float:

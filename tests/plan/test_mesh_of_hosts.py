@@ -20,7 +20,14 @@ def devices(topology: str, slices: int = 1) -> list:
 
 @pytest.mark.parametrize(
     ("topology", "slices", "tensor"),
-    [("v5e:4x4", 1, 4), ("v6e:4x4", 1, 4), ("v5e:4x8", 1, 4), ("v5p:2x2x4", 1, 4), ("v5e:4x4", 1, 2), ("v5e:4x4", 2, 4)],
+    [
+        ("v5e:4x4", 1, 4),
+        ("v6e:4x4", 1, 4),
+        ("v5e:4x8", 1, 4),
+        ("v5p:2x2x4", 1, 4),
+        ("v5e:4x4", 1, 2),
+        ("v5e:4x4", 2, 4),
+    ],
 )
 def test_tensor_parallelism_stays_within_a_host_and_its_chips_are_neighbours(
     topology: str, slices: int, tensor: int

@@ -42,7 +42,9 @@ def planned() -> Plan:
 
 
 def test_all_programs_of_a_step_are_compiled_and_fit(planned: Plan) -> None:
-    assert [program.name for program in planned.run.programs] == ["weight sync", "prefill", "decode", "score", "update"]
+    assert [program.name for program in planned.run.programs] == [
+        "weight sync", "prefill", "load", "clone", "resize", "select", "decode", "score", "update",
+    ]  # fmt: skip
     assert planned.fits
     assert planned.status == 0
     assert planned.chips == 4

@@ -15,7 +15,16 @@ from extra_jax.model.config import Qwen3Config, preset
 from extra_jax.model.qwen3 import Qwen3
 from extra_jax.plan.chips import CHIPS, find_chip
 from extra_jax.plan.hlo import Collective
-from extra_jax.plan.roofline import Work, body_parameters, phase, step_work
+from extra_jax.plan.roofline import (
+    DCN_SECONDS,
+    HOST_SECONDS,
+    ICI_SECONDS,
+    OPERATION_SECONDS,
+    Work,
+    body_parameters,
+    phase,
+    step_work,
+)
 from extra_jax.plan.workload import describe_workload
 
 SHAPE = Qwen3Config(512, 256, 768, 3, 8, 4, head_dim=32)
@@ -124,12 +133,19 @@ def test_a_phase_takes_as_long_as_its_slowest_part() -> None:
     chip = CHIPS["v5e"]
     inside = Collective("all-gather", "", 4e9, 5, 1, False)
     between = Collective("all-reduce", "", 1e9, 1, 0, True)
-    assert phase(Work(197e12 * 3, 819e9), chip, [], 1).seconds == pytest.approx(3)
+    assert phase(Work(197e12 * 3, 819e9), chip, [], 1).seconds == pytest.approx(3 + HOST_SECONDS)
     assert phase(Work(197e12, 819e9 * 2), chip, [], 1).bound == "memory"
     linked = phase(Work(197e12, 819e9), chip, [inside], 100)
-    assert (linked.bound, linked.seconds, linked.ici_bytes) == ("links", pytest.approx(10), 2e12)
+    assert (linked.bound, linked.seconds, linked.ici_bytes) == (
+        "links",
+        pytest.approx(10 + 100 * (HOST_SECONDS + 5 * ICI_SECONDS)),
+        2e12,
+    )
     far = phase(Work(197e12, 819e9), chip, [inside, between], 100)
-    assert (far.bound, far.seconds, far.dcn_bytes) == ("network", pytest.approx(32), 1e11)
+    assert (far.bound, far.seconds, far.dcn_bytes) == ("network", pytest.approx(32 + far.latency), 1e11)
+    assert far.latency == pytest.approx(linked.latency + 100 * DCN_SECONDS)
+    many = phase(Work(0.0, 0.0), chip, [], 10, operations=1000)
+    assert many.seconds == pytest.approx(10 * (HOST_SECONDS + 1000 * OPERATION_SECONDS))
 
 
 @pytest.mark.parametrize(

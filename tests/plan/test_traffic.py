@@ -5,7 +5,7 @@ from string import Template
 
 import pytest
 
-from extra_jax.plan.traffic import loop_bytes
+from extra_jax.plan.traffic import loop_traffic
 
 HBM_STACK, CHIP_ROW = "f32[4,256]{1,0:T(8,128)}", "f32[1,256]{1,0:T(8,128)S(1)}"
 SHAPES = {"stack": HBM_STACK, "row": CHIP_ROW, "state": f"(s32[]{{:T(128)}}, {HBM_STACK}, {CHIP_ROW})"}
@@ -111,4 +111,4 @@ ENTRY %main (argument: f32[4,256]) -> f32[4,256] {
 def test_what_a_trip_of_the_loop_over_data_moves(line: str, bytes_moved: int) -> None:
     """The 4 bytes are the index of the slice."""
     program = Template(PROGRAM).substitute(SHAPES, line=Template(line).substitute(SHAPES))
-    assert loop_bytes(program) == bytes_moved
+    assert loop_traffic(program)[0] == bytes_moved
