@@ -14,10 +14,10 @@ from extra_jax.plan.hlo import Collective
 from extra_jax.plan.workload import Workload
 
 _BYTES = {"float32": 4, "bfloat16": 2}
-# What the smallest thing of its kind costs. Nobody has measured them with these programs; they are stated so that a plan
-# can be corrected. A hop of the interconnect is about a microsecond ("How to scale your model", chapter TPUs), and a ring
-# of a host or a slice has several. An operation of the chip, and a round trip of the host for a program with its arrays
-# and one gather of numbers, are our estimates; for transfers between slices so is a round trip of the network.
+# What the smallest thing of its kind costs. Nobody has measured them with these programs; they are stated so that a
+# plan can be corrected. A hop of the interconnect is about a microsecond ("How to scale your model", chapter TPUs), and
+# a ring of a host or a slice has several. An operation of the chip, and a round trip of the host for a program with its
+# arrays and one gather of numbers, are our estimates; for transfers between slices so is a round trip of the network.
 OPERATION_SECONDS, ICI_SECONDS, DCN_SECONDS, HOST_SECONDS = 1e-6, 5e-6, 5e-4, 5e-3
 
 

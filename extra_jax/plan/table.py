@@ -70,9 +70,10 @@ def _basis(plan: Plan) -> str:
         "Memory, links and compile time: the TPU compiler. TFLOP and GB of memory traffic: formulas, because the "
         "compiler counts each loop once; of decode what the compiled program moves.\n"
         f"Seconds: the longest of compute, memory and links at {chip.flops / 1e12:,.0f} TFLOP/s, "
-        f"{chip.hbm_bandwidth / 1e9:,.0f} GB/s and {chip.ici_bandwidth / 1e9:,.0f} GB/s a chip ({chip.source}), and {sum(p.latency for p in plan.phases.values()):.3g} s of starting and waiting "
-        f"({OPERATION_SECONDS * 1e6:g} us an operation of decode, {ICI_SECONDS * 1e6:g} a collective, {DCN_SECONDS * 1e6:g} "
-        f"between slices, {HOST_SECONDS * 1e3:g} ms a call: our estimates)."
+        f"{chip.hbm_bandwidth / 1e9:,.0f} GB/s and {chip.ici_bandwidth / 1e9:,.0f} GB/s a chip ({chip.source}), and "
+        f"{sum(phase.latency for phase in plan.phases.values()):.3g} s of starting and waiting (our estimates: "
+        f"{OPERATION_SECONDS * 1e6:g} us an operation of decode, {ICI_SECONDS * 1e6:g} a collective, "
+        f"{DCN_SECONDS * 1e6:g} between slices, {HOST_SECONDS * 1e3:g} ms a call)."
     )
 
 
