@@ -1,11 +1,11 @@
-"""Could decode on TPU read pages instead of rows? The kernel that JAX ships, by the TPU compiler, and bytes by counting.
+"""Could decode on TPU read pages instead of rows? By the TPU compiler for the kernel of JAX, and by counting bytes.
 
     python -m benchmarks.plan.paged
 
 Writes ``paged.csv``. Three questions: does ``ragged_paged_attention`` compile in a loop over tokens and layers whose
 pages are written in place (temporaries tell), do rows that share the pages of a prompt attend as dense ones do (by the
-reference of the kernel, ``tests/plan/test_paged.py``), and what do steps of a heavy-tailed workload move, counted from the
-blocks that the kernel copies, beside what ``decode_chunk`` moves today.
+reference of the kernel, ``tests/plan/test_paged.py``), and what do steps of a heavy-tailed workload move, counted from
+the blocks that the kernel copies, beside what ``decode_chunk`` moves today.
 """
 
 import argparse
@@ -46,7 +46,8 @@ def attend(queries: jax.Array, pool: jax.Array, lengths: jax.Array, tables: jax.
     starts, count = jnp.arange(rows + 1, dtype=jnp.int32), jnp.array([rows], jnp.int32)
     return ragged_paged_attention(
         queries, pool, lengths, tables, starts, count, sm_scale=scale,
-        num_kv_pages_per_block=min(BLOCK, tables.shape[1]), num_queries_per_block=min(8, rows), vmem_limit_bytes=64 << 20,
+        num_kv_pages_per_block=min(BLOCK, tables.shape[1]), num_queries_per_block=min(8, rows),
+        vmem_limit_bytes=64 << 20,
     )  # fmt: skip
 
 

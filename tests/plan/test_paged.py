@@ -10,7 +10,7 @@ from benchmarks.plan.paged import PAGE, write
 def test_rows_that_share_the_pages_of_a_prompt_attend_as_rows_of_their_own() -> None:
     """Three rows of 2 query heads on 1 key-value head: two continue one prompt, the third has less than a page.
 
-    By the reference of the kernel: the interpreter of TPU kernels stops at the kernel itself ("'ReshapeTransform' object
+    By the reference of the kernel: the interpreter of TPU kernels stops at the kernel ("'ReshapeTransform' object
     has no attribute 'indices'", jax 0.10.2), and the general one too ("'TypedInt' object has no attribute 'shape'").
     """
     rng = np.random.default_rng(0)
