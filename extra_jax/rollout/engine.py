@@ -7,6 +7,7 @@ samples in (``session.py``). Whatever can be refused is refused in this file, be
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -65,8 +66,9 @@ class Sampler:
         capacity = cache.whole_pages(self.sizes.longest + chunk)
         memory.check_slots(model_config, mesh, self.shard_slots * self.shards, capacity, dtype)
         self.programs = build_programs(
-            model_config, graphdef, self.sizes, params=params, stop_ids=stop_ids, seed=seed, dtype=dtype, scan=scan
+            model_config, graphdef, self.sizes, params=params, stop_ids=tuple(stop_ids), dtype=dtype, scan=scan
         )
+        self.seed = seed
 
     def generate(
         self,
@@ -92,7 +94,8 @@ class Sampler:
         self.check(requests)
         output = Output(requests, self.params, self.detokenize)
         with jax.set_mesh(self.mesh):
-            return Session(self.programs, self.sizes, self.mesh, weights, step, output, progress, finished).run()
+            draws = np.array([self.seed, step], np.uint32)
+            return Session(self.programs, self.sizes, self.mesh, weights, draws, output, progress, finished).run()
 
     def check(self, requests: Sequence[Request]) -> None:
         """Raises ``ExtraError`` for a request that cannot be served."""
