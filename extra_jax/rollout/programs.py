@@ -19,7 +19,7 @@ from extra_jax.rollout.types import SamplingParams
 
 _SHORTEST = 64  # positions of a cache row; fewer do not get programs of their own
 _SHORTEST_CONTEXT = 16  # tokens, likewise
-_PREFILL_TOKENS = 512  # that a shard prefills at once, where contexts are short
+_PREFILL_TOKENS = 256  # that a shard prefills at once, where contexts are short
 _COPY_TOKENS = 8192  # whose keys and values are copied at once, likewise
 _ROW_LEVELS = (16, 12, 8, 4, 2, 1)  # sixteenths of the slots that programs are compiled for
 _FEWEST = 4  # rows of such a program; below that there is one more, for the last rollout
