@@ -20,6 +20,7 @@ from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import abstract_model, build_model
 from extra_jax.model.qwen3 import MAX_UNROLLED
 from extra_jax.parallel import processes
+from extra_jax.parallel.compiled import keep_programs
 from extra_jax.parallel.mesh import make_mesh
 from extra_jax.parallel.reshard import reshard_program
 from extra_jax.parallel.sharding import ROLLOUT, TRAIN, param_shardings
@@ -152,6 +153,7 @@ def load_policy(config: Config) -> tuple[Runtime, nnx.State]:
     Raises:
         ExtraError: tokenizer and model do not fit each other, or one of them does not load.
     """
+    keep_programs()
     processes.initialize(config.distributed, config.mesh)
     mesh = make_mesh(config.mesh)
     processes.check_rows_split_over_processes(mesh)

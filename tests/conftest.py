@@ -5,6 +5,7 @@ import os
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # nothing is kept in the home folder of who runs them
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     # Nearly all the time of the suite is compilation; unoptimised machine code of the same programs halves it.
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"

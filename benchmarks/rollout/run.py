@@ -1,7 +1,8 @@
 """Throughput of the rollout engine and its peers on the CPU, on the same weights and requests.
 
-An 8-layer Qwen3 (D 512, F 1536, V 4096) with random weights, f32; 128 rollouts of 16 prompts of 64 tokens. Lengths are
-geometric with a mean of about 64, capped at 256: 64 of the 4,096 nearly equally likely tokens stop a rollout.
+``--shape`` names one of ``benchmarks/shapes.py``: a Qwen3 with random weights, f32, and how many rollouts of how many
+prompts. Lengths are geometric: some of the nearly equally likely tokens stop a rollout. Slots and chunk are those that
+a run has by default.
 
 Every round runs each system once, so that noise of the machine falls on all of them. The floor is what the machine's
 own matmul and memory rates, measured in the same run, allow for the work that the engine's rollouts need. Writes one
@@ -19,38 +20,16 @@ from pathlib import Path
 
 import numpy as np
 
-LAYERS, D, F, HEADS, KV_HEADS, HEAD, VOCAB = 8, 512, 1536, 8, 4, 64, 4096
-STOP_IDS = tuple(range(64))
-PROMPTS, GROUP, PROMPT, CAP = 16, 8, 64, 256
-HERE = Path(__file__).parent
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.shapes import SHAPES, Shape  # this folder's parent is not installed
+
 Measure = Callable[[int], np.ndarray]
 """From a seed to the lengths ``[R]`` of the rollouts."""
 
 
-def prompts() -> list[list[int]]:
-    return np.random.default_rng(0).integers(64, VOCAB, (PROMPTS, PROMPT)).tolist()
-
-
-def export(folder: Path) -> None:
-    """The weights that every system loads, as a Hugging Face folder."""
-    import jax
-    from flax import nnx
-
-    from extra_jax.model.hf import save_params
-    from extra_jax.model.qwen3 import Qwen3
-
-    save_params(
-        folder, jax.jit(lambda: nnx.state(Qwen3(our_config(), rngs=nnx.Rngs(0))))(), our_config(), dtype="float32"
-    )
-
-
-def our_config() -> object:
-    from extra_jax.model.config import Qwen3Config
-
-    return Qwen3Config(VOCAB, D, F, LAYERS, HEADS, KV_HEADS, head_dim=HEAD)
-
-
-def engine(folder: Path, slots: int, chunk: int, room: int, report: Callable[[dict], None]) -> Measure:
+def engine(
+    s: Shape, folder: Path, slots: int | None, chunk: int | None, room: int, report: Callable[[dict], None]
+) -> Measure:
     import jax
     from flax import nnx
 
@@ -59,6 +38,7 @@ def engine(folder: Path, slots: int, chunk: int, room: int, report: Callable[[di
     from extra_jax.model.qwen3 import Qwen3
     from extra_jax.parallel.mesh import make_mesh
     from extra_jax.parallel.reshard import reshard_program
+    from extra_jax.rollout import memory
     from extra_jax.rollout.engine import Sampler
     from extra_jax.rollout.types import Request, SamplingParams
 
@@ -69,16 +49,17 @@ def engine(folder: Path, slots: int, chunk: int, room: int, report: Callable[[di
         config,
         nnx.split(nnx.eval_shape(lambda: Qwen3(config, rngs=nnx.Rngs(0), scan=False)))[0],
         mesh,
-        params=SamplingParams(max_completion_length=CAP),
-        stop_ids=STOP_IDS,
+        params=SamplingParams(max_completion_length=s.cap),
+        stop_ids=s.stop_ids,
         seed=0,
-        max_prompt_length=room * (PROMPT + CAP) - CAP,
-        slots=slots,
-        chunk=chunk,
+        max_prompt_length=room * (s.prompt + s.cap) - s.cap,
+        slots=slots
+        or memory.default_slots(config, mesh, room * (s.prompt + s.cap), "float32", memory.free_bytes(mesh)),
+        chunk=chunk or memory.default_chunk(s.cap),
         dtype="float32",
         scan=False,
     )
-    requests = [Request(ids, GROUP, GROUP * i) for i, ids in enumerate(prompts())]
+    requests = [Request(ids, s.group, s.group * i) for i, ids in enumerate(s.prompt_ids().tolist())]
 
     def measure(seed: int) -> np.ndarray:
         programs = sampler.programs.compiled()
@@ -89,6 +70,7 @@ def engine(folder: Path, slots: int, chunk: int, room: int, report: Callable[[di
                 "occupancy": counters.occupancy,
                 "host_share": counters.host_seconds / counters.seconds,
                 "prefilled": counters.prefilled,
+                "slots": sampler.shard_slots * sampler.shards,
                 "compiled": sampler.programs.compiled() - programs,
             }
         )
@@ -98,12 +80,12 @@ def engine(folder: Path, slots: int, chunk: int, room: int, report: Callable[[di
     return measure
 
 
-def hf(folder: Path, report: Callable[[dict], None]) -> Measure:
+def hf(s: Shape, folder: Path, report: Callable[[dict], None]) -> Measure:
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = torch.tensor(prompts()).repeat_interleave(GROUP, 0)
+    ids = torch.tensor(s.prompt_ids()).repeat_interleave(s.group, 0)
 
     def measure(seed: int) -> np.ndarray:
         torch.manual_seed(seed)
@@ -115,16 +97,16 @@ def hf(folder: Path, report: Callable[[dict], None]) -> Measure:
                 temperature=1.0,
                 top_k=0,
                 top_p=1.0,
-                max_new_tokens=CAP,
-                eos_token_id=list(STOP_IDS),
+                max_new_tokens=s.cap,
+                eos_token_id=list(s.stop_ids),
                 pad_token_id=0,
             )
-        return lengths_of(out[:, PROMPT:].numpy())
+        return lengths_of(s, out[:, s.prompt :].numpy())
 
     return measure
 
 
-def tunix(folder: Path, report: Callable[[dict], None]) -> Measure:
+def tunix(s: Shape, folder: Path, report: Callable[[dict], None]) -> Measure:
     import jax
     import jax.numpy as jnp
     from tunix.generate import sampler as tunix_sampler
@@ -132,7 +114,16 @@ def tunix(folder: Path, report: Callable[[dict], None]) -> Measure:
     from tunix.models.qwen3 import params
 
     config = qwen3.ModelConfig(
-        LAYERS, VOCAB, D, F, HEADS, HEAD, KV_HEADS, rope_theta=1_000_000, norm_eps=1e-6, use_tied_embedding=True
+        s.layers,
+        s.vocab,
+        s.d,
+        s.f,
+        s.heads,
+        s.head,
+        s.kv_heads,
+        rope_theta=1_000_000,
+        norm_eps=1e-6,
+        use_tied_embedding=True,
     )
     mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     model = params.create_model_from_safe_tensors(str(folder), config, mesh, dtype=jnp.float32)
@@ -156,46 +147,46 @@ def tunix(folder: Path, report: Callable[[dict], None]) -> Measure:
             return 0
 
     sampler = tunix_sampler.Sampler(
-        model, Tokenizer(), tunix_sampler.CacheConfig(PROMPT + CAP + 8, LAYERS, KV_HEADS, HEAD)
+        model, Tokenizer(), tunix_sampler.CacheConfig(s.prompt + s.cap + 8, s.layers, s.kv_heads, s.head)
     )
-    texts = [" ".join(map(str, ids)) for ids in prompts() for _ in range(GROUP)]
+    texts = [" ".join(map(str, ids)) for ids in s.prompt_ids() for _ in range(s.group)]
 
     def measure(seed: int) -> np.ndarray:
         out = sampler(
             texts,
-            max_generation_steps=CAP,
-            max_prompt_length=PROMPT,
+            max_generation_steps=s.cap,
+            max_prompt_length=s.prompt,
             temperature=1.0,
             top_p=1.0,
-            eos_tokens=list(STOP_IDS),
+            eos_tokens=list(s.stop_ids),
             seed=seed,
             return_logprobs=True,
         )
-        return np.array([min(len(tokens) + 1, CAP) for tokens in out.tokens])
+        return np.array([min(len(tokens) + 1, s.cap) for tokens in out.tokens])
 
     return measure
 
 
-def lengths_of(tokens: np.ndarray) -> np.ndarray:
+def lengths_of(s: Shape, tokens: np.ndarray) -> np.ndarray:
     """``[R, C]`` tokens -> lengths, the stop token included."""
-    stops = np.isin(tokens, STOP_IDS)
+    stops = np.isin(tokens, s.stop_ids)
     return np.where(stops.any(axis=1), stops.argmax(axis=1) + 1, tokens.shape[1])
 
 
-def floor(lengths: np.ndarray, flop_rate: float) -> float:
+def floor(s: Shape, lengths: np.ndarray, flop_rate: float) -> float:
     """Seconds that the machine needs at least, with all 128 rollouts at once.
 
     For each token position the matmuls of the rows that still run, at the measured matmul rate, or reading the weights
     once, whichever is longer; then their keys and values, at the measured rate of reading.
     """
     byte_rate = read_rate()
-    weights = LAYERS * (2 * D * HEADS * HEAD + 2 * D * KV_HEADS * HEAD + 3 * D * F) + VOCAB * D
-    kv = 2 * LAYERS * KV_HEADS * HEAD * 4
-    seconds = PROMPTS * PROMPT * 2 * (weights - VOCAB * D) / flop_rate
+    weights = s.layers * (2 * s.d * s.heads * s.head + 2 * s.d * s.kv_heads * s.head + 3 * s.d * s.f) + s.vocab * s.d
+    kv = 2 * s.layers * s.kv_heads * s.head * 4
+    seconds = s.prompts * s.prompt * 2 * (weights - s.vocab * s.d) / flop_rate
     for position in range(int(lengths.max())):
         rows = int((lengths > position).sum())
         seconds += max(rows * 2 * weights / flop_rate, 4 * weights / byte_rate)
-        seconds += rows * (PROMPT + position) * kv / byte_rate
+        seconds += rows * (s.prompt + position) * kv / byte_rate
     return seconds
 
 
@@ -208,7 +199,7 @@ def large_matmul_rate() -> float:
     return 2 * 1024**3 / _best(jax.jit(lambda x: x @ x), x)
 
 
-def matmul_rate(rows: int) -> float:
+def matmul_rate(s: Shape, rows: int) -> float:
     """FLOPs a second of ``rows`` tokens times the matrices of the feed-forward blocks, one after the other and nothing
     else; the faster order of the operands, and the best of several."""
     import jax
@@ -221,12 +212,12 @@ def matmul_rate(rows: int) -> float:
 
     seconds = []
     for flipped in (False, True):
-        shape = (F, D) if flipped else (D, F)
-        wide = [jnp.full(shape, 1e-3) for _ in range(2 * LAYERS)]
-        narrow = [jnp.full(shape[::-1], 1e-3) for _ in range(LAYERS)]
-        x = jnp.ones((D, rows) if flipped else (rows, D))
+        shape = (s.f, s.d) if flipped else (s.d, s.f)
+        wide = [jnp.full(shape, 1e-3) for _ in range(2 * s.layers)]
+        narrow = [jnp.full(shape[::-1], 1e-3) for _ in range(s.layers)]
+        x = jnp.ones((s.d, rows) if flipped else (rows, s.d))
         seconds.append(_best(partial(jax.jit(products), wide, narrow), x))
-    return 6 * rows * D * F * LAYERS / min(seconds)
+    return 6 * rows * s.d * s.f * s.layers / min(seconds)
 
 
 def read_rate() -> float:
@@ -251,10 +242,11 @@ def _best(function: Callable, x: object) -> float:
 def serve(args: argparse.Namespace) -> None:
     """One system in a process of its own: a line with a seed in, a line with numbers out."""
     told: dict = {}
+    shape = SHAPES[args.shape]
     if args.system == "engine":
-        measure = engine(args.weights, args.slots, args.chunk, args.room, told.update)
+        measure = engine(shape, args.weights, args.slots, args.chunk, args.room, told.update)
     else:
-        measure = {"hf": hf, "tunix": tunix}[args.system](args.weights, told.update)
+        measure = {"hf": hf, "tunix": tunix}[args.system](shape, args.weights, told.update)
     if args.system == "engine":
         for seed in range(args.rounds):  # every length and number of rows has its program
             measure(seed)
@@ -263,32 +255,33 @@ def serve(args: argparse.Namespace) -> None:
         lengths = measure(int(line))
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         if args.system == "engine":
-            told["floor"] = floor(lengths, matmul_rate(args.slots))
-            told["floor_of_large_matmuls"] = floor(lengths, large_matmul_rate())
+            told["floor"] = floor(shape, lengths, matmul_rate(shape, min(told["slots"], shape.completions)))
+            told["floor_of_large_matmuls"] = floor(shape, lengths, large_matmul_rate())
         print(json.dumps({"tokens": int(lengths.sum()), "seconds": wall, "cpu_seconds": cpu, **told}), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("systems", nargs="*", default=["engine"], help="engine, hf, tunix")
-    parser.add_argument("--slots", type=int, default=64)
-    parser.add_argument("--chunk", type=int, default=8)
+    parser.add_argument("--shape", choices=SHAPES, default="middle")
+    parser.add_argument("--slots", type=int, help="default: that of a run")
+    parser.add_argument("--chunk", type=int, help="default: that of a run")
     parser.add_argument("--room", type=int, default=1, help="longest sequence that is allowed for, in units of ours")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds, after one that warms up")
-    parser.add_argument(
-        "--weights", type=Path, default=Path("/tmp/rollout-benchmark"), help="folder, made when missing"
-    )
+    parser.add_argument("--weights", type=Path, help="folder, made when missing")
     parser.add_argument("--out", type=Path, help="JSON lines, one per system and round")
     parser.add_argument("--system", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.weights = args.weights or Path(f"/tmp/rollout-benchmark-{args.shape}")
     if args.system:
         return serve(args)
     if not args.weights.exists():
-        export(args.weights)
+        SHAPES[args.shape].export(args.weights)
+    options = {name: getattr(args, name) for name in ("shape", "weights", "slots", "chunk", "room", "rounds")}
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     processes = {
         system: subprocess.Popen(
-            [sys.executable, __file__, "--system", system, "--weights", args.weights, "--slots", str(args.slots),
-             "--chunk", str(args.chunk), "--room", str(args.room), "--rounds", str(args.rounds)],
+            [sys.executable, __file__, "--system", system, *given],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for system in args.systems
@@ -313,7 +306,26 @@ def main() -> None:
         process.stdin.close()
         process.wait()
     if args.out:
-        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        args.out.write_text("".join(json.dumps({"shape": args.shape, **row}) + "\n" for row in rows))
+    print_table(args.shape, args.systems, rows)
+
+
+def print_table(shape: str, systems: list[str], rows: list[dict]) -> None:
+    """Medians of the rounds; the factors are those of one round each."""
+    print("| shape | system | useful tokens/s | a CPU-second | ours is | by CPU-seconds | of the floor |")
+    print("|---|---|---|---|---|---|---|")
+    of_system = {system: [row for row in rows if row["system"] == system] for system in systems}
+    for system, own in of_system.items():
+        rate, cpu_rate = (np.median([row["tokens"] / row[key] for row in own]) for key in ("seconds", "cpu_seconds"))
+        cells = [shape, system, f"{rate:.0f}", f"{cpu_rate:.0f}", "", "", ""]
+        if system != "engine" and "engine" in of_system:
+            for cell, key in ((4, "seconds"), (5, "cpu_seconds")):
+                pairs = zip(of_system["engine"], own, strict=True)
+                factors = [a["tokens"] / a[key] / (b["tokens"] / b[key]) for a, b in pairs]
+                cells[cell] = f"{np.median(factors):.1f}x"
+        if "floor" in own[0]:
+            cells[6] = f"{np.median([row['floor'] / row['seconds'] for row in own]):.0%}"
+        print("|", " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":

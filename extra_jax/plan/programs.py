@@ -22,7 +22,7 @@ from extra_jax.parallel.reshard import reshard_program
 from extra_jax.parallel.sharding import ROLLOUT, TRAIN, batch_sharding, batch_ways, param_shardings, replicated
 from extra_jax.plan.sampler import sampler_programs
 from extra_jax.plan.workload import Workload, describe_workload
-from extra_jax.rollout.programs import COPY_ROWS, PREFILL_ROWS
+from extra_jax.rollout.programs import COPY_ROWS, prefill_rows
 from extra_jax.runtime import device_bytes, scans_layers, weight_bytes
 
 KINDS = ("parameters", "optimizer", "reference", "sampler", "cache", "batches")
@@ -78,7 +78,7 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
     early = needs_hidden_states(config)  # novelty needs them while the sampler's weights are still there
     spans = (_spans(config, batches, mesh),) if early else ()
     rollout = (*training, "sampler", "cache")
-    prompts_a_call = PREFILL_ROWS * batch_ways(mesh)
+    prompts_a_call = prefill_rows(config.rollout.max_prompt_length, work.slots) * batch_ways(mesh)
     programs = [
         Program(
             "weight sync", lambda: sync.lower(params), 1, (), ("parameters",), (*training, "sampler"), ("sampler",)

@@ -15,7 +15,7 @@ from extra_jax.model.load import abstract_model
 from extra_jax.parallel.sharding import TRAIN, batch_sharding, replicated
 from extra_jax.rollout import cache, decode
 from extra_jax.rollout.engine import Sampler
-from extra_jax.rollout.programs import COPY_ROWS, PREFILL_ROWS
+from extra_jax.rollout.programs import COPY_ROWS, prefill_rows
 from extra_jax.runtime import sampling_params
 
 _STOPS = (0, 1)  # any two tokens: their values are constants of the program, their number its shape
@@ -71,9 +71,11 @@ def sampler_programs(
     def row(dtype: type, *tail: int, rows: int = slots) -> Any:
         return jax.ShapeDtypeStruct((rows, *tail), dtype, sharding=batch_sharding(mesh))
 
-    prompts = row(np.int32, settings.max_prompt_length, rows=PREFILL_ROWS * sampler.shards)
-    resets = decode.Resets(row(np.bool_), row(np.bool_), row(np.int32), row(np.int32), row(np.int32), row(np.uint32))
-    step = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
+    at_once = prefill_rows(settings.max_prompt_length, slots)
+    prompts = row(np.int32, settings.max_prompt_length, rows=at_once * sampler.shards)
+    draws = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=replicated(mesh))
+    tokens = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    resets = row(np.int32, len(decode.Resets._fields))
     some = row(np.int32, rows=COPY_ROWS * sampler.shards)
     fewer = row(np.int32, rows=max(sampler.sizes.rows_below(sampler.shard_slots), 1) * sampler.shards)
     programs = sampler.programs
@@ -95,5 +97,5 @@ def sampler_programs(
         lambda: programs.clone.lower(state, cache.Copies(some, some), settings.max_prompt_length),
         lambda: programs.resize.lower(small, capacity),
         lambda: programs.select.lower(state, fewer),
-        lambda: programs.decode.lower(weights, state, resets, step),
+        lambda: programs.decode.lower(weights, state, resets, draws, tokens),
     )

@@ -1,6 +1,6 @@
 """The two programs that run the model: ``prefill`` and ``decode_chunk``. Pure functions, to be jitted."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,14 @@ from extra_jax.rollout.types import SamplingParams
 
 class Resets(NamedTuple):
     """Rows that start anew in a chunk; the fields are those of ``Slots``, used where ``chosen [S]`` is 1. Rows that the
-    host has ended have 1 in ``ended [S]``."""
+    host has ended have 1 in ``ended [S]``. They travel as the columns of one int32 array."""
 
-    chosen: jax.Array
-    ended: jax.Array
-    token: jax.Array
-    position: jax.Array
-    limit: jax.Array
-    rollout_id: jax.Array
+    chosen: Any
+    ended: Any
+    token: Any
+    position: Any
+    limit: Any
+    rollout_id: Any
 
 
 class Chunk(NamedTuple):
@@ -50,29 +50,28 @@ def prefill(model: Qwen3, contexts: jax.Array, dtype: str) -> KeysValues:
 def decode_chunk(
     model: Qwen3,
     slots: Slots,
-    resets: Resets,
-    seed: int,
-    step: jax.Array,
+    resets: jax.Array,
+    draws: jax.Array,
+    tokens: jax.Array,
     *,
     length: int,
     params: SamplingParams,
     stop_ids: tuple[int, ...],
     dtype: str,
-    stop_early: bool = True,
 ) -> tuple[Slots, Chunk]:
-    """Draws up to ``length`` tokens for every live row.
+    """Draws up to ``tokens`` tokens for every live row. All devices draw equally many without asking each other whether
+    a row is live.
 
     Args:
         model: in the rollout layout.
         slots: with room for ``length`` more positions than the longest live row has.
-        resets: rows that begin or end now.
-        seed: static, as are the keywords.
-        step: scalar uint32.
-        length: ``R``.
-        stop_early: ends when no row is live any more, which all shards ask each other for every token.
+        resets: ``[S, 6]`` int32, the columns of ``Resets``: rows that begin or end now.
+        draws: ``[2]`` uint32, seed and step.
+        tokens: scalar int32, at most ``length``.
+        length: ``R``, static, as are the other keywords.
     """
-    slots = _reset(slots, resets)
-    keys = row_keys(seed, step, slots.rollout_id)
+    slots = _reset(slots, Resets(*jnp.moveaxis(resets, 1, 0)))
+    keys = row_keys(draws[0], draws[1], slots.rollout_id)
     stops = jnp.asarray(stop_ids, jnp.int32)
     rows, start = slots.token.shape[0], slots.position
     # The loop only reads the big cache, because a loop that also wrote to it might copy it for every token. The keys
@@ -87,8 +86,8 @@ def decode_chunk(
         broken=jnp.full_like(start, length),
     )
 
-    def body(loop: tuple) -> tuple:
-        index, token, live, recent, chunk = loop
+    def body(index: jax.Array, loop: tuple) -> tuple:
+        token, live, recent, chunk = loop
         fresh = Cache(recent, jnp.broadcast_to(jnp.arange(length)[None] < index, (rows, length)))
         hidden, new = model(token[:, None], (start + index)[:, None], past=(cached, fresh), dtype=dtype)
         # The barrier orders the write after attention has read ``recent``, so that XLA writes in place.
@@ -105,27 +104,25 @@ def decode_chunk(
             chunk.stopped | stopped,
             jnp.where(live & ~jnp.isfinite(draw.entropy), jnp.minimum(chunk.broken, index), chunk.broken),
         )
-        return index + 1, draw.token, live & ~stopped & (position + 1 < slots.limit), recent, chunk
+        return draw.token, live & ~stopped & (position + 1 < slots.limit), recent, chunk
 
-    def more(loop: tuple) -> jax.Array:
-        return (loop[0] < length) & (jnp.any(loop[2]) if stop_early else True)
-
-    first = (jnp.int32(0), slots.token, slots.live, recent, blank)
-    _, token, live, recent, chunk = jax.lax.while_loop(more, body, first)
+    token, live, recent, chunk = jax.lax.fori_loop(0, tokens, body, (slots.token, slots.live, recent, blank))
     slots = slots._replace(kv=append(slots.kv, recent, start), token=token, position=start + chunk.counts, live=live)
     return slots, chunk
 
 
 def _reset(slots: Slots, resets: Resets) -> Slots:
+    chosen = resets.chosen > 0
+
     def pick(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(resets.chosen, new, old)
+        return jnp.where(chosen, new.astype(old.dtype), old)
 
     return slots._replace(
         token=pick(resets.token, slots.token),
         position=pick(resets.position, slots.position),
         limit=pick(resets.limit, slots.limit),
         rollout_id=pick(resets.rollout_id, slots.rollout_id),
-        live=(slots.live & ~resets.ended) | resets.chosen,
+        live=(slots.live & (resets.ended == 0)) | chosen,
     )
 
 

@@ -7,12 +7,12 @@ samples in (``session.py``). Whatever can be refused is refused in this file, be
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
 from extra_jax.errors import ExtraError
 from extra_jax.model.config import Qwen3Config
-from extra_jax.parallel.mesh import num_slices
 from extra_jax.parallel.sharding import batch_ways
 from extra_jax.rollout import cache, memory
 from extra_jax.rollout.output import Output
@@ -66,9 +66,9 @@ class Sampler:
         capacity = cache.whole_pages(self.sizes.longest + chunk)
         memory.check_slots(model_config, mesh, self.shard_slots * self.shards, capacity, dtype)
         self.programs = build_programs(
-            model_config, graphdef, self.sizes, params=params, stop_ids=stop_ids, seed=seed, dtype=dtype, scan=scan,
-            stop_early=num_slices(mesh.devices.flat) == 1,  # else every token would wait for the network between them
-        )  # fmt: skip
+            model_config, graphdef, self.sizes, params=params, stop_ids=tuple(stop_ids), dtype=dtype, scan=scan
+        )
+        self.seed = seed
 
     def generate(
         self,
@@ -95,7 +95,8 @@ class Sampler:
         self.check(requests)
         output = Output(requests, self.params, self.detokenize)
         with jax.set_mesh(self.mesh):
-            return Session(self.programs, self.sizes, self.mesh, weights, step, output, progress, finished).run()
+            draws = np.array([self.seed, step], np.uint32)
+            return Session(self.programs, self.sizes, self.mesh, weights, draws, output, progress, finished).run()
 
     def check(self, requests: Sequence[Request]) -> None:
         """Raises ``ExtraError`` for a request that cannot be served."""

@@ -5,9 +5,8 @@ need not exist.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 from flax import nnx
@@ -18,15 +17,13 @@ from extra_jax.model.qwen3 import KeysValues
 from extra_jax.rollout import cache, decode
 from extra_jax.rollout.types import SamplingParams
 
-PREFILL_ROWS = 4
-"""Contexts that a shard prefills at once."""
-
-COPY_ROWS = 8
-"""Rows that a shard copies at once: about as many as a chunk sets free."""
-
-_SHORTEST = 64  # tokens; smaller lengths do not get programs of their own
+_SHORTEST = 64  # positions of a cache row; fewer do not get programs of their own
+_SHORTEST_CONTEXT = 16  # tokens, likewise
+_PREFILL_TOKENS = 256  # that a shard prefills at once, where contexts are short
+_COPY_TOKENS = 8192  # whose keys and values are copied at once, likewise
 _ROW_LEVELS = (16, 12, 8, 4, 2, 1)  # sixteenths of the slots that programs are compiled for
 _FEWEST = 4  # rows of such a program; below that there is one more, for the last rollout
+COPY_ROWS = 8  # that a shard copies at once: about as many as a chunk sets free
 
 _logger = logging.getLogger("extra_jax")
 
@@ -41,13 +38,16 @@ class Sizes:
     longest: int  # tokens of the longest prompt and completion together
 
     def capacity_for(self, length: int) -> int:
-        """Positions a row gets for ``length`` tokens: 1, 2, 3, 4, 6, 8, 12 ... times the shortest, at most what a row
-        can ever need."""
-        size = _SHORTEST
-        while size < length:
-            halfway = size // 2 * 3
-            size = halfway if length <= halfway and size > _SHORTEST else 2 * size
-        return min(size, self.longest + self.chunk)
+        """Positions a row gets for ``length`` tokens, at most what a row can ever need."""
+        return min(_size_for(length, _SHORTEST), self.longest + self.chunk)
+
+    def width_for(self, length: int) -> int:
+        """Tokens that contexts of up to ``length`` are padded to."""
+        return min(_size_for(length, _SHORTEST_CONTEXT), self.longest + self.chunk)
+
+    def copied_rows(self, rows: int, width: int) -> int:
+        """Rows of a shard that programs copy at once, of ``rows`` that want the first ``width`` positions of others."""
+        return COPY_ROWS if rows <= COPY_ROWS else max(COPY_ROWS, min(_COPY_TOKENS // width, self.slots))
 
     def rows_for(self, samples: int) -> int:
         """Rows a shard computes for ``samples`` of them: the smallest of the few numbers that are compiled."""
@@ -63,6 +63,21 @@ class Sizes:
         return {1, *(max(-(-self.slots * part // 16), fewest) for part in _ROW_LEVELS)}
 
 
+def prefill_rows(width: int, waiting: int) -> int:
+    """Contexts that a shard prefills at once when ``waiting`` are left: one of two numbers, as each is compiled."""
+    few = max(1, _SHORTEST // width)
+    return few if waiting <= few else max(4, _PREFILL_TOKENS // width)
+
+
+def _size_for(length: int, shortest: int) -> int:
+    """1, 2, 3, 4, 6, 8, 12 ... times the shortest: few sizes, at most a third of them unused."""
+    size = shortest
+    while size < length:
+        halfway = size // 2 * 3
+        size = halfway if length <= halfway and size > shortest else 2 * size
+    return size
+
+
 @dataclass(frozen=True)
 class SamplerPrograms:
     """Jitted functions, each compiled once for every size that occurs."""
@@ -73,26 +88,26 @@ class SamplerPrograms:
     clone: jax.stages.Wrapped  # (`Slots`, `Copies`, length) -> `Slots`; consumes the slots
     load: jax.stages.Wrapped  # (`Slots`, keys and values, `Copies`) -> `Slots`; consumes the slots
     prefill: jax.stages.Wrapped  # (weights, contexts) -> keys and values
-    decode: jax.stages.Wrapped  # (weights, `Slots`, `Resets`, step) -> `Slots` and `Chunk`; consumes the slots
+    decode: jax.stages.Wrapped  # (weights, `Slots`, resets, draws, tokens) -> `Slots` and `Chunk`; consumes the slots
 
     def compiled(self) -> int:
         """Programs compiled so far; constant once every length and number of rows has occurred."""
         return sum(program._cache_size() for program in vars(self).values())
 
 
+@lru_cache(maxsize=8)
 def build_programs(
     model_config: Qwen3Config,
     graphdef: nnx.GraphDef,
     sizes: Sizes,
     *,
     params: SamplingParams,
-    stop_ids: Sequence[int],
-    seed: int,
+    stop_ids: tuple[int, ...],
     dtype: str,
     scan: bool,
-    stop_early: bool = True,
 ) -> SamplerPrograms:
-    """Nothing is compiled before it is called. Arguments are those of ``engine.Sampler`` and ``decode_chunk``."""
+    """Nothing is compiled before it is called, and samplers that differ in their seed alone share their programs.
+    Arguments are those of ``engine.Sampler``."""
     shards = sizes.shards
 
     # A jitted function runs as Python only while it is traced, so its line is written once for each new size.
@@ -101,15 +116,14 @@ def build_programs(
         return decode.prefill(nnx.merge(graphdef, weights), contexts, dtype)
 
     def decode_chunk(
-        weights: nnx.State, slots: cache.Slots, resets: decode.Resets, step: jax.Array
+        weights: nnx.State, slots: cache.Slots, resets: jax.Array, draws: jax.Array, tokens: jax.Array
     ) -> tuple[cache.Slots, decode.Chunk]:
         rows, capacity = len(slots.token), slots.capacity
         _logger.info("compiling decode: %d slots of %d positions, %d tokens a chunk", rows, capacity, sizes.chunk)
         model = nnx.merge(graphdef, weights)
         return decode.decode_chunk(
-            model, slots, resets, seed, step,
-            length=sizes.chunk, params=params, stop_ids=tuple(stop_ids), dtype=dtype,
-            stop_early=stop_early,
+            model, slots, resets, draws, tokens,
+            length=sizes.chunk, params=params, stop_ids=stop_ids, dtype=dtype,
         )  # fmt: skip
 
     return SamplerPrograms(

@@ -9,7 +9,7 @@ from extra_jax.model.numerics import entropy_and_log_total
 from extra_jax.rollout.types import SamplingParams
 
 
-def row_keys(seed: int, step: jax.Array, rollout_ids: jax.Array) -> jax.Array:
+def row_keys(seed: int | jax.Array, step: jax.Array, rollout_ids: jax.Array) -> jax.Array:
     """``[R]`` keys from identities alone (docs/design.md, decision 6); fold in the position to draw a token."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(lambda rollout_id: jax.random.fold_in(key, rollout_id))(rollout_ids)

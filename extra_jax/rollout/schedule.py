@@ -60,23 +60,29 @@ class Shard:
         """
         plan = Plan()
         free = [slot for slot, sample in enumerate(self.running) if sample is None]
+        request, ready = -1, []
         while free and self.waiting:
             sample = self.waiting.popleft()
             needed, source = contexts[sample.request][:-1], self._source.get(sample.request)
-            ready = [slot for slot in free if _begins_with(self.held[slot], needed)]
+            if sample.request != request:  # the samples of a request are adjacent, and free slots change only if taken
+                request, ready = sample.request, [slot for slot in free if _begins_with(self.held[slot], needed)]
             slot = source if source in ready else self._least_wanted(ready, free)
             free.remove(slot)
-            if slot not in ready:
+            # What a slot gets by copy or prefill is no source for others before it has arrived.
+            if slot in ready:
+                ready.remove(slot)
+                self.held[slot] = needed
+            elif sample.request in plan.prefills:
+                plan.prefills[sample.request].append(slot)
+                self.held[slot] = _NOTHING
+            else:
                 if source is None or not _begins_with(self.held[source], needed):
                     source = self.holder(contexts[sample.request])
-                if sample.request in plan.prefills:
-                    plan.prefills[sample.request].append(slot)
-                elif source is not None:
+                if source is not None:
                     plan.copies[slot] = source
                 else:
                     plan.prefills[sample.request] = [slot]
-            # What a slot gets by copy or prefill is no source for others before it has arrived.
-            self.held[slot] = needed if slot in ready else _NOTHING
+                self.held[slot] = _NOTHING
             self.running[slot] = plan.starts[slot] = sample
             self._left[sample.request] -= 1
         for slot, sample in plan.starts.items():

@@ -17,10 +17,11 @@ from jax.sharding import Mesh
 
 from extra_jax.errors import ExtraError
 from extra_jax.parallel.processes import allgather, to_global, to_local
+from extra_jax.parallel.sharding import replicated
 from extra_jax.parallel.shutdown import StopRequest
 from extra_jax.rollout import cache, decode
 from extra_jax.rollout.output import Output
-from extra_jax.rollout.programs import COPY_ROWS, PREFILL_ROWS, SamplerPrograms, Sizes
+from extra_jax.rollout.programs import COPY_ROWS, SamplerPrograms, Sizes, prefill_rows
 from extra_jax.rollout.schedule import Plan, Shard, distribute
 from extra_jax.rollout.types import Counters, Rollouts, StopReason
 
@@ -37,6 +38,7 @@ class _Agreed(NamedTuple):
 
     live: int
     waiting: int
+    tokens: int
     longest: int
     context: int
     prefills: int
@@ -49,8 +51,8 @@ class _Agreed(NamedTuple):
 class Session:
     """The slots of one call, its schedule, and what has been drawn so far.
 
-    ``output`` holds the requests and is filled; ``mesh`` is the one in scope. The other arguments are those of
-    ``engine.Sampler.generate``.
+    ``output`` holds the requests and is filled; ``mesh`` is the one in scope; ``draws [2]`` are seed and step. The
+    other arguments are those of ``engine.Sampler.generate``.
     """
 
     def __init__(
@@ -59,12 +61,13 @@ class Session:
         sizes: Sizes,
         mesh: Mesh,
         weights: nnx.State,
-        step: int,
+        draws: np.ndarray,
         output: Output,
         progress: Progress | None,
         finished: Finished | None,
     ):
-        self.programs, self.sizes, self.mesh, self.weights, self.step = programs, sizes, mesh, weights, step
+        self.programs, self.sizes, self.mesh, self.weights = programs, sizes, mesh, weights
+        self.step, self.draws = int(draws[1]), jax.device_put(draws, replicated(mesh))
         self.output, self.progress, self.finished = output, progress, finished
         self.contexts = [np.array([*each.prompt_ids, *each.prefix_ids], np.int32) for each in output.requests]
         queues = distribute(output.requests, sizes.shards // jax.process_count())
@@ -74,7 +77,8 @@ class Session:
         self.slots: cache.Slots | None = None
         self.length = np.zeros((len(self.local), self.rows), np.int64)  # tokens of each row, the last included
         self.ended = np.zeros((len(self.local), self.rows), bool)  # by a stop string, which the device cannot see
-        self.unchanged: dict[int, decode.Resets] = {}  # by rows: no row begins or ends
+        self.limit = np.zeros((len(self.local), self.rows), np.int64)  # tokens at which each row ends
+        self.unchanged: dict[int, jax.Array] = {}  # by rows: no row begins or ends
         self.stop = False  # asked to leave
         self.waited = 0.0
         self.slot_steps = self.prefilled = 0
@@ -87,6 +91,7 @@ class Session:
             for row, plan in enumerate(plans):
                 for slot, sample in plan.starts.items():
                     self.length[row, slot] = len(self.contexts[sample.request])
+                    self.limit[row, slot] = self.length[row, slot] + self.output.budgets[sample.index]
             # A process without work of its own goes on as long as any other has some: programs run in lockstep.
             agreed = self._agree(plans)
             if not agreed.live:
@@ -96,12 +101,12 @@ class Session:
             self._make_room(agreed)
             # Copies come first, because a prefill may overwrite a slot that is copied from.
             self._copy(plans, agreed)
-            for start in range(0, agreed.prefills, PREFILL_ROWS):
-                self._prefill([list(plan.prefills.items())[start : start + PREFILL_ROWS] for plan in plans], agreed)
-            chunk = self._decode(plans)
+            self._prefill(plans, agreed)
+            tokens = min(self.sizes.chunk, agreed.tokens)
+            chunk = self._decode(plans, tokens)
             # The device decodes this chunk while the host writes down the one before it.
             self._write(previous)
-            previous = self._finish(chunk)
+            previous = self._finish(chunk, tokens)
         self._write(previous)
         wall = time.perf_counter() - began
         tokens = int(self.output.lengths.sum())
@@ -113,8 +118,9 @@ class Session:
         numbers = _Agreed(
             live=running.sum(axis=1).max(),
             waiting=max(len(shard.waiting) for shard in self.local),
+            tokens=((self.limit - self.length) * running).max(initial=0),
             longest=(self.length * running).max(initial=0),
-            context=max((len(self.contexts[request]) for request in started), default=0),
+            context=max((len(self.contexts[request]) - 1 for request in started), default=0),
             prefills=max(len(plan.prefills) for plan in plans),
             copies=max(len(plan.copies) for plan in plans),
             starts=max(len(plan.starts) for plan in plans),
@@ -126,7 +132,7 @@ class Session:
     def _make_room(self, agreed: _Agreed) -> None:
         """Makes, grows or shrinks the slots to what the next chunk needs."""
         sizes = self.sizes
-        capacity = sizes.capacity_for(max(agreed.longest, sizes.capacity_for(agreed.context)) + sizes.chunk)
+        capacity = sizes.capacity_for(max(agreed.longest, sizes.width_for(agreed.context)) + sizes.chunk)
         if self.slots is None:
             self.slots = self.programs.empty(self.rows * sizes.shards, capacity)
         elif capacity > self.slots.capacity or 2 * capacity <= self.slots.capacity:
@@ -142,76 +148,78 @@ class Session:
         """Fewer rows; the live ones stay."""
         source = np.array([shard.keep(rows) for shard in self.local], np.int32)
         self.slots = self.programs.select(self.slots, self._global(source.ravel()))
-        self.length, self.ended = (np.take_along_axis(x, source, axis=1) for x in (self.length, self.ended))
+        kept = (np.take_along_axis(x, source, axis=1) for x in (self.length, self.limit, self.ended))
+        self.length, self.limit, self.ended = kept
         self.rows = rows
 
-    def _prefill(self, batches: list[list[tuple[int, list[int]]]], agreed: _Agreed) -> None:
-        """Prefills up to ``PREFILL_ROWS`` contexts in each shard and hands them to the slots that wait."""
-        width = self.sizes.capacity_for(agreed.context)
-        rows = 1 if agreed.prefills == 1 else PREFILL_ROWS
-        contexts = np.zeros((len(self.local), rows, width), np.int32)
-        copies: list[list[tuple[int, int]]] = [[] for _ in self.local]
-        for shard, batch in enumerate(batches):
-            for row, (request, slots) in enumerate(batch):
-                ids = self.contexts[request][:-1]  # the slot feeds the last token itself
-                contexts[shard, row, : len(ids)] = ids
-                copies[shard] += [(row, slot) for slot in slots]
-                self.prefilled += len(ids)
-        new = self.programs.prefill(self.weights, self._global(contexts.reshape(-1, width)))
-        for part in self._copies(copies, rows * agreed.loads):
-            self.slots = self.programs.load(self.slots, new, part)
+    def _prefill(self, plans: list[Plan], agreed: _Agreed) -> None:
+        """Prefills contexts, a few at once in each shard, and hands them to the slots that wait."""
+        width, start = self.sizes.width_for(agreed.context), 0
+        while start < agreed.prefills:
+            rows = prefill_rows(width, agreed.prefills - start)
+            contexts = np.zeros((len(self.local), rows, width), np.int32)
+            copies: list[list[tuple[int, int]]] = [[] for _ in self.local]
+            for shard, plan in enumerate(plans):
+                for row, (request, slots) in enumerate(list(plan.prefills.items())[start : start + rows]):
+                    ids = self.contexts[request][:-1]  # the slot feeds the last token itself
+                    contexts[shard, row, : len(ids)] = ids
+                    copies[shard] += [(row, slot) for slot in slots]
+                    self.prefilled += len(ids)
+            new = self.programs.prefill(self.weights, self._global(contexts.reshape(-1, width)))
+            most = min(rows * agreed.loads, self.rows)
+            for part in self._copies(copies, most, self.sizes.copied_rows(most, width)):
+                self.slots = self.programs.load(self.slots, new, part)
+            start += rows
 
     def _copy(self, plans: list[Plan], agreed: _Agreed) -> None:
         """Copies contexts from slots that hold them, in the order of the plan: a slot is read before it is written."""
         copies = [[(source, slot) for slot, source in plan.copies.items()] for plan in plans]
-        length = self.sizes.capacity_for(agreed.context)
-        for part in self._copies(copies, agreed.copies):
+        length = self.sizes.width_for(agreed.context)
+        for part in self._copies(copies, agreed.copies, COPY_ROWS):
             self.slots = self.programs.clone(self.slots, part, length)
 
-    def _copies(self, wanted: list[list[tuple[int, int]]], most: int) -> Iterator[cache.Copies]:
-        """(source, target) of each shard, of which there are at most ``most`` in any process, in equal parts."""
-        for start in range(0, most, COPY_ROWS):
-            pairs = np.full((len(wanted), COPY_ROWS, 2), [0, cache.KEEP], np.int32)
+    def _copies(self, wanted: list[list[tuple[int, int]]], most: int, size: int) -> Iterator[cache.Copies]:
+        """(source, target) of each shard, of which there are at most ``most`` in any process, in parts of ``size``."""
+        for start in range(0, most, size):
+            pairs = np.full((len(wanted), size, 2), [0, cache.KEEP], np.int32)
             for shard, all in enumerate(wanted):
-                part = all[start : start + COPY_ROWS]
+                part = all[start : start + size]
                 pairs[shard, : len(part)] = np.array(part, np.int32).reshape(-1, 2)
             yield cache.Copies(self._global(pairs[..., 0].ravel()), self._global(pairs[..., 1].ravel()))
 
-    def _resets(self, plans: list[Plan]) -> decode.Resets:
-        """Rows that begin or end now. While there are none, which is most of the time at the end of a call, the device
-        is given the same arrays again."""
+    def _resets(self, plans: list[Plan]) -> jax.Array:
+        """``decode.Resets``: rows that begin or end now. While there are none, which is most of the time at the end of
+        a call, the device is given the same array again."""
         shape = len(self.local), self.rows
         changes = self.ended.any() or any(plan.starts for plan in plans)
         if not changes and self.rows in self.unchanged:
             return self.unchanged[self.rows]
-        chosen, ended, rollout_id = np.zeros(shape, bool), self.ended.copy(), np.zeros(shape, np.uint32)
-        token, position, limit = np.zeros((3, *shape), np.int32)
+        columns = np.zeros((*shape, len(decode.Resets._fields)), np.uint32)
+        columns[..., decode.Resets._fields.index("ended")] = self.ended
         for shard, plan in enumerate(plans):
             for slot, sample in plan.starts.items():
-                context, row = self.contexts[sample.request], (shard, slot)
-                chosen[row], rollout_id[row] = True, sample.rollout_id
-                token[row], position[row] = context[-1], len(context) - 1
-                prompt = self.output.requests[sample.request].prompt_ids
-                limit[row] = len(prompt) + self.output.params.max_completion_length
-        columns = (chosen, ended, token, position, limit, rollout_id)
-        resets = decode.Resets(*(self._global(column.ravel()) for column in columns))
+                context, limit = self.contexts[sample.request], self.limit[shard, slot]
+                row = decode.Resets(1, 0, context[-1], len(context) - 1, limit, sample.rollout_id)
+                columns[shard, slot] = np.array(row, np.uint64)
+        resets = self._global(columns.view(np.int32).reshape(-1, columns.shape[-1]))
         self.ended[:] = False
         if not changes:
             self.unchanged[self.rows] = resets
         return resets
 
-    def _decode(self, plans: list[Plan]) -> decode.Chunk:
-        self.slots, chunk = self.programs.decode(self.weights, self.slots, self._resets(plans), np.uint32(self.step))
+    def _decode(self, plans: list[Plan], tokens: int) -> decode.Chunk:
+        resets = self._resets(plans)
+        self.slots, chunk = self.programs.decode(self.weights, self.slots, resets, self.draws, np.int32(tokens))
         jax.tree.map(lambda x: x.copy_to_host_async(), chunk)
         return chunk
 
-    def _finish(self, chunk: decode.Chunk) -> "_Drawn":
+    def _finish(self, chunk: decode.Chunk, steps: int) -> "_Drawn":
         """Waits for a chunk and frees the slots of finished rows. What the chunk drew is written down later."""
         stop_strings = self.output.params.stop_strings
         with self._waiting():
             counts, stopped, broken = to_local((chunk.counts, chunk.stopped, chunk.broken))
             tokens: Any = to_local(chunk.drawn.token) if stop_strings else None
-        self.slot_steps += len(counts) * int(counts.max())
+        self.slot_steps += len(counts) * steps
         drawn = _Drawn(chunk.drawn)
         for number, shard in enumerate(self.local):
             for slot, sample in enumerate(shard.running):
@@ -243,8 +251,8 @@ class Session:
         if drawn.draw is not None:
             with self._waiting():
                 draw = to_local(drawn.draw)
-            for index, row, start, count in drawn.pieces:
-                self.output.write(index, start, jax.tree.map(lambda x, row=row, count=count: x[row, :count], draw))
+            rows, places, starts, counts = np.array(drawn.pieces, np.int64).reshape(-1, 4).T
+            self.output.write(rows, starts, counts, decode.Draw(*(x[places] for x in draw)))
         if self.finished:
             for index in drawn.complete:
                 self.finished(index, self.output.completion(index))

@@ -221,6 +221,6 @@ def test_a_line_says_which_program_is_compiled_for_which_new_size(caplog):
         engine.generate(rollout_weights(), THREES, 5)
         lines = [record.getMessage() for record in caplog.records]
         assert "compiling decode: 5 slots of 64 positions, 3 tokens a chunk" in lines, lines
-        assert "compiling prefill: 1 contexts of 31 tokens" in lines, lines
+        assert "compiling prefill: 4 contexts of 16 tokens" in lines, lines
         engine.generate(rollout_weights(), THREES, 5)
     assert len(caplog.records) == len(lines) == len(set(lines))
