@@ -51,7 +51,7 @@ def _train(config: Config, make_source: Callable[[Runtime, nnx.State], Source]) 
     with Run(policy, settings.max_steps) as run:
         learner = Learner(policy.graphdef, config, policy.mesh)
         reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
-        source, drift = run.closing(make_source(policy, params)), Drift(config.exprl.drift_tolerance)
+        source, drift = run.closing(make_source(policy, params)), Drift()
         run.start(learner.init(params), loader=source, drift=drift)
 
         for step in run.steps():

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -12,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from extra_jax.config import Config
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import abstract_model
-from extra_jax.parallel.sharding import TRAIN, batch_sharding, replicated
+from extra_jax.parallel.sharding import TRAIN, batch_sharding
 from extra_jax.rollout import cache, decode
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.programs import PREFILL_ROWS
@@ -64,10 +63,10 @@ def sampler_programs(
         return jax.ShapeDtypeStruct((rows, *tail), dtype, sharding=batch_sharding(mesh))
 
     prompts = row(np.int32, settings.max_prompt_length, rows=PREFILL_ROWS * sampler.shards)
-    resets = decode.Resets(row(np.bool_), row(np.bool_), row(np.int32), row(np.int32), row(np.int32), row(np.uint32))
-    step = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
+    dtypes = (np.bool_, np.bool_, np.int32, np.int32, np.int32, np.uint32, np.uint32)
+    resets = decode.Resets(*map(row, dtypes))
     return AbstractSampler(
         state,
         lambda: sampler.programs.prefill.lower(weights, prompts),
-        lambda: sampler.programs.decode.lower(weights, state, resets, step),
+        lambda: sampler.programs.decode.lower(weights, state, resets),
     )

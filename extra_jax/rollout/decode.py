@@ -21,6 +21,7 @@ class Resets(NamedTuple):
     token: jax.Array
     position: jax.Array
     limit: jax.Array
+    noise: jax.Array
     rollout_id: jax.Array
 
 
@@ -52,7 +53,6 @@ def decode_chunk(
     slots: Slots,
     resets: Resets,
     seed: int,
-    step: jax.Array,
     *,
     length: int,
     params: SamplingParams,
@@ -66,11 +66,10 @@ def decode_chunk(
         slots: with room for ``length`` more positions than the longest live row has.
         resets: rows that begin or end now.
         seed: static, as are the keywords.
-        step: scalar uint32.
         length: ``R``.
     """
     slots = _reset(slots, resets)
-    keys = row_keys(seed, step, slots.rollout_id)
+    keys = row_keys(seed, slots.noise, slots.rollout_id)
     stops = jnp.asarray(stop_ids, jnp.int32)
     rows, start = slots.token.shape[0], slots.position
     # The loop only reads the big cache, because a loop that also wrote to it might copy it for every token. The keys
@@ -122,6 +121,7 @@ def _reset(slots: Slots, resets: Resets) -> Slots:
         token=pick(resets.token, slots.token),
         position=pick(resets.position, slots.position),
         limit=pick(resets.limit, slots.limit),
+        noise=pick(resets.noise, slots.noise),
         rollout_id=pick(resets.rollout_id, slots.rollout_id),
         live=(slots.live & ~resets.ended) | resets.chosen,
     )

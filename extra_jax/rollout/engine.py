@@ -4,7 +4,9 @@ A fixed number of slots decodes in chunks of tokens. Between chunks the host tak
 samples in (``session.py``). Whatever can be refused is refused in this file, before anything runs.
 """
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import jax
 from flax import nnx
@@ -18,6 +20,7 @@ from extra_jax.rollout.output import Output
 from extra_jax.rollout.programs import Sizes, build_programs
 from extra_jax.rollout.session import Finished, Progress, Session
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
+from extra_jax.rollout.verify import Verifier
 
 
 class Sampler:
@@ -67,6 +70,9 @@ class Sampler:
         self.programs = build_programs(
             model_config, graphdef, self.sizes, params=params, stop_ids=stop_ids, seed=seed, dtype=dtype, scan=scan
         )
+        self.verify = Verifier(
+            model_config, graphdef, mesh, self.sizes, params=params, stop_ids=stop_ids, seed=seed, dtype=dtype
+        )
 
     def generate(
         self,
@@ -92,7 +98,11 @@ class Sampler:
         self.check(requests)
         output = Output(requests, self.params, self.detokenize)
         with jax.set_mesh(self.mesh):
-            return Session(self.programs, self.sizes, self.mesh, weights, step, output, progress, finished).run()
+            began = time.perf_counter()
+            counts = self.verify(weights, step, output, finished)
+            seconds = time.perf_counter() - began
+            rollouts = Session(self.programs, self.sizes, self.mesh, weights, step, output, progress, finished).run()
+        return replace(rollouts, counters=rollouts.counters + replace(counts, seconds=seconds))
 
     def check(self, requests: Sequence[Request]) -> None:
         """Raises ``ExtraError`` for a request that cannot be served."""

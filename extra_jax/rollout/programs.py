@@ -70,7 +70,7 @@ class SamplerPrograms:
     clone: jax.stages.Wrapped  # (`Slots`, `Copies`, length) -> `Slots`; consumes the slots
     load: jax.stages.Wrapped  # (`Slots`, keys and values, `Copies`) -> `Slots`; consumes the slots
     prefill: jax.stages.Wrapped  # (weights, contexts) -> keys and values
-    decode: jax.stages.Wrapped  # (weights, `Slots`, `Resets`, step) -> `Slots` and `Chunk`; consumes the slots
+    decode: jax.stages.Wrapped  # (weights, `Slots`, `Resets`) -> `Slots` and `Chunk`; consumes the slots
 
     def compiled(self) -> int:
         """Programs compiled so far; constant once every length and number of rows has occurred."""
@@ -96,14 +96,12 @@ def build_programs(
         _logger.info("compiling prefill: %d contexts of %d tokens", *contexts.shape)
         return decode.prefill(nnx.merge(graphdef, weights), contexts, dtype)
 
-    def decode_chunk(
-        weights: nnx.State, slots: cache.Slots, resets: decode.Resets, step: jax.Array
-    ) -> tuple[cache.Slots, decode.Chunk]:
+    def decode_chunk(weights: nnx.State, slots: cache.Slots, resets: decode.Resets) -> tuple[cache.Slots, decode.Chunk]:
         rows, capacity = len(slots.token), slots.capacity
         _logger.info("compiling decode: %d slots of %d positions, %d tokens a chunk", rows, capacity, sizes.chunk)
         model = nnx.merge(graphdef, weights)
         return decode.decode_chunk(
-            model, slots, resets, seed, step,
+            model, slots, resets, seed,
             length=sizes.chunk, params=params, stop_ids=tuple(stop_ids), dtype=dtype,
         )  # fmt: skip
 

@@ -65,8 +65,10 @@ class Session:
     ):
         self.programs, self.sizes, self.mesh, self.weights, self.step = programs, sizes, mesh, weights, step
         self.output, self.progress, self.finished = output, progress, finished
-        self.contexts = [np.array([*each.prompt_ids, *each.prefix_ids], np.int32) for each in output.requests]
-        queues = distribute(output.requests, sizes.shards // jax.process_count())
+        self.contexts, groups = output.unfinished()
+        self.identities = output.identities(step)  # [R, 2] uint32
+        self.begun = int(output.lengths.sum())  # tokens that need no decoding
+        queues = distribute(groups, sizes.shards // jax.process_count())
         samples = max(len(queue) for queue in queues)
         self.rows = sizes.rows_for(int(allgather(np.array([samples])).max()))  # of a shard
         self.local = [Shard(self.rows, queue) for queue in queues]
@@ -100,7 +102,7 @@ class Session:
             previous = self._finish(chunk)
         self._write(previous)
         wall = time.perf_counter() - began
-        tokens = int(self.output.lengths.sum())
+        tokens = int(self.output.lengths.sum()) - self.begun
         return self.output.rollouts(Counters(tokens, self.slot_steps, self.prefilled, wall, wall - self.waited))
 
     def _agree(self, plans: list[Plan]) -> _Agreed:
@@ -179,16 +181,16 @@ class Session:
         changes = self.ended.any() or any(plan.starts for plan in plans)
         if not changes and self.rows in self.unchanged:
             return self.unchanged[self.rows]
-        chosen, ended, rollout_id = np.zeros(shape, bool), self.ended.copy(), np.zeros(shape, np.uint32)
+        chosen, ended = np.zeros(shape, bool), self.ended.copy()
         token, position, limit = np.zeros((3, *shape), np.int32)
+        noise, rollout_id = np.zeros((2, *shape), np.uint32)
         for shard, plan in enumerate(plans):
             for slot, sample in plan.starts.items():
                 context, row = self.contexts[sample.request], (shard, slot)
-                chosen[row], rollout_id[row] = True, sample.rollout_id
+                chosen[row], (noise[row], rollout_id[row]) = True, self.identities[sample.index]
                 token[row], position[row] = context[-1], len(context) - 1
-                prompt = self.output.requests[sample.request].prompt_ids
-                limit[row] = len(prompt) + self.output.params.max_completion_length
-        columns = (chosen, ended, token, position, limit, rollout_id)
+                limit[row] = len(context) + self.output.left(sample.index)
+        columns = (chosen, ended, token, position, limit, noise, rollout_id)
         resets = decode.Resets(*(self._global(column.ravel()) for column in columns))
         self.ended[:] = False
         if not changes:
@@ -196,7 +198,7 @@ class Session:
         return resets
 
     def _decode(self, plans: list[Plan]) -> decode.Chunk:
-        self.slots, chunk = self.programs.decode(self.weights, self.slots, self._resets(plans), np.uint32(self.step))
+        self.slots, chunk = self.programs.decode(self.weights, self.slots, self._resets(plans))
         jax.tree.map(lambda x: x.copy_to_host_async(), chunk)
         return chunk
 
