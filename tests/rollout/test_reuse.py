@@ -44,7 +44,7 @@ def assert_same(reused: Rollouts, fresh: Rollouts) -> None:
     ("mesh", "far", "settings"),
     [
         ("1", 0.003, {}),
-        ("1", 0.03, {"slots": 3, "chunk": 3}),
+        ("1", 0.01, {"slots": 3, "chunk": 3}),
         ("1", 0.01, {"temperature": 0.7, "top_p": 0.9, "top_k": 20, "scan": False}),
         ("1", 0.01, {"temperature": 0.0}),
         ("1", 0.01, {"stop_strings": ("a", "3B")}),
@@ -65,7 +65,7 @@ def test_drafts_give_the_tokens_that_decoding_gives(mesh, far, settings):
         kept.append(counters.kept_tokens / fresh.lengths.sum())
         weights, seen = moved(weights, far, step), reused
     assert kept[0] == 0
-    assert min(kept[1], kept[3]) > 0.2
+    assert min(kept[1], kept[3]) > 0.1
     assert max(kept) < 1, "the policy has not changed"
 
 
