@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from extra_jax.errors import ExtraError
 from extra_jax.learn.batch import Example, pack_rows, packed_targets
-from extra_jax.learn.packing import best_fit, shares_contexts
+from extra_jax.learn.packing import best_fit, bucket, shares_contexts
 from extra_jax.learn.score import chunk_length
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.numerics import ROUND_AS_WRITTEN
@@ -157,8 +157,10 @@ class Verifier:
         examples, share = [draft.example for draft in drafts], shares_contexts(length)
         targets = packed_targets(examples, length, share_contexts=share)
         rows = self._pack(drafts, targets, output.identities(step), length, share)
-        at_once = max(1, TOKENS // length) * self.sizes.shards // jax.process_count()
-        calls = int(allgather(np.array([-(-len(rows.tokens) // at_once)])).max())
+        local = self.sizes.shards // jax.process_count()
+        most = int(allgather(np.array([-(-len(rows.tokens) // local)])).max())  # rows of a shard
+        at_once = local * (size := min(bucket(most), max(1, TOKENS // length)))
+        calls = -(-most // size)
         rows = jax.tree.map(lambda x: np.pad(x, ((0, calls * at_once - len(x)), (0, 0))), rows)
         parts = []
         for start in range(0, len(rows.tokens), at_once):
