@@ -79,6 +79,11 @@ def check_settings(config: Config) -> None:
             f"train.max_num_gen_batches={value} has no effect on judge scores; remove it (groups of judge scores are "
             "rarely all equal)"
         )
+    if config.rollout.noise != "fresh":
+        raise ExtraError(
+            f"rollout.noise={config.rollout.noise} has no effect on judge scores: each rollout is sampled once. Remove "
+            "it, and rollout.reuse with it"
+        )
     for entry in config.reward.functions:
         if entry.function == "overlong":
             raise ExtraError("reward.functions: overlong has no effect on judge scores; use exprl.overlong instead")

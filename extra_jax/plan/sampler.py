@@ -9,29 +9,35 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from extra_jax.config import Config
+from extra_jax.learn.packing import shares_contexts
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import abstract_model
 from extra_jax.parallel.sharding import TRAIN, batch_sharding
 from extra_jax.rollout import cache, decode
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.programs import PREFILL_ROWS
+from extra_jax.rollout.verify import Rows, row_length, rows_at_once
 from extra_jax.runtime import sampling_params
 
 _STOPS = (0, 1)  # any two tokens: their values are constants of the program, their number its shape
 
 
 class AbstractSampler(NamedTuple):
-    """``prefill`` and ``decode`` lower themselves; ``slots`` are abstract, caches included."""
+    """``prefill``, ``decode`` and ``verify`` lower themselves; ``slots`` are abstract, caches included. ``verified``
+    are the tokens that ``verify`` takes in a call, padding included."""
 
     slots: Any
     prefill: Callable[[], jax.stages.Lowered]
     decode: Callable[[], jax.stages.Lowered]
+    verify: Callable[[], jax.stages.Lowered]
+    verified: int
 
 
 def sampler_programs(
     config: Config, shape: Qwen3Config, mesh: Mesh, weights: nnx.State, slots: int, chunk: int, *, scan: bool
 ) -> AbstractSampler:
-    """Prefill of the longest prompts and a decode chunk at full capacity; ``weights`` are abstract. The other arguments
+    """Prefill of the longest prompts, a decode chunk at full capacity and the check of the longest drafts; ``weights``
+    are abstract. The other arguments
     are those of ``Sampler``."""
     settings = config.rollout
     sampler = Sampler(
@@ -65,8 +71,21 @@ def sampler_programs(
     prompts = row(np.int32, settings.max_prompt_length, rows=PREFILL_ROWS * sampler.shards)
     dtypes = (np.bool_, np.bool_, np.int32, np.int32, np.int32, np.uint32, np.uint32)
     resets = decode.Resets(*map(row, dtypes))
+    length = row_length(sampler.sizes, sampler.sizes.longest)
+    checked = rows_at_once(length) * sampler.shards
+
+    def column(dtype: type) -> Any:
+        return row(dtype, length, rows=checked)
+
+    contexts = column(np.int32) if shares_contexts(length) else None
+    drafts = Rows(
+        column(np.int32), column(np.int32), column(np.int32), contexts, column(np.uint32), column(np.uint32),
+        column(np.bool_),
+    )  # fmt: skip
     return AbstractSampler(
         state,
         lambda: sampler.programs.prefill.lower(weights, prompts),
         lambda: sampler.programs.decode.lower(weights, state, resets),
+        lambda: sampler.verify.program.lower(weights, drafts),
+        checked * length,
     )

@@ -32,11 +32,22 @@ from extra_jax.rollout.session import Finished
 from extra_jax.rollout.types import Counters, SamplingParams, StopReason
 
 TOKENS = 4096
-"""Tokens that a shard checks at once, or one row where that is longer."""
+"""That a shard checks at once, in rows that are not longer."""
 
 _LANES = 128  # a longer row is a multiple of this, as kernels want it
 
 _logger = logging.getLogger("extra_jax")
+
+
+def row_length(sizes: Sizes, longest: int) -> int:
+    """Tokens of the rows that hold sequences of up to ``longest``."""
+    length = sizes.capacity_for(longest)
+    return length if length <= _LANES else -(-length // _LANES) * _LANES
+
+
+def rows_at_once(length: int) -> int:
+    """Rows of this length that a shard checks at once, where there are enough."""
+    return max(1, TOKENS // length)
 
 
 class Rows(NamedTuple):
@@ -152,14 +163,13 @@ class Verifier:
         longest = int(allgather(np.array([max((len(draft.example) for draft in drafts), default=0)])).max())
         if not longest:
             return Counters()
-        length = self.sizes.capacity_for(longest)
-        length = length if length <= _LANES else -(-length // _LANES) * _LANES
+        length = row_length(self.sizes, longest)
         examples, share = [draft.example for draft in drafts], shares_contexts(length)
         targets = packed_targets(examples, length, share_contexts=share)
         rows = self._pack(drafts, targets, output.identities(step), length, share)
         local = self.sizes.shards // jax.process_count()
         most = int(allgather(np.array([-(-len(rows.tokens) // local)])).max())  # rows of a shard
-        at_once = local * (size := min(bucket(most), max(1, TOKENS // length)))
+        at_once = local * (size := min(bucket(most), rows_at_once(length)))
         calls = -(-most // size)
         rows = jax.tree.map(lambda x: np.pad(x, ((0, calls * at_once - len(x)), (0, 0))), rows)
         parts = []

@@ -212,6 +212,9 @@ def test_a_batch_keeps_order_and_groups():
 def test_settings_without_effect_are_refused():
     with pytest.raises(ExtraError, match=r"train\.max_num_gen_batches=2 has no effect on judge scores"):
         check_settings(settings({"max_num_gen_batches": 2}))
+    returning = {"model": {"preset": "tiny"}, "rollout": {"noise": "problem"}}
+    with pytest.raises(ExtraError, match=r"rollout\.noise=problem has no effect on judge scores"):
+        check_settings(config_from_dict(returning))
     with pytest.raises(ExtraError, match="does not go with judge scores"):
         check_settings(config_from_dict({"model": {"preset": "tiny"}, "explore": {"preset": "corrected"}}))
     check_settings(settings())
