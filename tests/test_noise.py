@@ -8,10 +8,11 @@ import pytest
 
 from extra_jax.config import config_from_dict
 from extra_jax.data.problem import Problem
+from extra_jax.dry_run_warnings import find_warnings
 from extra_jax.errors import ExtraError
 from extra_jax.exploration import PromptRequest
 from extra_jax.noise import Noise, ProblemNoise
-from extra_jax.rollout.store import Store
+from extra_jax.rollout.store import Store, store_bytes
 from extra_jax.rollout.types import Counters, Request
 
 GROUP = 4
@@ -147,6 +148,25 @@ def test_a_group_that_is_larger_than_the_store_is_not_kept():
     copy = Store(1000)
     copy.restore(store.state())
     assert copy.size == 0
+
+
+def test_the_bytes_of_a_store_are_known_up_front():
+    store = Store(10**6)
+    for group in range(3):
+        store.put((group, 0), [np.zeros(50, np.int32)] * 8)
+    assert store.size == store_bytes(3, 8, 50)
+
+
+def test_the_dry_run_says_that_no_noise_returns_or_that_the_store_is_small():
+    def warnings(problems: int, **rollout: Any) -> str:
+        raw = {"model": {"preset": "tiny"}, "rollout": {"noise": "problem", "reuse": "verified"} | rollout}
+        config = config_from_dict(raw | {"train": {"max_steps": 100, "prompts_per_step": 64}})
+        return "\n".join(find_warnings(config, "train", [Problem(f"{i}", f"{i}", "1") for i in range(problems)]))
+
+    assert "noise" not in warnings(500, max_completion_length=64)
+    assert "100 steps see 4,000 problems less than twice" in warnings(4000, max_completion_length=64)
+    assert "would take 3.1 GiB, the store has 1;" in warnings(3200, max_completion_length=32_000)
+    assert "GiB" not in warnings(3200, max_completion_length=32_000, reuse="off")
 
 
 def test_reuse_without_returning_noise_is_refused():

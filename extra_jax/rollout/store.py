@@ -11,6 +11,11 @@ STORE_BYTES = 2**30
 _GROUP_BYTES = 512  # of a group beside its tokens
 
 
+def store_bytes(groups: int, samples: int, length: int) -> int:
+    """Bytes of groups whose ``samples`` completions all have ``length`` tokens."""
+    return groups * (_GROUP_BYTES + 4 * samples * length)
+
+
 class Store:
     """The completions of groups by their noise, the oldest thrown out when there are too many.
 
