@@ -54,8 +54,8 @@ class Store:
 
     def restore(self, state: dict[str, Any]) -> None:
         completions = iter(np.split(state["tokens"], np.cumsum(state["lengths"])[:-1]))
-        for noise, samples in zip(state["noise"].tolist(), state["samples"].tolist(), strict=True):
-            self.put(tuple(noise), [next(completions) for _ in range(samples)])
+        for (first, second), samples in zip(state["noise"].tolist(), state["samples"].tolist(), strict=True):
+            self.put((first, second), [next(completions) for _ in range(samples)])
 
 
 def _bytes(group: list[np.ndarray] | None) -> int:

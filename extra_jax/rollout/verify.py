@@ -8,7 +8,7 @@ is known, too; from there on somebody has to decode (docs/reuse.md).
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,13 +53,13 @@ def rows_at_once(length: int) -> int:
 class Rows(NamedTuple):
     """Packed rows with drafts, ``[B, T]`` each; the first four columns are those of ``TokenBatch``."""
 
-    tokens: jax.Array
-    positions: jax.Array
-    segment_ids: jax.Array
-    contexts: jax.Array | None
-    noise: jax.Array  # uint32, with the next one the identity of the draw that the token of a draft stands for
-    rollout_id: jax.Array  # uint32
-    drafted: jax.Array  # bool, 1 marks a token of a draft
+    tokens: Any
+    positions: Any
+    segment_ids: Any
+    contexts: Any
+    noise: Any  # uint32, with the next one the identity of the draw that the token of a draft stands for
+    rollout_id: Any  # uint32
+    drafted: Any  # bool, 1 marks a token of a draft
 
 
 def draws(model: Qwen3, rows: Rows, seed: int, *, params: SamplingParams, dtype: str) -> Draw:
