@@ -30,9 +30,9 @@ def main() -> None:
         f"{args.config.name} on {args.topology}: {work.completions} completions of {work.completion_length} tokens, "
         f"{work.slots} slots; bound of decoding: {decode.bound}, of the check: {verify.bound}\n"
     )
-    for name in ("decode", "verify"):
-        needed = plan.needed[name]
-        print(f"{name}: {plan.run.programs[[p.name for p in plan.run.programs].index(name)].runs} calls, {needed}")
+    for program in plan.run.programs:
+        total = plan.memory[program.name].total / 2**30
+        print(f"{program.name}: {program.runs} calls, {total:.1f} of {plan.capacity / 2**30:.1f} GiB")
     print("\n| kept | check, s | decoding, s | both, s | without reuse / both |\n|---|---|---|---|---|")
     for kept in KEPT:
         left = (1 - kept) * decode.seconds
