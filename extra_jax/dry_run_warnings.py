@@ -7,6 +7,7 @@ from extra_jax.config import Config
 from extra_jax.data.problem import Problem
 from extra_jax.model.config import Qwen3Config
 from extra_jax.reward.rewards import make_rewards
+from extra_jax.rollout.store import STORE_BYTES, store_bytes
 
 EVALUATES = ("train", "sft", "exprl", "eval")
 _CONTEXT_LIMIT = Qwen3Config.max_position_embeddings
@@ -27,6 +28,8 @@ def find_warnings(
         )
     if verb in ("train", "exprl"):
         warnings += _train_warnings(config)
+    if verb == "train" and train and config.rollout.noise == "problem":
+        warnings += _noise_warnings(config, len(train))
     if verb in EVALUATES and config.benchmarks and e.temperature == 0 and e.num_generations > 1:
         warnings.append(f"eval.temperature=0: all {e.num_generations} samples of a problem are equal; use 1 sample")
     if verb == "sft" and config.sft.row_length > _CONTEXT_LIMIT:
@@ -61,3 +64,18 @@ def _train_warnings(config: Config) -> Iterator[str]:
         yield f"optim.warmup_steps={o.warmup_steps:,} is not shorter than the run of {updates:,} optimizer updates"
     if config.checkpoint.every > t.max_steps >= _LONG_RUN:
         yield f"checkpoint.every={config.checkpoint.every:,}: the only checkpoint is the one after the last step"
+
+
+def _noise_warnings(config: Config, problems: int) -> Iterator[str]:
+    t, longest = config.train, config.rollout.max_completion_length
+    if t.max_steps * t.prompts_per_step < 2 * problems:
+        yield (
+            f"rollout.noise=problem: {t.max_steps:,} steps see {problems:,} problems less than twice, so little noise "
+            "returns; use rollout.noise=fresh"
+        )
+    needed = store_bytes(problems, t.num_generations, longest)
+    if config.rollout.reuse == "verified" and needed > STORE_BYTES:
+        yield (
+            f"rollout.reuse=verified: completions of the longest length would take {needed / 2**30:.1f} GiB, the store "
+            f"has {STORE_BYTES / 2**30:g}; if it fills (reuse/store_fill), the oldest are decoded again"
+        )

@@ -13,7 +13,7 @@ from flax import nnx
 from extra_jax import columns
 from extra_jax.config import GRPOConfig
 from extra_jax.parallel.processes import allgather_rows
-from extra_jax.reward.scores import Scores
+from extra_jax.reward.scores import Scores, mixed_groups
 from extra_jax.rollout.types import Rollouts
 from extra_jax.stages import Draw, Sample, Sampled
 
@@ -64,7 +64,7 @@ class GroupPool:
         self.generated += count
         self._parts.append(part)
         numbers = part.rollouts.rollout_ids[:: self.group_size] // self.group_size
-        groups = np.stack([numbers, self._mixed(part.scores)], axis=1)
+        groups = np.stack([numbers, mixed_groups(part.scores, self.group_size)], axis=1)
         self._groups = np.concatenate([self._groups, allgather_rows(groups)])
 
     def chosen(self) -> Sampled:
@@ -83,11 +83,6 @@ class GroupPool:
             "dynamic_sampling/frac_mixed": float(self._groups[:, 1].mean()),
             "num_tokens": float(allgather_rows(np.array([tokens])).sum()),
         }
-
-    def _mixed(self, scores: Scores) -> np.ndarray:
-        """``[groups]`` bool; 1 where some completion is correct and some is not."""
-        correct, valid = (column.reshape(-1, self.group_size) for column in (scores.correct, scores.valid))
-        return (correct & valid).any(axis=1) & (~correct & valid).any(axis=1)
 
     def _select(self, sampled: Sampled, numbers: set[int]) -> Sampled:
         """Only the groups with these numbers."""

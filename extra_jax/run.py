@@ -32,6 +32,7 @@ from extra_jax.export import export_policy
 from extra_jax.files import disk_errors, disk_refusal
 from extra_jax.learn.update import TrainState
 from extra_jax.model.fingerprint import fingerprint
+from extra_jax.noise import Noise
 from extra_jax.parallel import watchdog
 from extra_jax.parallel.processes import agree, is_main, on_main
 from extra_jax.parallel.shutdown import GracefulStop, StopRequest
@@ -54,6 +55,7 @@ Resource = TypeVar("Resource", bound=Closable)
 # Seconds of a step that is finished when somebody asks to stop; a longer one is given up while it samples. Who takes a
 # machine away leaves half a minute.
 _SHORT_STEP = 15.0
+_NOISE = "noise"  # in the tree of a checkpoint, beside what exploration saves
 
 
 class Cursor(Protocol):
@@ -122,7 +124,7 @@ class Run:
         self.policy, self.max_steps = policy, max_steps
         self._tokens = Count()
         self._cursors: dict[str, Cursor] = {"num_tokens": self._tokens}
-        self._explore = Exploration()
+        self._explore, self._noise = Exploration(), Noise()
         self._done = 0
         self._stopped = False
         self._may_save = True
@@ -133,19 +135,26 @@ class Run:
         """Closes something with the run."""
         return self._stack.enter_context(closing(resource))
 
-    def start(self, state: TrainState, explore: Exploration | None = None, **cursors: Cursor) -> None:
+    def start(
+        self,
+        state: TrainState,
+        explore: Exploration | None = None,
+        noise: Noise | None = None,
+        **cursors: Cursor,
+    ) -> None:
         """Opens everything that a run needs, and continues from its newest checkpoint where it has one.
 
         Args:
             state: before the first step.
             explore: whose state is saved and restored too.
+            noise: likewise; it does not change before the end of a step.
             cursors: whatever else changes the next step, by the name in the checkpoint.
 
         Raises:
             ExtraError: the checkpoint does not fit, or is beyond ``max_steps``.
         """
         config: Config = self.policy.config
-        self.state, self._explore = state, explore or self._explore
+        self.state, self._explore, self._noise = state, explore or self._explore, noise or self._noise
         self._cursors |= cursors
         self._evaluator = self.closing(Evaluator(self.policy, self.directory)) if config.benchmarks else None
         model = fingerprint(state.params, self.policy.mesh) if config.model.path else None
@@ -216,7 +225,7 @@ class Run:
         self._done = done
         stopping = self._stop.requested()
         if may_save and (stopping or done == self.max_steps or is_due(done, config.checkpoint.every)):
-            self._checkpoints.save(done, self.state, self._positions(), self._explore.state())
+            self._checkpoints.save(done, self.state, self._positions(), self._with_noise(self._explore.state()))
             self._stopped = stopping
             if stopping:
                 self._say_goodbye()
@@ -234,6 +243,11 @@ class Run:
 
     def _snapshot(self) -> tuple[dict[str, Any], bytes]:
         return self._positions(), msgpack_serialize(self._explore.state(), in_place=True)
+
+    def _with_noise(self, explore: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What a checkpoint holds of the host: the state of exploration, and with it that of the noise."""
+        noise = self._noise.state()
+        return explore if noise is None else {**(explore or {}), _NOISE: noise}
 
     def _watched(self, progress: OnProgress) -> OnProgress:
         """Looks between two chunks of sampling whether somebody asked to stop, where what is sampled can be done again:
@@ -254,7 +268,7 @@ class Run:
         if not self._is_saved():
             assert self._before is not None  # else nobody would have been stopped
             cursors, explore = self._before
-            self._checkpoints.save(self._done, self.state, cursors, msgpack_restore(explore))
+            self._checkpoints.save(self._done, self.state, cursors, self._with_noise(msgpack_restore(explore)))
         self._say_goodbye()
 
     def _say_goodbye(self) -> None:
@@ -276,13 +290,17 @@ class Run:
             )
         for name, cursor in self._cursors.items():
             cursor.restore(saved.cursors[name])
-        self._explore.restore(saved.explore)
+        trees = dict(saved.explore or {})
+        self._noise.restore(trees.pop(_NOISE, None))
+        self._explore.restore(trees or None)
 
     def _evaluate(self, step: int) -> None:
         if self._evaluator is not None:
             watchdog.at(f"evaluation after step {step}")
             self._before = self._snapshot() if self._may_save else None
-            self.journal.step(step, self._evaluator(self.state.params, step, self.journal.rollouts))
+            metrics = self._evaluator(self.state.params, step, self.journal.rollouts)
+            metrics |= self._noise.measured(self.state.params, step, self.journal.rollouts)
+            self.journal.step(step, metrics)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:

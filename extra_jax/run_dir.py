@@ -44,6 +44,7 @@ _MAY_CHANGE = (
     "train.dump_steps",
     "rollout.slots",
     "rollout.chunk",
+    "rollout.reuse",
     "judge.endpoint",
     "judge.concurrency",
     "judge.timeout",
@@ -53,7 +54,6 @@ _MAY_CHANGE = (
     "judge.cache",
     "exprl.wait_timeout",
     "exprl.min_scored",
-    "exprl.drift_tolerance",
 )
 
 

@@ -24,6 +24,7 @@ from extra_jax.exploration import Exploration, MakeExploration, make_requests
 from extra_jax.learn.advantage import Advantage, make_advantage
 from extra_jax.learn.grpo import Learner
 from extra_jax.learn.update import TrainState
+from extra_jax.noise import make_noise
 from extra_jax.parallel.processes import share
 from extra_jax.replay import with_dumps
 from extra_jax.reward.golds import check_problems
@@ -75,13 +76,14 @@ def train(
         opens, longest = policy.opens_thinking(prompt_ids.values()), config.rollout.max_completion_length
         rewards = run.closing(rewards or make_rewards(config.reward, config.data, longest, prompt_opens_thinking=opens))
         check_problems(problems, rewards)
-        run.start(learner.init(params), exploration, loader=loader)
+        noise = make_noise(policy, sampler, rewards, problems, prompt_ids)
+        run.start(learner.init(params), exploration, noise, loader=loader)
 
         def draw(weights: nnx.State, step: int, first: int, count: int) -> Sampled:
             own = share(count)
             requests = exploration.prompts(loader.next, step, count)  # of all processes
             prompts = requests[own.start : own.stop]  # P
-            wanted = make_requests(prompts, prompt_ids, group, first + own.start)  # P
+            wanted = noise.requests(requests, make_requests(prompts, prompt_ids, group, first + own.start), own.start)
             answers = [prompt for prompt in prompts for _ in range(group)]  # R
             asked, given = [a.problem for a in answers], [a.prefix_ids for a in answers]
             grading = OverlappedGrading(rewards, policy.tokenizer.decode, asked, given)  # while others still decode
@@ -93,8 +95,7 @@ def train(
         def update(state: TrainState, step: int, sampled: Sampled, advantages: np.ndarray, old: OldLogprobs) -> Updates:
             return learner.step(state, reference, sampled.rollouts, advantages, old)
 
-        sample, learn = with_dynamic_sampling(draw, settings), with_dumps(update, config, policy.mesh)
-
+        sample, learn = with_dynamic_sampling(noise.observed(draw), settings), with_dumps(update, config, policy.mesh)
         for step in run.steps():
             params = run.state.params
             weights = policy.rollout_weights(params)
@@ -113,7 +114,7 @@ def train(
 
             usual = rollout_metrics(rollouts, scores, explored.advantages, group) | reward_metrics(scores)
             learned = learner.summary(run.state, updates) | {"epoch": loader.epoch}
-            metrics = {**usual, **sampled.metrics, **learned, **explored.metrics, **seen}
+            metrics = {**usual, **sampled.metrics, **learned, **explored.metrics, **noise.end_step(), **seen}
             record = Record(sampled.problems, rollouts, sampled.texts, scores, explored.advantages, explored.columns)
             run.finish_step(step, metrics, record)
     return run.result()

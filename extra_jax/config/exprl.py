@@ -52,9 +52,8 @@ class ExprlConfig(Section):
     )
     verified_mix: float = Field(0.0, ge=0, le=1, description="Share of verified correctness in the last score.")
     overlong: Literal["keep", "zero", "penalty", "mask"] = Field(
-        "zero", description="A trace that hit its cap: as scored, scores 0, minus overlong_penalty, or left out."
+        "zero", description="A trace that hit its cap: as scored, scores 0, minus 0.5, or left out."
     )
-    overlong_penalty: float = Field(0.5, ge=0, le=1000)
     duplicates: Literal["first", "mean", "error"] = Field("first", description="Several scores of one unit.")
     stale: Literal["drop", "use", "error"] = Field(
         "drop",
@@ -75,10 +74,4 @@ class ExprlConfig(Section):
     teacher_template: str = Field(
         "{problem}\n\nA reference solution:\n{reference}\n\nNow solve the problem in your own way.",
         description="What the teacher of self_distillation is asked.",
-    )
-    drift_tolerance: float = Field(
-        0.2,
-        gt=0,
-        le=1,
-        description="Warn when mean score minus pass rate has risen by this much since the first rounds.",
     )

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from extra_jax.config.section import MAX_SECONDS, Rows, Section, Seed, Temperature, Tokens
+from extra_jax.config.section import MAX_SECONDS, Rows, Section, Temperature, Tokens
 from extra_jax.errors import redact
 
 _SECRET_KEY = re.compile(r"(?i)(?:api[-_]?key|authorization|passw(?:or)?d|secret|(?:^|access|auth|bearer)[-_]?token)$")
@@ -27,7 +27,6 @@ class JudgeConfig(Section):
         description="What the judge sees: the reference; for calibration also none, that of another problem, a trace "
         "that asks for the highest score, or the same as under `ref` with another draw (temperature above 0).",
     )
-    wrongref_seed: Seed = Field(0xC0DE, description="Which other problem's reference `wrongref` shows.")
     scoring: Literal["text", "expectation"] = Field(
         "text", description="`expectation`: mean of 1..5 under the judge's log-probabilities at the digit it wrote."
     )

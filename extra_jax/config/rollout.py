@@ -1,10 +1,10 @@
 """How completions are drawn and what they are worth."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from extra_jax.config.section import MAX_SECONDS, MAX_TOKENS, DType, Rows, Section, Temperature, Tokens
+from extra_jax.config.section import MAX_SECONDS, MAX_STEPS, MAX_TOKENS, DType, Rows, Section, Temperature, Tokens
 
 
 class RolloutConfig(Section):
@@ -22,6 +22,26 @@ class RolloutConfig(Section):
     chunk: Tokens | None = Field(
         None, description="Tokens between two looks of the scheduler; default: fewer for shorter completions."
     )
+    noise: Literal["fresh", "problem"] = Field(
+        "fresh", description="`problem`: a problem is sampled with the same random numbers at its next visits."
+    )
+    noise_epochs: int = Field(
+        4, ge=1, le=MAX_STEPS, description="Visits until a problem gets other ones; a group all wrong or correct: now."
+    )
+    reuse: Literal["off", "verified"] = Field(
+        "off",
+        description="`verified`: one pass checks how far the completion of the last visit would be drawn again, and "
+        "decoding goes on from there. The same tokens, faster (docs/reuse.md); needs noise=problem.",
+    )
+
+    @model_validator(mode="after")
+    def _the_same_noise_returns(self) -> Self:
+        if self.reuse == "verified" and self.noise == "fresh":
+            raise ValueError(
+                "reuse=verified keeps what would be drawn again, and with noise=fresh nothing would; set "
+                "rollout.noise=problem, too, or leave reuse=off"
+            )
+        return self
 
 
 class RewardFunction(Section):

@@ -3,17 +3,13 @@
 from typing import Any
 
 _WINDOW = 5  # steps that are averaged
+_TOLERANCE = 0.2  # rise of the gap since the first steps, from which on to warn
 
 
 class Drift:
-    """Watches the gap between mean score and verified pass rate.
+    """Watches the gap between mean score and verified pass rate."""
 
-    Args:
-        tolerance: Rise of the gap, since the first steps, from which on to warn.
-    """
-
-    def __init__(self, tolerance: float):
-        self._tolerance = tolerance
+    def __init__(self) -> None:
         self._first: list[float] = []
         self._last: list[float] = []
         self._warned = False
@@ -29,7 +25,7 @@ class Drift:
 
     def alarm(self) -> str | None:
         """A warning, once each time the rise goes beyond the tolerance."""
-        beyond = (self._rise() or 0.0) > self._tolerance
+        beyond = (self._rise() or 0.0) > _TOLERANCE
         new, self._warned = beyond and not self._warned, beyond
         if not new:
             return None

@@ -51,7 +51,7 @@ def _train(config: Config, make_source: Callable[[Runtime, nnx.State], Source]) 
     with Run(policy, settings.max_steps) as run:
         learner = Learner(policy.graphdef, config, policy.mesh)
         reference = jax.tree.map(jnp.copy, params) if settings.beta > 0 else None
-        source, drift = run.closing(make_source(policy, params)), Drift(config.exprl.drift_tolerance)
+        source, drift = run.closing(make_source(policy, params)), Drift()
         run.start(learner.init(params), loader=source, drift=drift)
 
         for step in run.steps():
@@ -78,6 +78,11 @@ def check_settings(config: Config) -> None:
         raise ExtraError(
             f"train.max_num_gen_batches={value} has no effect on judge scores; remove it (groups of judge scores are "
             "rarely all equal)"
+        )
+    if config.rollout.noise != "fresh":
+        raise ExtraError(
+            f"rollout.noise={config.rollout.noise} has no effect on judge scores: each rollout is sampled once. Remove "
+            "it, and rollout.reuse with it"
         )
     for entry in config.reward.functions:
         if entry.function == "overlong":

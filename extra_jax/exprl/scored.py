@@ -19,6 +19,7 @@ from extra_jax.judge.segment import token_segments
 from extra_jax.reward.verdict import Verdict
 from extra_jax.rollout.types import StopReason
 
+_OVERLONG_PENALTY = 0.5  # of a score, with overlong=penalty
 _TRUTH = {Verdict.CORRECT: 1.0, Verdict.WRONG: 0.0, Verdict.NO_ANSWER: 0.0}
 """Verdicts that say something about the policy."""
 
@@ -174,7 +175,7 @@ def _worth(
     if settings.overlong == "zero":
         scores[overlong] = np.where(np.isnan(scores[overlong]), np.nan, 0.0)
     elif settings.overlong == "penalty":
-        scores[overlong] -= settings.overlong_penalty
+        scores[overlong] -= _OVERLONG_PENALTY
     elif settings.overlong == "mask":
         usable = usable & ~overlong
     group = first_seen_index([row["group"] for row in rows])

@@ -8,6 +8,9 @@ from extra_jax.config import JudgeConfig
 from extra_jax.errors import ExtraError
 from extra_jax.judge.rubric import Rubric, load_rubric
 
+WRONG_REFERENCE_SEED = 0xC0DE
+"""Decides which other problem's reference the condition ``wrongref`` shows."""
+
 
 def choose_rubric(config: JudgeConfig) -> Rubric:
     """The rubric that a configuration asks with.
@@ -27,9 +30,10 @@ def choose_rubric(config: JudgeConfig) -> Rubric:
 
 def judge_card(config: JudgeConfig, rubric: Rubric) -> dict[str, Any]:
     """What ``judge.json`` says: everything that the scores depend on."""
-    asked = ("model", "condition", "wrongref_seed", "scoring", "samples", "temperature", "max_tokens", "extra_body")
+    asked = ("model", "condition", "scoring", "samples", "temperature", "max_tokens", "extra_body")
     return {
         **{key: getattr(config, key) for key in asked},
+        "wrongref_seed": WRONG_REFERENCE_SEED,
         "asked_for": config.rubric,
         "rubric": rubric.name,
         "rubric_sha": {domain: rubric.sha(domain) for domain in rubric.system},

@@ -20,7 +20,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.files import is_remote
 from extra_jax.judge import store
 from extra_jax.judge.endpoint import Endpoint, NoAnswer
-from extra_jax.judge.identity import choose_rubric, judge_card, judge_id
+from extra_jax.judge.identity import WRONG_REFERENCE_SEED, choose_rubric, judge_card, judge_id
 from extra_jax.judge.injection import asks_for_score, defused
 from extra_jax.judge.join import OK
 from extra_jax.judge.progress import JudgeProgress, Tally
@@ -147,7 +147,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.name, mix_up = judge_id(self.config, self.rubric), self.config.condition == "wrongref"
-        self.wrong = wrong_references(self.parts, self.config.wrongref_seed) if mix_up else None
+        self.wrong = wrong_references(self.parts, WRONG_REFERENCE_SEED) if mix_up else None
         self.sampling = {"max_tokens": self.config.max_tokens, "top_p": 1.0}
 
     async def everything(self) -> None:

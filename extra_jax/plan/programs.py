@@ -1,6 +1,7 @@
 """The programs of a run, described by shapes alone: the functions that training jits, for devices that need not be
 there."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from extra_jax.explore.build import needs_hidden_states
 from extra_jax.learn.batch import FEWEST_SPANS, MicroBatches, TokenBatch
 from extra_jax.learn.grpo import Learner
 from extra_jax.learn.packing import bucket, shares_contexts
+from extra_jax.learn.score import chunk_length
 from extra_jax.learn.update import abstract_state
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import abstract_model
@@ -74,6 +76,13 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
     weights = jax.tree.map(place, weights, param_shardings(weights, mesh, ROLLOUT))
     sampler = sampler_programs(config, shape, mesh, weights, work.slots, work.chunk, scan=scan)
 
+    # Every completion has a draft, as from the second epoch on; decoding is planned as if nothing were kept.
+    verify_calls = (
+        math.ceil(work.completions * work.row_tokens / sampler.verified) if config.rollout.reuse == "verified" else 0
+    )
+    positions = sampler.verified // batch_ways(mesh)
+    verify_chunks = math.ceil(positions / chunk_length(positions, shape.vocab_size))
+
     training = ("parameters", "optimizer", "reference")
     early = needs_hidden_states(config)  # novelty needs them while the sampler's weights are still there
     spans = (_spans(config, batches, mesh),) if early else ()
@@ -91,6 +100,7 @@ def describe_run(config: Config, shape: Qwen3Config, mesh: Mesh) -> Run:
         Program("resize", sampler.resize, 1, (), (), rollout),
         Program("select", sampler.select, 1, (), ("cache",), rollout),
         Program("decode", sampler.decode, work.decode_calls, (work.chunk,), ("sampler", "cache"), rollout),
+        Program("verify", sampler.verify, verify_calls, (verify_chunks,), ("sampler",), (*training, "sampler")),
         Program(
             "score",
             lambda: learner.score.lower(params, unscored, *spans),

@@ -12,6 +12,7 @@ from extra_jax.model.config import Qwen3Config
 from extra_jax.plan.chips import Chip
 from extra_jax.plan.hlo import Collective
 from extra_jax.plan.workload import Workload
+from extra_jax.rollout.verify import TOKENS
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 # What the smallest thing of its kind costs. Nobody has measured them with these programs; they are stated so that a
@@ -95,6 +96,7 @@ def step_work(config: Config, shape: Qwen3Config, work: Workload, mesh: dict[str
     keys = 2 * layers * shape.num_key_value_heads * shape.head_dim * served  # bytes a token
     decoded = work.decode_calls * work.chunk
     prompt_tokens = work.prompts * work.prompt_length
+    checked = work.completions * work.row_tokens  # of drafts, of all completions
     return {
         "weight sync": Work(
             0.0, _BYTES[config.model.param_dtype] * shape.num_parameters / devices
@@ -109,6 +111,11 @@ def step_work(config: Config, shape: Qwen3Config, work: Workload, mesh: dict[str
         "decode": Work(
             (2 * (matrices + head) + 4 * layers * heads * context) * sampled / devices,
             decoded * served * (matrices + head) / tensor + keys * context * sampled / devices,
+        ),
+        "verify": Work(
+            (2 * matrices + 2 * layers * heads * work.longest) * checked / devices + 2 * head * sampled / devices,
+            -(-checked // (TOKENS * shards)) * served * (matrices + head) / tensor
+            + _layer_traffic(shape, served) * layers * checked / devices,
         ),
         "score": Work(
             work.scorings * (forward + project), work.scorings * (traffic + gathered)

@@ -10,19 +10,22 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from extra_jax.config import Config
+from extra_jax.learn.packing import shares_contexts
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import abstract_model
 from extra_jax.parallel.sharding import TRAIN, batch_sharding, replicated
 from extra_jax.rollout import cache, decode
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.programs import COPY_ROWS, prefill_rows
+from extra_jax.rollout.verify import Rows, row_length, rows_at_once
 from extra_jax.runtime import sampling_params
 
 _STOPS = (0, 1)  # any two tokens: their values are constants of the program, their number its shape
 
 
 class AbstractSampler(NamedTuple):
-    """Programs that lower themselves; ``slots`` are abstract, caches included."""
+    """Programs that lower themselves; ``slots`` are abstract, caches included. ``verified`` are the tokens that
+    ``verify`` takes in a call, padding included."""
 
     slots: Any
     prefill: Callable[[], jax.stages.Lowered]
@@ -31,12 +34,15 @@ class AbstractSampler(NamedTuple):
     resize: Callable[[], jax.stages.Lowered]  # from a smaller capacity to the full one
     select: Callable[[], jax.stages.Lowered]  # from all rows to the next smaller number of them
     decode: Callable[[], jax.stages.Lowered]
+    verify: Callable[[], jax.stages.Lowered]
+    verified: int
 
 
 def sampler_programs(
     config: Config, shape: Qwen3Config, mesh: Mesh, weights: nnx.State, slots: int, chunk: int, *, scan: bool
 ) -> AbstractSampler:
-    """Prefill of the longest prompts and a decode chunk at full capacity; ``weights`` are abstract. The other arguments
+    """Prefill of the longest prompts, a decode chunk at full capacity and the check of the longest drafts; ``weights``
+    are abstract. The other arguments
     are those of ``Sampler``."""
     settings = config.rollout
     sampler = Sampler(
@@ -73,7 +79,7 @@ def sampler_programs(
 
     at_once = prefill_rows(settings.max_prompt_length, slots)
     prompts = row(np.int32, settings.max_prompt_length, rows=at_once * sampler.shards)
-    draws = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=replicated(mesh))
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=replicated(mesh))
     tokens = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
     resets = row(np.int32, len(decode.Resets._fields))
     some = row(np.int32, rows=COPY_ROWS * sampler.shards)
@@ -90,6 +96,17 @@ def sampler_programs(
 
         return jax.tree.map(place, fresh)
 
+    length = row_length(sampler.sizes, sampler.sizes.longest)
+    checked = rows_at_once(length) * sampler.shards
+
+    def column(dtype: type) -> Any:
+        return row(dtype, length, rows=checked)
+
+    contexts = column(np.int32) if shares_contexts(length) else None
+    drafts = Rows(
+        column(np.int32), column(np.int32), column(np.int32), contexts, column(np.uint32), column(np.uint32),
+        column(np.bool_),
+    )  # fmt: skip
     return AbstractSampler(
         state,
         lambda: programs.prefill.lower(weights, prompts),
@@ -97,5 +114,7 @@ def sampler_programs(
         lambda: programs.clone.lower(state, cache.Copies(some, some), settings.max_prompt_length),
         lambda: programs.resize.lower(small, capacity),
         lambda: programs.select.lower(state, fewer),
-        lambda: programs.decode.lower(weights, state, resets, draws, tokens),
+        lambda: programs.decode.lower(weights, state, resets, seed, tokens),
+        lambda: sampler.verify.program.lower(weights, drafts),
+        checked * length,
     )

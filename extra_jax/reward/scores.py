@@ -25,3 +25,9 @@ class Scores:
     correct: np.ndarray
     grades: list[Grade]
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def mixed_groups(scores: Scores, group_size: int) -> np.ndarray:
+    """``[groups]`` bool; 1 where some completion is correct and some is not."""
+    correct, valid = (column.reshape(-1, group_size) for column in (scores.correct, scores.valid))
+    return (correct & valid).any(axis=1) & (~correct & valid).any(axis=1)

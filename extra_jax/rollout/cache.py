@@ -29,6 +29,9 @@ class Slots(NamedTuple):
     token: jax.Array  # [S] int32, the last token, which is not in the cache yet
     position: jax.Array  # [S] int32, its position; the cache holds every position before it
     limit: jax.Array  # [S] int32, the row ends when it is this long
+    noise: (
+        jax.Array
+    )  # [S] uint32, which with the next one is the identity of the row's draws: the step, or another number
     rollout_id: jax.Array  # [S] uint32
     live: jax.Array  # [S] bool
 
@@ -73,6 +76,7 @@ def empty_slots(config: Qwen3Config, slots: int, capacity: int, dtype: str, scan
         row,
         row,
         row.astype(jnp.uint32),
+        row.astype(jnp.uint32),
         row > 0,
     )
 
@@ -102,7 +106,7 @@ def select(slots: Slots, source: jax.Array, shards: int) -> Slots:
         return _take(x, source, shards, 0)
 
     kv = jax.tree.map(lambda x: shard_cache(_take(x, source, shards, x.ndim - 4)), slots.kv)
-    return Slots(kv, row(slots.token), row(slots.position), row(slots.limit), row(slots.rollout_id), row(slots.live))
+    return Slots(kv, *map(row, slots[1:]))
 
 
 def clone(slots: Slots, copies: Copies, length: int, shards: int) -> Slots:

@@ -21,6 +21,7 @@ class Resets(NamedTuple):
     token: Any
     position: Any
     limit: Any
+    noise: Any
     rollout_id: Any
 
 
@@ -51,7 +52,7 @@ def decode_chunk(
     model: Qwen3,
     slots: Slots,
     resets: jax.Array,
-    draws: jax.Array,
+    seed: jax.Array,
     tokens: jax.Array,
     *,
     length: int,
@@ -65,13 +66,13 @@ def decode_chunk(
     Args:
         model: in the rollout layout.
         slots: with room for ``length`` more positions than the longest live row has.
-        resets: ``[S, 6]`` int32, the columns of ``Resets``: rows that begin or end now.
-        draws: ``[2]`` uint32, seed and step.
+        resets: ``[S, 7]`` int32, the columns of ``Resets``: rows that begin or end now.
+        seed: scalar uint32.
         tokens: scalar int32, at most ``length``.
         length: ``R``, static, as are the other keywords.
     """
     slots = _reset(slots, Resets(*jnp.moveaxis(resets, 1, 0)))
-    keys = row_keys(draws[0], draws[1], slots.rollout_id)
+    keys = row_keys(seed, slots.noise, slots.rollout_id)
     stops = jnp.asarray(stop_ids, jnp.int32)
     rows, start = slots.token.shape[0], slots.position
     # The loop only reads the big cache, because a loop that also wrote to it might copy it for every token. The keys
@@ -121,6 +122,7 @@ def _reset(slots: Slots, resets: Resets) -> Slots:
         token=pick(resets.token, slots.token),
         position=pick(resets.position, slots.position),
         limit=pick(resets.limit, slots.limit),
+        noise=pick(resets.noise, slots.noise),
         rollout_id=pick(resets.rollout_id, slots.rollout_id),
         live=(slots.live & (resets.ended == 0)) | chosen,
     )

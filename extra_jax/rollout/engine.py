@@ -4,10 +4,11 @@ A fixed number of slots decodes in chunks of tokens. Between chunks the host tak
 samples in (``session.py``). Whatever can be refused is refused in this file, before anything runs.
 """
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -19,6 +20,7 @@ from extra_jax.rollout.output import Output
 from extra_jax.rollout.programs import Sizes, build_programs
 from extra_jax.rollout.session import Finished, Progress, Session
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
+from extra_jax.rollout.verify import Verifier
 
 
 class Sampler:
@@ -69,6 +71,9 @@ class Sampler:
             model_config, graphdef, self.sizes, params=params, stop_ids=tuple(stop_ids), dtype=dtype, scan=scan
         )
         self.seed = seed
+        self.verify = Verifier(
+            model_config, graphdef, mesh, self.sizes, params=params, stop_ids=stop_ids, seed=seed, dtype=dtype
+        )
 
     def generate(
         self,
@@ -95,8 +100,14 @@ class Sampler:
         self.check(requests)
         output = Output(requests, self.params, self.detokenize)
         with jax.set_mesh(self.mesh):
-            draws = np.array([self.seed, step], np.uint32)
-            return Session(self.programs, self.sizes, self.mesh, weights, draws, output, progress, finished).run()
+            began = time.perf_counter()
+            counts = self.verify(weights, step, output, finished)
+            seconds = time.perf_counter() - began
+            session = Session(
+                self.programs, self.sizes, self.mesh, weights, self.seed, step, output, progress, finished
+            )
+            rollouts = session.run()
+        return replace(rollouts, counters=rollouts.counters + replace(counts, seconds=seconds))
 
     def check(self, requests: Sequence[Request]) -> None:
         """Raises ``ExtraError`` for a request that cannot be served."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from extra_jax.errors import ExtraError
 from extra_jax.rollout.sampling import Draw
+from extra_jax.rollout.schedule import Sample
 from extra_jax.rollout.types import Counters, Request, Rollouts, SamplingParams, StopReason
 
 Detokenize = Callable[[Sequence[int]], str]
@@ -22,6 +23,11 @@ class Output:
         self.requests, self.params, self.detokenize = requests, params, detokenize
         counts = [request.num_samples for request in requests]
         self.prompt_index = np.repeat(np.arange(len(requests), dtype=np.int32), counts)
+        self.sample = np.concatenate(
+            [np.arange(count) for count in counts] or [self.prompt_index]
+        )  # within its request
+        first = np.array([request.rollout_id for request in requests], np.int64)
+        self.rollout_ids = first[self.prompt_index] + self.sample
         prefixes = np.array([len(request.prefix_ids) for request in requests], np.int32)
         self.budgets = params.max_completion_length - prefixes[self.prompt_index]
         shape = (len(self.prompt_index), params.max_completion_length)
@@ -30,6 +36,33 @@ class Output:
         self.lengths = np.zeros(shape[0], np.int32)
         self.reasons: list[StopReason | None] = [None] * shape[0]
         self.finished = 0
+
+    def identities(self, step: int) -> np.ndarray:
+        """``[R, 2]`` uint32, what the draws of each row depend on beside seed and position."""
+        usual = [(step, request.rollout_id) for request in self.requests]
+        pairs = [request.noise or pair for request, pair in zip(self.requests, usual, strict=True)]
+        first, second = np.array(pairs, np.int64).reshape(-1, 2)[self.prompt_index].T
+        return np.stack([first, second + self.sample], axis=1).astype(np.uint32)
+
+    def unfinished(self) -> tuple[list[np.ndarray], list[list[Sample]]]:
+        """What is left to decode: contexts, and the samples that continue each of them. Rows without a token yet
+        continue the context of their request, and one that has some continues its own."""
+        contexts: list[np.ndarray] = []
+        groups: list[list[Sample]] = []
+        ends = np.cumsum([0, *(request.num_samples for request in self.requests)]).tolist()
+        for request, start, end in zip(self.requests, ends, ends[1:], strict=False):
+            context = np.array([*request.prompt_ids, *request.prefix_ids], np.int32)
+            rows = [row for row in range(start, end) if self.reasons[row] is None]
+            fresh = [row for row in rows if not self.lengths[row]]
+            for members in (fresh, *([row] for row in rows if self.lengths[row])):
+                if members:
+                    groups.append([Sample(row, len(contexts), int(self.rollout_ids[row])) for row in members])
+                    contexts.append(np.concatenate([context, self.completion(members[0])]))
+        return contexts, groups
+
+    def left(self, row: int) -> int:
+        """Tokens that ``row`` may still get."""
+        return int(self.budgets[row] - self.lengths[row])
 
     def extend(self, row: int, count: int, reason: StopReason | None) -> bool:
         """Notes that ``row`` has ``count`` tokens more, which ``write`` brings, and whether it ended and why.
@@ -76,12 +109,10 @@ class Output:
     def rollouts(self, counters: Counters) -> Rollouts:
         """The result, once every row is complete."""
         requests = [self.requests[index] for index in self.prompt_index.tolist()]
-        first = np.cumsum([0, *(request.num_samples for request in self.requests)])[self.prompt_index]
-        ids = np.array([request.rollout_id for request in requests], np.int64) + np.arange(len(requests)) - first
         reasons = [reason for reason in self.reasons if reason is not None]
-        assert len(reasons) == len(ids), "a row is not complete"
+        assert len(reasons) == len(requests), "a row is not complete"
         return Rollouts(
-            rollout_ids=ids,
+            rollout_ids=self.rollout_ids,
             prompt_index=self.prompt_index,
             prompt_ids=[np.asarray(request.prompt_ids, np.int32) for request in requests],
             tokens=self.tokens,

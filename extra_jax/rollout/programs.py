@@ -88,7 +88,7 @@ class SamplerPrograms:
     clone: jax.stages.Wrapped  # (`Slots`, `Copies`, length) -> `Slots`; consumes the slots
     load: jax.stages.Wrapped  # (`Slots`, keys and values, `Copies`) -> `Slots`; consumes the slots
     prefill: jax.stages.Wrapped  # (weights, contexts) -> keys and values
-    decode: jax.stages.Wrapped  # (weights, `Slots`, resets, draws, tokens) -> `Slots` and `Chunk`; consumes the slots
+    decode: jax.stages.Wrapped  # (weights, `Slots`, resets, seed, tokens) -> `Slots` and `Chunk`; consumes the slots
 
     def compiled(self) -> int:
         """Programs compiled so far; constant once every length and number of rows has occurred."""
@@ -116,13 +116,13 @@ def build_programs(
         return decode.prefill(nnx.merge(graphdef, weights), contexts, dtype)
 
     def decode_chunk(
-        weights: nnx.State, slots: cache.Slots, resets: jax.Array, draws: jax.Array, tokens: jax.Array
+        weights: nnx.State, slots: cache.Slots, resets: jax.Array, seed: jax.Array, tokens: jax.Array
     ) -> tuple[cache.Slots, decode.Chunk]:
         rows, capacity = len(slots.token), slots.capacity
         _logger.info("compiling decode: %d slots of %d positions, %d tokens a chunk", rows, capacity, sizes.chunk)
         model = nnx.merge(graphdef, weights)
         return decode.decode_chunk(
-            model, slots, resets, draws, tokens,
+            model, slots, resets, seed, tokens,
             length=sizes.chunk, params=params, stop_ids=stop_ids, dtype=dtype,
         )  # fmt: skip
 

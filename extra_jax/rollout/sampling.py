@@ -9,10 +9,19 @@ from extra_jax.model.numerics import entropy_and_log_total
 from extra_jax.rollout.types import SamplingParams
 
 
-def row_keys(seed: int | jax.Array, step: jax.Array, rollout_ids: jax.Array) -> jax.Array:
-    """``[R]`` keys from identities alone (docs/design.md, decision 6); fold in the position to draw a token."""
-    key = jax.random.fold_in(jax.random.key(seed), step)
-    return jax.vmap(lambda rollout_id: jax.random.fold_in(key, rollout_id))(rollout_ids)
+def row_keys(seed: int | jax.Array, noise: jax.Array, rollout_ids: jax.Array) -> jax.Array:
+    """``[R]`` keys from identities alone (docs/design.md, decision 6); fold in the position to draw a token.
+
+    Args:
+        seed: of the sampler.
+        noise: ``[R]`` uint32, or one for all rows: the step, or what a request has in its place.
+        rollout_ids: ``[R]`` uint32.
+    """
+
+    def row_key(noise: jax.Array, rollout_id: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), noise), rollout_id)
+
+    return jax.vmap(row_key)(jnp.broadcast_to(noise, rollout_ids.shape), rollout_ids)
 
 
 def filter_logits(logits: jax.Array, params: SamplingParams) -> jax.Array:

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from extra_jax.rollout.types import Request
-
 
 @dataclass(frozen=True)
 class Sample:
-    """Sample ``index`` of the whole call, of request ``request``."""
+    """Sample ``index`` of the whole call, which continues the context ``request``: that of a request, or one of its own
+    where its beginning is there already."""
 
     index: int
     request: int
@@ -122,13 +121,9 @@ def _begins_with(held: np.ndarray, needed: np.ndarray) -> bool:
     return held[size - 1] == needed[-1] and bool((held[:size] == needed).all())
 
 
-def distribute(requests: Sequence[Request], shards: int) -> list[deque[Sample]]:
-    """The samples of each shard: whole requests, each to the shard that has fewest samples so far."""
+def distribute(groups: Sequence[Sequence[Sample]], shards: int) -> list[deque[Sample]]:
+    """The samples of each shard: those of a context stay together, and go to the shard that has fewest so far."""
     queues: list[deque[Sample]] = [deque() for _ in range(shards)]
-    index = 0
-    for number, request in enumerate(requests):
-        queue = min(queues, key=len)
-        for sample in range(request.num_samples):
-            queue.append(Sample(index, number, request.rollout_id + sample))
-            index += 1
+    for group in groups:
+        min(queues, key=len).extend(group)
     return queues

@@ -51,8 +51,8 @@ class _Agreed(NamedTuple):
 class Session:
     """The slots of one call, its schedule, and what has been drawn so far.
 
-    ``output`` holds the requests and is filled; ``mesh`` is the one in scope; ``draws [2]`` are seed and step. The
-    other arguments are those of ``engine.Sampler.generate``.
+    ``output`` holds the requests and is filled; ``mesh`` is the one in scope. The other arguments are
+    those of ``engine.Sampler`` and its ``generate``.
     """
 
     def __init__(
@@ -61,16 +61,19 @@ class Session:
         sizes: Sizes,
         mesh: Mesh,
         weights: nnx.State,
-        draws: np.ndarray,
+        seed: int,
+        step: int,
         output: Output,
         progress: Progress | None,
         finished: Finished | None,
     ):
         self.programs, self.sizes, self.mesh, self.weights = programs, sizes, mesh, weights
-        self.step, self.draws = int(draws[1]), jax.device_put(draws, replicated(mesh))
+        self.step, self.seed = step, jax.device_put(np.uint32(seed), replicated(mesh))
         self.output, self.progress, self.finished = output, progress, finished
-        self.contexts = [np.array([*each.prompt_ids, *each.prefix_ids], np.int32) for each in output.requests]
-        queues = distribute(output.requests, sizes.shards // jax.process_count())
+        self.contexts, groups = output.unfinished()
+        self.identities = output.identities(step)  # [R, 2] uint32
+        self.begun = int(output.lengths.sum())  # tokens that need no decoding
+        queues = distribute(groups, sizes.shards // jax.process_count())
         samples = max(len(queue) for queue in queues)
         self.rows = sizes.rows_for(int(allgather(np.array([samples])).max()))  # of a shard
         self.local = [Shard(self.rows, queue) for queue in queues]
@@ -91,7 +94,7 @@ class Session:
             for row, plan in enumerate(plans):
                 for slot, sample in plan.starts.items():
                     self.length[row, slot] = len(self.contexts[sample.request])
-                    self.limit[row, slot] = self.length[row, slot] + self.output.budgets[sample.index]
+                    self.limit[row, slot] = self.length[row, slot] + self.output.left(sample.index)
             # A process without work of its own goes on as long as any other has some: programs run in lockstep.
             agreed = self._agree(plans)
             if not agreed.live:
@@ -109,7 +112,7 @@ class Session:
             previous = self._finish(chunk, tokens)
         self._write(previous)
         wall = time.perf_counter() - began
-        tokens = int(self.output.lengths.sum())
+        tokens = int(self.output.lengths.sum()) - self.begun
         return self.output.rollouts(Counters(tokens, self.slot_steps, self.prefilled, wall, wall - self.waited))
 
     def _agree(self, plans: list[Plan]) -> _Agreed:
@@ -199,7 +202,8 @@ class Session:
         for shard, plan in enumerate(plans):
             for slot, sample in plan.starts.items():
                 context, limit = self.contexts[sample.request], self.limit[shard, slot]
-                row = decode.Resets(1, 0, context[-1], len(context) - 1, limit, sample.rollout_id)
+                noise, rollout_id = self.identities[sample.index]
+                row = decode.Resets(1, 0, context[-1], len(context) - 1, limit, noise, rollout_id)
                 columns[shard, slot] = np.array(row, np.uint64)
         resets = self._global(columns.view(np.int32).reshape(-1, columns.shape[-1]))
         self.ended[:] = False
@@ -209,7 +213,7 @@ class Session:
 
     def _decode(self, plans: list[Plan], tokens: int) -> decode.Chunk:
         resets = self._resets(plans)
-        self.slots, chunk = self.programs.decode(self.weights, self.slots, resets, self.draws, np.int32(tokens))
+        self.slots, chunk = self.programs.decode(self.weights, self.slots, resets, self.seed, np.int32(tokens))
         jax.tree.map(lambda x: x.copy_to_host_async(), chunk)
         return chunk
 

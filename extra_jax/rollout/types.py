@@ -41,23 +41,36 @@ class Request:
             step and position it determines every draw (docs/design.md, decision 6).
         prefix_ids: The beginning of the answer, given: every sample continues after it. It counts towards
             ``max_completion_length``. To branch from a rollout at a position, give its prompt and its first tokens.
+        noise: Two 32-bit numbers. The draws of sample ``i`` depend on the first of them in the place of the step, and
+            on the second one plus ``i`` in the place of ``rollout_id + i``. Default: step and ``rollout_id``.
+        drafts: Per sample, tokens that it may begin with; none where there are fewer of them than samples. One pass
+            checks them: what decoding would draw as well is kept, and decoding goes on from there (docs/reuse.md).
     """
 
     prompt_ids: Sequence[int]
     num_samples: int
     rollout_id: int
     prefix_ids: Sequence[int] = ()
+    noise: tuple[int, int] | None = None
+    drafts: Sequence[np.ndarray] = ()
 
 
 @dataclass(frozen=True)
 class Counters:
     """What one call of ``generate`` cost in this process."""
 
-    tokens: int = 0  # drawn and kept
+    tokens: int = 0  # decoded and kept
     slot_steps: int = 0  # decode steps times the rows of the program, live or not; what the device computed
     prefilled: int = 0  # context tokens whose keys and values were computed, padding left out
     seconds: float = 0.0  # wall clock
     host_seconds: float = 0.0  # of them, not waiting for the device
+    drafts: int = 0  # completions that had one
+    kept_whole: int = 0  # drafts that are the completion, so that nothing was decoded
+    kept_tokens: int = 0  # that the check of the drafts drew, and decoding did not have to
+
+    def __add__(self, other: "Counters") -> "Counters":
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Counters(*(one + another for one, another in pairs))
 
     @property
     def occupancy(self) -> float:
@@ -124,8 +137,7 @@ class Rollouts:
         """One after the other, as if the requests had been those of one call."""
         starts = np.cumsum([0, *(part.prompt_index.max(initial=-1) + 1 for part in parts[:-1])])
         index = [part.prompt_index + start for part, start in zip(parts, starts, strict=True)]
-        costs = [vars(part.counters).values() for part in parts]
-        counters = Counters(*(sum(values) for values in zip(*costs, strict=True)))
+        counters = sum((part.counters for part in parts), Counters())
         joined = columns.join([{n: c for n, c in vars(part).items() if n != "counters"} for part in parts])
         return Rollouts(**joined | {"prompt_index": np.concatenate(index).astype(np.int32)}, counters=counters)
 

@@ -212,6 +212,9 @@ def test_a_batch_keeps_order_and_groups():
 def test_settings_without_effect_are_refused():
     with pytest.raises(ExtraError, match=r"train\.max_num_gen_batches=2 has no effect on judge scores"):
         check_settings(settings({"max_num_gen_batches": 2}))
+    returning = {"model": {"preset": "tiny"}, "rollout": {"noise": "problem"}}
+    with pytest.raises(ExtraError, match=r"rollout\.noise=problem has no effect on judge scores"):
+        check_settings(config_from_dict(returning))
     with pytest.raises(ExtraError, match="does not go with judge scores"):
         check_settings(config_from_dict({"model": {"preset": "tiny"}, "explore": {"preset": "corrected"}}))
     check_settings(settings())
@@ -232,11 +235,11 @@ def test_which_judge_is_read(tmp_path):
 
 
 def test_drift_warns_once_each_time_the_gap_has_widened():
-    drift = Drift(0.2)
+    drift = Drift()
     told = []
     for gap in [0.1] * 5 + [None] + [0.5] * 5 + [0.1] * 5 + [0.9] * 5:
         drift.observe(gap)
-        resumed = Drift(0.2)
+        resumed = Drift()
         resumed.restore(drift.state())
         alarm = drift.alarm()
         assert (resumed.alarm() is None) == (alarm is None)
@@ -244,7 +247,7 @@ def test_drift_warns_once_each_time_the_gap_has_widened():
     assert sum(alarm is not None for alarm in told) == 2
     assert "judge scores have risen by 0.24 more" in next(alarm for alarm in told if alarm)
     assert drift.observe(0.9)["judge/drift"] == pytest.approx(0.8)
-    assert Drift(0.2).observe(0.3) == {}
+    assert Drift().observe(0.3) == {}
 
 
 def test_stored_groups_are_read_in_any_order_and_once(tmp_path):
