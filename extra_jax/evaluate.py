@@ -20,6 +20,7 @@ from extra_jax.checkpoint import restore_params
 from extra_jax.config import Config, DataConfig
 from extra_jax.data.load import load_data
 from extra_jax.data.problem import Problem
+from extra_jax.data.sources import guess_rates
 from extra_jax.errors import ExtraError
 from extra_jax.model.fingerprint import fingerprint
 from extra_jax.parallel.processes import agree, filled_share, gather_objects, is_main
@@ -44,13 +45,14 @@ _WAVES = 4
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Problems to measure on, their prompts as tokens, and what rewards them."""
+    """Problems to measure on, their prompts as tokens, what rewards them, and how often a guess solves each."""
 
     name: str
     source: str
     problems: list[Problem]
     prompts: dict[str, list[int]]
     rewards: Rewards
+    guesser: list[float] | None
 
 
 class Evaluator:
@@ -81,7 +83,8 @@ class Evaluator:
                 config.reward, data, self.params.max_completion_length, prompt_opens_thinking=opens
             )
         check_problems(problems, self.rewards[identity])
-        return Benchmark(name, data.source, problems, prompts, self.rewards[identity])
+        guesser = guess_rates(data.source, problems)  # on every process, before step 1: it may be the user's
+        return Benchmark(name, data.source, problems, prompts, self.rewards[identity], guesser)
 
     def __call__(self, params: nnx.State, step: int, progress: OnProgress | None = None) -> dict[str, float]:
         """Evaluates parameters in the training layout; writes the completions and the numbers.
@@ -113,7 +116,8 @@ class Evaluator:
                     weights = self.policy.rollout_weights(params)
                 with log or nullcontext():
                     self._complete(benchmark, log, weights, step, progress)
-                    record = log.finish(_majority(benchmark, log.rows())) if log else None
+                    if log:
+                        record = log.finish(_majority(benchmark, log.rows()), benchmark.guesser)
             if log and log.aside:
                 print(f"{benchmark.name}: step {step} was measured in another way before; this is in {log.folder}")
             if record is not None:

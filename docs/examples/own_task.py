@@ -5,7 +5,9 @@ extra-jax train configs/quickstart.yaml data.source=docs/examples/own_task.py:so
     'reward.correct={function: sorted_well, threshold: 1}' eval.data=null
 """
 
+import math
 import random
+from collections import Counter
 
 from extra_jax import Problem
 from extra_jax.data.tasks.family import split_name
@@ -19,6 +21,14 @@ def sorting(count: int, *, seed: int, split: str, letters: int = 5) -> list[Prob
         if split_name(f"sort:{word}") == split:
             words[word] = Problem(f"sort:{word}", f"sort {word}\n", "".join(sorted(word)), meta={"word": word})
     return list(words.values())
+
+
+def shuffled(problem: Problem) -> float:
+    """Probability that the letters in a random order are right; ``eval`` prints it beside pass@k."""
+    return math.prod(map(math.factorial, Counter(problem.answer).values())) / math.factorial(len(problem.answer))
+
+
+sorting.guesser = shuffled
 
 
 def sorted_well(prompts, completions, answer, **columns) -> list[float]:

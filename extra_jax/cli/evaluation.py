@@ -47,7 +47,7 @@ def _eval(config: "Config", args: argparse.Namespace) -> None:
 
 def evaluation_table(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """A column for each benchmark, and one for the mean over several; a line for each score."""
-    from extra_jax.telemetry.evaluations import mean_summary
+    from extra_jax.telemetry.evaluations import guessed_pass_at_k, mean_summary
     from extra_jax.telemetry.report_data import unjudged_share
 
     summaries = {name: record["summary"] for name, record in records.items()}
@@ -58,6 +58,9 @@ def evaluation_table(records: Mapping[str, Mapping[str, Any]]) -> list[list[str]
     for score in scores:
         label = f"pass@1 (avg@{next(iter(records.values()))['num_generations']})" if score == "pass@1" else score
         lines.append([label, *(_interval(summary.get(score)) for summary in summaries.values())])
+        guesses = [guessed_pass_at_k(record, score) for record in records.values()]
+        if any(guess is not None for guess in guesses):
+            lines.append(["  by guessing, without a model", *("-" if g is None else f"{g:.3f}" for g in guesses)])
     for label, shown in (
         ("problems", lambda record: f"{record['num_problems']:,} x {record['num_generations']} samples"),
         ("length", lambda record: f"{record['mean_length']:,.0f} tokens"),

@@ -4,7 +4,7 @@ import difflib
 import inspect
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -17,6 +17,9 @@ from extra_jax.files import ordinary_file, parse_json
 
 TASKS: dict[str, Callable[..., list[Problem]]] = {"countdown": countdown.generate, "chain": chain.generate}
 """Generated task families by source name."""
+
+GUESSERS: dict[str, Callable[[Problem], float]] = {"countdown": countdown.guess_rate}
+"""How often somebody without a model passes a problem of a task. An own task brings it as an attribute, ``guesser``."""
 
 _HUB = "hub:"
 _logger = logging.getLogger(__name__)
@@ -125,6 +128,23 @@ def hub_rows(repository: str, config: str | None, split: str, where: str) -> Ite
 def is_own_task(source: str) -> bool:
     """Whether a source names a function of the user's that generates problems: ``path/file.py:name``."""
     return ".py:" in source
+
+
+def guess_rates(source: str, problems: Sequence[Problem]) -> list[float] | None:
+    """``[P]`` probabilities that one guess without a model is correct; ``None`` where the source has no guesser.
+
+    Raises:
+        ExtraError: the guesser of an own task gives something else than a probability.
+    """
+    own = is_own_task(source)
+    guesser = getattr(load_object(source, "data.source"), "guesser", None) if own else GUESSERS.get(source)
+    if guesser is None:
+        return None
+    rates = [guesser(problem) for problem in problems]
+    for problem, rate in zip(problems, rates, strict=True):
+        if not isinstance(rate, int | float) or not 0 <= rate <= 1:
+            raise ExtraError(f"{source}: guesser gives {rate!r:.40} for {problem.uid}; give a probability, 0 to 1")
+    return rates
 
 
 def _own_task(

@@ -70,6 +70,7 @@ class Evaluation(BaseModel):
     truncated: list[list[Literal[0, 1]]]
     verdicts: list[list[str]]
     majority: list[FiniteFloat] | None = None
+    guesser: list[Annotated[FiniteFloat, Field(ge=0, le=1)]] | None = None
 
     @model_validator(mode="after")
     def _has_its_shape(self) -> Self:
@@ -81,6 +82,8 @@ class Evaluation(BaseModel):
                 raise ValueError(f"{name}: not a matrix of {problems} problems x {samples} samples")
         if self.majority is not None and len(self.majority) != problems:
             raise ValueError(f"majority: not {problems} numbers")
+        if self.guesser is not None and len(self.guesser) != problems:
+            raise ValueError(f"guesser: not {problems} numbers")
         if beyond := [name for name in self.summary if "@" in name and int(name.partition("@")[2]) > samples]:
             raise ValueError(f"summary: {beyond[0]} of {samples} samples")
         if self.majority is None and any(name.startswith("maj@") for name in self.summary):
@@ -174,11 +177,12 @@ class EvaluationLog:
             parsed = (parse_row(line, self._path[PART], number) for number, line in enumerate(file, start=2))
             return [{key: row[key] for key in _NUMBERED} for row in parsed]
 
-    def finish(self, majority: Sequence[float] | None = None) -> Record:
+    def finish(self, majority: Sequence[float] | None = None, guesser: Sequence[float] | None = None) -> Record:
         """Writes the numbers and gives the completions their name.
 
         Args:
             majority: ``[P]`` scores of majority voting, where samples can vote.
+            guesser: ``[P]`` probabilities that a guess without a model is correct, where the task knows.
 
         Raises:
             ValueError: problems are missing.
@@ -187,6 +191,7 @@ class EvaluationLog:
         if len(rows) != n * self._identity["num_problems"]:
             raise ValueError(f"{len(rows)} rows for {self._identity['num_problems']} problems x {n} samples")
         record = evaluation_record(self._step, self._identity, rows, majority)
+        record["guesser"] = None if guesser is None else list(guesser)
         self._move_aside()
         with self._path[PART].open("rb") as part, whole_file(self._path[ROWS]) as file:
             part.readline()
@@ -302,6 +307,13 @@ def _scores(record: Mapping[str, Any], name: str) -> np.ndarray | None:
         return np.asarray(record["majority"])
     correct = np.asarray(record["correct"])
     return pass_at_k(correct.shape[1], correct.sum(axis=1), int(at))
+
+
+def guessed_pass_at_k(record: Mapping[str, Any], name: str) -> float | None:
+    """``name`` (``pass@k``) of somebody who guesses ``k`` times without a model; ``None`` where no guesser is known."""
+    if record.get("guesser") is None or not name.startswith("pass@"):
+        return None
+    return float(np.mean(1 - (1 - np.asarray(record["guesser"])) ** int(name.partition("@")[2])))
 
 
 def flat_metrics(record: Record, prefix: str) -> dict[str, float]:

@@ -1,15 +1,20 @@
 """The generated task families: distinct, deterministic, verifiable, and never shared between splits."""
 
+import random
 import re
+from fractions import Fraction
 from itertools import combinations_with_replacement, permutations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extra_jax.data.problem import Problem
 from extra_jax.data.tasks import chain, countdown
 from extra_jax.data.tasks.family import split_name
 from extra_jax.errors import ExtraError
+from extra_jax.reward.countdown import CountdownGrader
+from extra_jax.reward.verdict import Verdict
 
 TASKS = {"countdown": countdown.generate, "chain": chain.generate}
 
@@ -204,3 +209,64 @@ def test_impossible_requests_are_refused(family, arguments, message):
     count, split = arguments.pop("count", 5), arguments.pop("split", "train")
     with pytest.raises(ExtraError, match=message):
         draw(family, count, 0, split, **arguments)
+
+
+def countdown_problem(numbers, target):
+    return Problem("countdown/x", "", str(target), meta={"numbers": list(numbers), "target": target})
+
+
+@pytest.mark.parametrize(
+    ("numbers", "target", "rate"),
+    [
+        ((2, 3), 5, 1 / 3),  # sum, product, difference
+        ((2, 4), 2, 2 / 4),  # 4-2 and 4/2 of four legal steps
+        ((7, 7), 1, 1 / 3),  # 7-7 is no positive number
+        ((2, 3), 7, 0.0),
+        ((1, 1, 1), 3, 3 / 9 * 1 / 4),  # 1+1, of 1+1, 1*1 and 1/1; then 2+1, of four steps
+    ],
+)
+def test_the_guesser_of_countdown_by_hand(numbers, target, rate):
+    assert countdown.guess_rate(countdown_problem(numbers, target)) == pytest.approx(rate)
+
+
+def test_the_guesser_is_the_share_of_random_walks_that_pass_the_grader():
+    """Walks of another program: an operator of two positions at random, taken if the grader's rules allow it."""
+    rng = random.Random(5)
+    for problem in draw("countdown", 4, 0, "test"):
+        hits, walks = 0, 3000
+        for _ in range(walks):
+            left, lines = [Fraction(n) for n in problem.meta["numbers"]], []
+            while len(left) > 1:
+                legal = [
+                    (i, j, op, value)
+                    for i, j in permutations(range(len(left)), 2)
+                    for op, value in (
+                        ("+", left[i] + left[j]),
+                        ("*", left[i] * left[j]),
+                        ("-", left[i] - left[j]),
+                        ("/", left[i] / left[j]),
+                    )
+                    if value > 0
+                    and value.denominator == 1
+                    and not (op in "+*" and i > j)
+                    and not (op == "/" and left[i] < left[j])
+                ]
+                # 4/4 counts once, whichever of the two is above
+                legal = [m for m in legal if not (m[2] == "/" and left[m[0]] == left[m[1]] and m[0] > m[1])]
+                i, j, op, value = rng.choice(legal)
+                lines.append(f"{left[i]}{op}{left[j]}={value}")
+                left = [n for k, n in enumerate(left) if k not in (i, j)] + [value]
+                if value == problem.meta["target"]:
+                    break
+            grade = CountdownGrader().grade([problem], ["\n".join(lines) + "\n"])[0]
+            hits += grade.verdict is Verdict.CORRECT
+        rate = countdown.guess_rate(problem)
+        assert abs(hits / walks - rate) < 5 * (rate * (1 - rate) / walks) ** 0.5
+
+
+def test_walks_estimate_what_is_too_large_to_be_enumerated(monkeypatch):
+    problem = countdown_problem((1, 2, 3, 4), 10)
+    exact = countdown.guess_rate(problem)
+    monkeypatch.setattr(countdown, "_EXACT_NUMBERS", 3)
+    assert abs(countdown.guess_rate(problem) - exact) < 5 * (exact * (1 - exact) / 4000) ** 0.5
+    assert countdown.guess_rate(problem) == countdown.guess_rate(problem)

@@ -87,12 +87,12 @@ def eval_lines(step, correct, uids=None, verdicts=None):
     return [to_json(row) for row in rows]
 
 
-def write_eval(run_dir, step, correct, uids=None, verdicts=None, majority=None, own=True, **identity):
+def write_eval(run_dir, step, correct, uids=None, verdicts=None, majority=None, own=True, guesser=None, **identity):
     """A finished evaluation of a ``[P, N]`` outcome matrix; returns its metrics."""
     with EvaluationLog(run_dir, step, eval_identity(*np.shape(correct), **identity), own=own) as log:
         log.resume(1)
         log.append(eval_lines(step, correct, uids, verdicts))
-        return flat_metrics(log.finish(majority), "eval_")
+        return flat_metrics(log.finish(majority, guesser), "eval_")
 
 
 def training_metrics(step, nan=False):

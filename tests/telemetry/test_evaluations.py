@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extra_jax.cli.evaluation import evaluation_table
 from extra_jax.errors import ExtraError
 from extra_jax.telemetry.evaluations import (
     EvaluationLog,
     evaluation_path,
     flat_metrics,
+    guessed_pass_at_k,
     mean_summary,
     read_completions,
     read_evaluations,
@@ -35,6 +37,17 @@ def test_an_evaluation_is_stored_with_its_matrix_and_returned_as_metrics(tmp_pat
     assert stored["verdicts"][1] == ["timeout", "timeout"]
     assert (stored["step"], stored["grader"], stored["uids"]) == (20, "sums/1", ["p0", "p1", "p2"])
     assert [row["uid"] for row in read_completions(tmp_path, "sums", 20)] == ["p0", "p0", "p1", "p1", "p2", "p2"]
+
+
+def test_what_a_guess_reaches_is_stored_and_printed_beside_pass_at_k(tmp_path):
+    write_eval(tmp_path, 20, CORRECT, guesser=[0.5, 0.25, 0, 1, 0])
+    (stored,) = read_evaluations(tmp_path)["sums"]
+    assert guessed_pass_at_k(stored, "pass@1") == pytest.approx(1.75 / 5)
+    assert guessed_pass_at_k(stored, "pass@2") == pytest.approx((0.75 + 0.4375 + 1) / 5)
+    assert guessed_pass_at_k(stored, "maj@2") is None
+    lines = evaluation_table({"sums": stored, "other": stored | {"guesser": None}})
+    assert lines[2] == ["  by guessing, without a model", "0.350", "-"]
+    assert evaluation_table({"other": stored | {"guesser": None}})[2][0] == "pass@2"
 
 
 def test_metrics_of_several_benchmarks_carry_their_name(tmp_path):
