@@ -104,7 +104,7 @@ READS = (
     Read("contamination", "d.jsonl", ("data", "contamination", "{W}/d.jsonl", "{W}/e.jsonl")),
     Read("contamination of", "e.jsonl", ("data", "contamination", "{W}/d.jsonl", "{W}/e.jsonl", "--out", "{W}/o")),
     Read("fetch", "aime24.jsonl", ("data", "fetch", "aime24", "--source", "{W}", "--out", "{W}/fetched")),
-    Read("prompts", "p.jsonl", ("sample", "{W}/c.yaml", "--dry-run", "--file", "{W}/p.jsonl")),
+    Read("prompts", "p.jsonl", ("sample", "{W}/c.yaml", "--dry-run", "--file", "{W}/p.jsonl"), ("cut",)),
     Read("prompts as text", "p.txt", ("sample", "{W}/c.yaml", "--dry-run", "--file", "{W}/p.txt"),
          ("list", "number", "null", "text", "object", "deep", "digits", "surrogate", "cut")),
     Read("model of train", "model/config.json", (*_DRY, *_MODEL)),
