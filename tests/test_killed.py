@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: the run ends as if nothing had happened. ``benchmarks/chaos/kill.py`` does it hundreds of times."""
+"""SIGKILL at random moments: the run ends as if nothing had happened. ``benchmarks/chaos/kill.py`` has more kills."""
 
 import random
 import time

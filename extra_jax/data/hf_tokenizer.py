@@ -215,7 +215,7 @@ def load_fast(directory: Path, name: str) -> Any:
             f"and give the folder, or give 'tiny'."
         )
     for file in directory.iterdir():
-        if file.suffix in (".json", ".jinja", ".txt", ".model") and file.exists() and not file.is_file():
+        if file.suffix in (".json", ".jinja", ".txt", ".model") and not file.is_file():  # a broken link, too
             raise ExtraError(f"{name}: {file.name} is not an ordinary file. Fetch the folder again.")
     settings = directory / "tokenizer_config.json"
     if settings.exists() and (code := read_json_object(settings).get("auto_map")):

@@ -145,6 +145,12 @@ def test_a_pipe_in_place_of_a_file_is_refused(tmp_path, name):
         load_tokenizer(tmp_path)
 
 
+def test_a_broken_link_in_place_of_settings_is_refused(tmp_path):
+    (hf_folder(tmp_path) / "generation_config.json").symlink_to(tmp_path / "blobs/gone")
+    with pytest.raises(ExtraError, match=r"generation_config\.json.* not an ordinary file"):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "use"),
     [
