@@ -79,6 +79,8 @@ class Checkpointer:
             cleanup_tmp_directories=not read_only,  # whose folder it is, only the training process knows
             async_options=ocp.AsyncOptions(timeout_secs=_PATIENCE),
         )
+        if jax.process_count() == 1:  # with several, it is what ends a run whose other processes are gone
+            ocp.multihost.coordination_timeout = lambda: _PATIENCE
         self._quiet = contextlib.ExitStack()
         with disk_errors(self.directory):
             self._quiet.enter_context(_without_complaints())

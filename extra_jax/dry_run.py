@@ -49,10 +49,11 @@ def describe(config: Config, verb: str) -> str:
     held_out = {name: _load(data, e.seed, e.dir) for name, data in benchmarks.items()}
     check_trackers(config.logging.trackers if verb in ("train", "sft", "exprl") else ())
     facts = {"run directory": _run_dir(config)}
-    if verb != "plan":  # which takes the shape of a model that is not on this machine from its name
-        shape, origin = _shape(config)
+    # `plan` takes the shape of a model that is not on this machine from its name.
+    if verb != "plan" or not config.model.path or Path(config.model.path).expanduser().exists():
+        shape, origin = _shape(config, weights=verb != "plan")
         facts |= _model_facts(config, shape, origin)
-        if verb not in ("import-hf", "export-hf"):
+        if verb not in ("import-hf", "export-hf", "plan"):
             _check_lengths(config, shape, verb, train or [], [p for many in held_out.values() for p in many or ()])
     facts["mesh"] = _mesh(config)
     if stored:
@@ -185,14 +186,14 @@ def _problems(data: DataConfig, problems: list[Problem] | None) -> str:
     return f"{_count(len(problems), 'problem')} of {data.source}{split}"
 
 
-def _shape(config: Config) -> tuple[Qwen3Config, str]:
-    """The shape of the model, and where it comes from."""
+def _shape(config: Config, weights: bool) -> tuple[Qwen3Config, str]:
+    """The shape of the model, and where it comes from; ``weights``: they must be there, too."""
     m = config.model
     if m.preset is not None:
         return preset(m.preset), f"random weights of preset {m.preset}"
     assert m.path is not None  # a model has a preset or a path
     folder = model_folder(m.path)
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         raise ExtraError(f"model.path={m.path}: no *.safetensors in this folder; give a Hugging Face model folder")
     return Qwen3Config.from_folder(folder), m.path
 

@@ -175,14 +175,17 @@ def read_text(path: str | os.PathLike[str]) -> str:
     """The text of a local or remote file that somebody else may have written.
 
     Raises:
-        ExtraError: as ``ordinary_file``; it cannot be read, or it is not UTF-8. A byte order mark is not part of it.
+        ExtraError: as ``ordinary_file``; it cannot be read, is not UTF-8, or holds NUL. A byte order mark is no part.
     """
     try:
-        return ordinary_file(path).read_bytes().decode("utf-8-sig")
+        text = ordinary_file(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ExtraError(f"{os.fspath(path)}: not UTF-8 text ({error}). Write it again as UTF-8.") from error
     except OSError as error:
         raise ExtraError(f"{os.fspath(path)}: cannot be read ({error.strerror or error}).") from error
+    if "\0" in text:  # what a crash of the machine leaves in place of the end of a file
+        raise ExtraError(f"{os.fspath(path)}: holds NUL characters, so it is damaged or no text. Write it again.")
+    return text
 
 
 def parse_json(text: str | bytes, where: str, remedy: str = "Repair or remove it.") -> Any:

@@ -1,7 +1,9 @@
 """What lies beside the arrays of a checkpoint: cursors, and a state of exploration of any shape."""
 
+import itertools
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +125,15 @@ def test_no_flipped_bit_goes_unnoticed(part: str, tmp_path: Path) -> None:
         assert saved.state["w"].tolist() == [saved.step] * 600
         assert saved.cursors == {"at": saved.step}
         assert saved.explore["seen"].tolist() == list(range(saved.step))
+
+
+def test_a_clock_that_jumps_by_years_spoils_no_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: now() + 30_000_000.0 * (next(calls) * 7 % 11))
+    with Checkpointer(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(3)}, {})
+    with Checkpointer(tmp_path) as checkpoints:
+        assert checkpoints.resume({"x": jnp.zeros(3)}, 1).state["x"].tolist() == [1, 1, 1]
 
 
 def test_who_finds_no_whole_checkpoint_does_not_start_over(tmp_path: Path) -> None:

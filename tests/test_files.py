@@ -96,6 +96,12 @@ def test_a_pipe_a_folder_and_a_missing_file_are_errors_and_no_hang(tmp_path):
             read_text(path)
 
 
+def test_a_text_that_a_crash_has_zeroed_is_refused(tmp_path):
+    (tmp_path / "p.txt").write_bytes(b"a prompt\n" + bytes(100))
+    with pytest.raises(ExtraError, match=r"p\.txt: holds NUL characters"):
+        read_text(tmp_path / "p.txt")
+
+
 def test_an_object_is_asked_for(tmp_path):
     (tmp_path / "x.json").write_text("[1]")
     with pytest.raises(ExtraError, match="expected a JSON object, found list"):

@@ -34,6 +34,16 @@ def test_files_in_order_are_accepted(tmp_path, monkeypatch, capsys):
         assert cli.main([text.format(W=tmp_path) for text in read.argv]) in (0, 1), capsys.readouterr().err
 
 
+def test_a_dry_run_of_plan_reads_a_model_folder_that_is_there(tmp_path, capsys):
+    prepare(tmp_path)
+    plan = next(read for read in READS if read.name == "model of plan")
+    argv = [text.format(W=tmp_path) for text in plan.argv]
+    assert cli.main(argv) == 0
+    (tmp_path / plan.file).write_text("[]")
+    assert cli.main(argv) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "field", ["problem:>99999999999", "problem:{x}", "problem!z", "problem!r", "x", "problem.x", ""]
 )

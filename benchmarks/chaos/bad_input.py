@@ -1,10 +1,11 @@
 """Every verb with every file that it reads, damaged in every way: a named error; no traceback, hang or silence.
 
-    python benchmarks/chaos/bad_input.py [ONLY_REGEX] [--out results.jsonl]
+    PYTHONPATH=$PWD python benchmarks/chaos/bad_input.py [ONLY_REGEX] [--out results.jsonl] [--summary bad_input.json]
 
 Every case runs ``extra_jax.cli.main`` in a process of its own, forked from one that has imported everything, for at
 most 60 seconds. Verdicts: ``ok`` (named error, or accepted where the damage does no harm), ``traceback``, ``bug``
-(status 70), ``hang``, ``silent`` (accepted), ``killed``.
+(status 70), ``hang``, ``silent`` (accepted), ``killed``. Called again with the same ``--out`` it goes on with the cases
+that are not there yet.
 """
 
 import argparse
@@ -103,7 +104,7 @@ READS = (
     Read("contamination", "d.jsonl", ("data", "contamination", "{W}/d.jsonl", "{W}/e.jsonl")),
     Read("contamination of", "e.jsonl", ("data", "contamination", "{W}/d.jsonl", "{W}/e.jsonl", "--out", "{W}/o")),
     Read("fetch", "aime24.jsonl", ("data", "fetch", "aime24", "--source", "{W}", "--out", "{W}/fetched")),
-    Read("prompts", "p.jsonl", ("sample", "{W}/c.yaml", "--dry-run", "--file", "{W}/p.jsonl")),
+    Read("prompts", "p.jsonl", ("sample", "{W}/c.yaml", "--dry-run", "--file", "{W}/p.jsonl"), ("cut",)),
     Read("prompts as text", "p.txt", ("sample", "{W}/c.yaml", "--dry-run", "--file", "{W}/p.txt"),
          ("list", "number", "null", "text", "object", "deep", "digits", "surrogate", "cut")),
     Read("model of train", "model/config.json", (*_DRY, *_MODEL)),
@@ -224,6 +225,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("only", nargs="?", default="", help="a regular expression")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--summary", type=Path)
     args = parser.parse_args()
     import grain  # noqa: F401
     import jax  # noqa: F401  # imported once, before the forks; no device is opened
@@ -232,18 +234,22 @@ def main() -> int:
 
     import extra_jax.assemble  # noqa: F401
 
-    count: Counter[str] = Counter()
-    rows = []
+    rows = list(map(json.loads, args.out.read_text().splitlines())) if args.out and args.out.exists() else []
+    done = {row["case"] for row in rows}
     for name, read, damage in cases():
-        if re.search(args.only, name):
+        if name not in done and re.search(args.only, name):
             verdict, said = run(read, damage)
-            count[verdict] += 1
             rows.append({"case": name, "verdict": verdict, "said": said})
+            if args.out:
+                with args.out.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
             if verdict != "ok":
                 print(f"{verdict:<9} {name}: {said}", flush=True)
-    if args.out:
-        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(f"{sum(count.values())} cases: {dict(count)}")
+    count = Counter(row["verdict"] for row in rows)
+    if args.summary:
+        not_ok = [row for row in rows if row["verdict"] != "ok"]
+        args.summary.write_text(json.dumps({"cases": len(rows), "verdicts": count, "not ok": not_ok}, indent=1) + "\n")
+    print(f"{len(rows)} cases: {dict(count)}")
     return int(set(count) != {"ok"})
 
 

@@ -1,59 +1,131 @@
-"""Memory, descriptors, threads and processes of a long run of tiny steps, with exploration and an evaluation.
+"""What a long run of tiny steps takes: memory, descriptors, threads, processes, and the time to go on and to report.
 
-    python benchmarks/chaos/load.py --steps 2000 --out benchmarks/chaos/load.json
+    PYTHONPATH=$PWD python benchmarks/chaos/load.py WORK [--steps 2000] [--out benchmarks/chaos]
 
-Writes what was seen every ``--every`` steps, the growth from the half of the run to its end, and exits with 1 where
-something grows: descriptors, threads or processes at all, memory by more than 0.05 MB a step.
+One process trains with exploration, evaluations and two pools of worker processes. At 500, 1,000 and 2,000 steps its
+folder is copied; afterwards each copy is continued by one step and reported. Writes ``load.csv`` (a line every twenty
+steps), ``load_times.csv`` and ``load.svg``, and exits with 1 where something grows over the second half: descriptors,
+threads or processes by more than one in a thousand steps, memory by more than 0.05 MB a step. Called again with the
+same WORK after training has ended, it only measures the copies.
 """
 
 import argparse
+import contextlib
+import csv
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
-    "data.limit=64", "eval.data.limit=4", "eval.num_generations=2", "train.prompts_per_step=8",
-    "train.num_generations=4", "train.row_length=64", "train.micro_batch_rows=16", "rollout.max_completion_length=24",
-    "rollout.slots=32", "rollout.chunk=24", "mesh.emulated_cpu_devices=1", "checkpoint.every=20",
-    "explore.prompts.prefixes.warmup_steps=1", "explore.prompts.prefixes.guided_fraction=0.25",
+    "data.limit=64", "eval.data.limit=4", "eval.num_generations=2", "train.prompts_per_step=4",
+    "train.num_generations=4", "train.row_length=64", "train.micro_batch_rows=8", "rollout.max_completion_length=16",
+    "rollout.slots=16", "rollout.chunk=16", "mesh.emulated_cpu_devices=1", "checkpoint={every: 20, keep: 2}",
+    "explore.prompts.prefixes={guided_fraction: 0.25, warmup_steps: 1, min_tokens: 4, min_gap: 4, every: 4}",
+    "reward.functions=[auto, {function: math, weight: 0}, {function: format, weight: 0}]",
 )  # fmt: skip
-LARGEST_GROWTH = {"memory_mb": 0.05, "descriptors": 0.0, "threads": 0.0, "processes": 0.0}
+COLUMNS = ("memory_mb", "memory_workers_mb", "descriptors", "descriptors_workers", "threads", "processes")
+LARGEST_GROWTH = dict.fromkeys(COLUMNS, 0.001) | {"memory_mb": 0.05, "memory_workers_mb": 0.05}
 """A step, over the second half of the run."""
+COPIES = (500, 1000, 2000)
+EVERY = 20
+
+
+def processes(pid: int) -> Iterator[int]:
+    """A process and all that come of it."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from processes(int(child))
 
 
 def look(pid: int) -> dict[str, float]:
-    status = Path(f"/proc/{pid}/status").read_text()
-    children = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=False)
-    return {
-        "memory_mb": int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024,
-        "descriptors": len(list(Path(f"/proc/{pid}/fd").iterdir())),
-        "threads": int(re.search(r"Threads:\s+(\d+)", status)[1]),
-        "processes": len(children.stdout.split()),
-    }
+    """The numbers of ``COLUMNS``; a worker that is replaced meanwhile is not counted."""
+    seen = []
+    for process in [pid, *list(processes(pid))[1:]]:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            status = Path(f"/proc/{process}/status").read_text()
+            numbers = [int(re.search(rf"{key}:\s+(\d+)", status)[1]) for key in ("VmRSS", "Threads")]
+            seen.append((numbers[0] / 1024, numbers[1], len(os.listdir(f"/proc/{process}/fd"))))
+    trainer, *workers = seen
+    memory, open_files = (sum(worker[i] for worker in workers) for i in (0, 2))
+    return dict(zip(COLUMNS, (trainer[0], memory, trainer[2], open_files, trainer[1], len(seen)), strict=True))
 
 
-def watch(run: Path, steps: int, every: int, seconds: float) -> list[dict[str, float]]:
-    """Trains, and looks at the process whenever ``every`` further steps are done; stops it after ``seconds``."""
-    command = [sys.executable, "-m", "extra_jax.cli", "train", str(ROOT / "configs/exploration.yaml"), *SETTINGS,
-               f"train.max_steps={steps}", f"eval.every={max(1, steps // 4)}", f"run.dir={run}"]  # fmt: skip
-    seen, end, next_step = [], time.monotonic() + seconds, every
-    with open(run.with_suffix(".log"), "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
-        while process.poll() is None and time.monotonic() < end:
-            metrics = run / "metrics.jsonl"
-            done = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-            if done >= next_step:
-                seen.append({"step": done, **look(process.pid)})
-                next_step = done + every
-            time.sleep(0.05)
-        process.terminate()
-        process.wait()
+def command(run: Path, steps: int) -> list[str]:
+    return [sys.executable, "-m", "extra_jax.cli", "train", str(ROOT / "configs/exploration.yaml"), *SETTINGS,
+            f"train.max_steps={steps}", "eval.every=450", f"run.dir={run}"]  # fmt: skip
+
+
+def lines(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def newest(run: Path) -> int:
+    return max((int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+
+
+def train(work: Path, steps: int) -> list[dict[str, float]]:
+    """Trains, looks at the process every ``EVERY`` steps, and copies the folder at the steps of ``COPIES``."""
+    run, seen, copies = work / "run", [], [step for step in COPIES if step < steps]
+    shutil.rmtree(run, ignore_errors=True)
+    with open(work / "run.log", "w") as log:
+        process = subprocess.Popen(command(run, steps), stdout=log, stderr=log, cwd=ROOT)
+        while process.poll() is None:
+            if lines(run) >= EVERY * (len(seen) + 1):
+                with contextlib.suppress(OSError, IndexError):  # it has just ended
+                    seen.append({"step": lines(run), **look(process.pid)})
+            if copies and newest(run) >= copies[0]:
+                copied = work / f"at_{copies.pop(0)}"
+                shutil.rmtree(copied, ignore_errors=True)
+                kept = shutil.ignore_patterns("*.tmp", "*orbax*", *[str(n) for n in range(newest(run))])
+                shutil.copytree(run, copied, ignore=kept)
+            time.sleep(0.1)
+    assert process.returncode == 0, (work / "run.log").read_text()[-2000:]
+    shutil.rmtree(work / f"at_{steps}", ignore_errors=True)
+    run.rename(work / f"at_{steps}")
     return seen
+
+
+def times(work: Path, step: int) -> dict[str, float]:
+    """Continues a copy by one step and writes its report; seconds of the clock and of the processor."""
+    source, run = work / f"at_{step}", work / "copy"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(source, run) if step else None
+    first = newest(run)
+    began = time.monotonic()
+    with open(work / "copy.log", "w") as log:
+        process = subprocess.Popen(command(run, first + 1), stdout=log, stderr=log, cwd=ROOT)
+        while process.poll() is None and not _has(run, first + 1):
+            time.sleep(0.02)
+        taken = time.monotonic() - began
+        _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0, (work / "copy.log").read_text()[-2000:]
+    program = f"""
+import json, time
+from extra_jax.telemetry.report import write_report
+clock, processor = time.monotonic(), time.process_time()
+path = write_report({str(run)!r})
+print(json.dumps([time.monotonic() - clock, time.process_time() - processor, path.stat().st_size / 1024]))
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    report = json.loads(said)
+    megabytes = sum(path.stat().st_size for path in (run / "rollouts").iterdir()) / 2**20
+    return {"step": first, "first_step_s": taken, "processor_s": usage.ru_utime + usage.ru_stime,
+            "report_s": report[0], "report_processor_s": report[1], "report_kb": report[2],
+            "metrics_kb": (run / "metrics.jsonl").stat().st_size / 1024, "rollouts_mb": megabytes}  # fmt: skip
+
+
+def _has(run: Path, step: int) -> bool:
+    file = run / "metrics.jsonl"
+    return file.exists() and f'{{"step": {step},' in file.read_text()[-100_000:]
 
 
 def slopes(seen: list[dict[str, float]]) -> dict[str, float]:
@@ -61,32 +133,53 @@ def slopes(seen: list[dict[str, float]]) -> dict[str, float]:
     late = [row for row in seen if row["step"] >= seen[-1]["step"] / 2]
     mean_step = sum(row["step"] for row in late) / len(late)
     below = sum((row["step"] - mean_step) ** 2 for row in late)
-    return {name: sum((row["step"] - mean_step) * row[name] for row in late) / below for name in LARGEST_GROWTH}
+    return {name: sum((row["step"] - mean_step) * row[name] for row in late) / below for name in COLUMNS}
+
+
+def draw(seen: list[dict[str, float]], path: Path) -> None:
+    from extra_jax.telemetry.charts import Line, line_chart, save
+
+    steps = [row["step"] for row in seen]
+    charts = []
+    for title, unit, names in (
+        ("Memory", "MB", {"trainer": "memory_mb", "its workers": "memory_workers_mb"}),
+        ("Open descriptors", "", {"trainer": "descriptors", "its workers": "descriptors_workers"}),
+        ("Threads of the trainer", "", {"threads": "threads"}),
+        ("Processes, workers included", "", {"processes": "processes"}),
+    ):
+        drawn = [
+            Line(label, steps, [row[name] for row in seen], i, exact=True)
+            for i, (label, name) in enumerate(names.items())
+        ]
+        charts.append(line_chart(drawn, unit=unit).titled(title))
+    save(path, *charts, columns=2)
+
+
+def write(path: Path, rows: list[dict[str, float]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: round(value, 2) for name, value in row.items()} for row in rows)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=lambda text: Path(text).absolute())
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--every", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=3600.0, help="stop after this time")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        seen = watch(Path(folder) / "run", args.steps, args.every, args.seconds)
-        if len(seen) < 4:
-            print((Path(folder) / "run.log").read_text()[-2000:])
-            return 1
-        run = Path(folder) / "run"
-        kilobytes = {name: (run / name).stat().st_size / 1024 for name in ("metrics.jsonl",)}
-        kilobytes["rollouts"] = sum(path.stat().st_size for path in (run / "rollouts").iterdir()) / 1024
-    growth = slopes(seen)
-    result = {"steps": seen[-1]["step"], "growth_a_step": growth, "kilobytes": kilobytes, "columns": list(seen[0])}
-    if args.out:
-        rows = ",\n  ".join(json.dumps([round(value, 1) for value in row.values()]) for row in seen)
-        args.out.write_text(f'{json.dumps(result, indent=1)[:-2]},\n "seen": [\n  {rows}\n ]\n}}\n')
-    print(json.dumps({name: result[name] for name in ("steps", "growth_a_step", "kilobytes")}))
-    grows = [name for name, most in LARGEST_GROWTH.items() if growth[name] > most + 1e-9]
-    print(f"grows: {', '.join(grows)}" if grows else "flat")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(args.work / "cache")
+    args.work.mkdir(parents=True, exist_ok=True)
+    if not (args.work / f"at_{args.steps}").exists():
+        seen = train(args.work, args.steps)
+        write(args.out / "load.csv", seen)
+        draw(seen, args.out / "load.svg")
+    with (args.out / "load.csv").open() as file:
+        growth = slopes([{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)])
+    steps = [0, *(step for step in COPIES if step < args.steps), args.steps]
+    write(args.out / "load_times.csv", [times(args.work, step) for step in steps])
+    grows = [name for name, most in LARGEST_GROWTH.items() if growth[name] > most]
+    print(json.dumps(growth), f"grows: {', '.join(grows)}" if grows else "flat", sep="\n")
     return int(bool(grows))
 
 

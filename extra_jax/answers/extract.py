@@ -57,7 +57,7 @@ def complete_boxes(text: str) -> list[tuple[int, int, str]]:
     A box whose brace never closes is skipped; complete boxes inside it count.
     """
     opened: list[tuple[int, int, bool]] = []
-    found: list[tuple[int, int, str]] = []
+    found: list[tuple[int, int, int, int]] = []  # a box, and its content
     for token in _BRACES.finditer(text):
         word = token.group()
         if word.endswith("{") and word != "\\{":
@@ -67,8 +67,8 @@ def complete_boxes(text: str) -> list[tuple[int, int, str]]:
             if is_box:
                 while found and found[-1][0] > start:
                     found.pop()
-                found.append((start, token.end(), text[content : token.start()]))
-    return found
+                found.append((start, token.end(), content, token.start()))
+    return [(start, end, text[first:last]) for start, end, first, last in found]
 
 
 def closing_brace(text: str, start: int, *, escapes: bool = True) -> int | None:

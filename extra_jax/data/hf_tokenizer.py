@@ -16,6 +16,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.files import read_json_object, write_file
 
 _GENERATION_CONFIG = "generation_config.json"
+_LARGEST_VOCABULARY = 2**22  # ten times that of any model; tables have an entry per token
 _RENDER_SECONDS = 10  # after which a chat template counts as one that never ends
 _PRIVATE_USE = range(0xE000, 0xF900)  # characters that no text means anything by
 _TURNS = re.compile(r"im_start|start_header_id|start_of_turn|\[INST\]|<\|user\|>")  # what begins a turn of a chat
@@ -51,6 +52,11 @@ class HFTokenizer:
         self._template_kwargs = dict(chat_template_kwargs or {})
         self._check_template_kwargs()
         self.vocab_size: int = max(self._tokenizer.get_vocab().values(), default=-1) + 1
+        if self.vocab_size > _LARGEST_VOCABULARY:
+            raise ExtraError(
+                f"tokenizer {str(directory)!r} has a token with the number {self.vocab_size - 1:,}; at most "
+                f"{_LARGEST_VOCABULARY:,} tokens are supported. Fetch its files again."
+            )
         self._generation_config = self._read_settings(_GENERATION_CONFIG)
         self.stop_ids: tuple[int, ...] = self._read_stop_ids()
         pad_id = self._tokenizer.pad_token_id
@@ -64,11 +70,13 @@ class HFTokenizer:
             )
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        with _panics_named(self._directory):
+            return self._tokenizer.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         plain = [int(token) for token in ids]
-        return self._tokenizer.decode(plain, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        with _panics_named(self._directory):
+            return self._tokenizer.decode(plain, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def token_bytes(self) -> list[bytes]:
         ids = range(self.vocab_size)
@@ -115,7 +123,8 @@ class HFTokenizer:
 
     def _encode_as_text(self, text: str, mark: str = "") -> list[int]:
         plain = text.replace(mark, "") if mark else text
-        return self._tokenizer.encode(plain, add_special_tokens=False, split_special_tokens=True)
+        with _panics_named(self._directory):
+            return self._tokenizer.encode(plain, add_special_tokens=False, split_special_tokens=True)
 
     def _marked(self, value: Any, mark: str) -> Any:
         return self._control.sub(lambda m: m[0][0] + mark + m[0][1:], value) if isinstance(value, str) else value
@@ -206,7 +215,7 @@ def load_fast(directory: Path, name: str) -> Any:
             f"and give the folder, or give 'tiny'."
         )
     for file in directory.iterdir():
-        if file.suffix in (".json", ".jinja", ".txt", ".model") and file.exists() and not file.is_file():
+        if file.suffix in (".json", ".jinja", ".txt", ".model") and not file.is_file():  # a broken link, too
             raise ExtraError(f"{name}: {file.name} is not an ordinary file. Fetch the folder again.")
     settings = directory / "tokenizer_config.json"
     if settings.exists() and (code := read_json_object(settings).get("auto_map")):
@@ -229,6 +238,19 @@ def load_fast(directory: Path, name: str) -> Any:
     if not tokenizer.is_fast or len(tokenizer) < 2:  # without a vocabulary, transformers makes one of a single token
         raise ExtraError(f"{name} has no tokenizer.json. Fetch it, or convert the folder to a fast tokenizer first.")
     return tokenizer
+
+
+@contextmanager
+def _panics_named(directory: Path) -> Iterator[None]:
+    """A panic of the library, which is written in Rust, as an error about the folder; it is no ``Exception``."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ExtraError(
+            f"the tokenizer in {directory} fails on a text: {str(error)[:300].rstrip('.')}. Fetch its files again."
+        ) from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from extra_jax.data.problem import Problem, prompt_text
 from extra_jax.data.rows import Row, RowError, to_problem
 from extra_jax.data.sources import read_rows
 from extra_jax.data.tokenizer import Tokenizer
+from extra_jax.errors import ExtraError
 
 KINDS: Mapping[str, str] = {
     "unreadable": "no problem can be made of the row",
@@ -93,7 +94,7 @@ def lint(
         max_prompt_length: Tokens that a prompt may have, template included.
 
     Raises:
-        ExtraError: No such file, or JSON that is broken.
+        ExtraError: No such file, one without rows, or JSON that is broken.
     """
     findings: list[Finding] = []
     problems: dict[int, Problem] = {}
@@ -113,6 +114,8 @@ def lint(
             findings.append(Finding(row.number, "leaked", leak))
         if tokenizer and (tokens := len(tokenizer.encode_prompt(problem.prompt))) > max_prompt_length:
             findings.append(Finding(row.number, "long_prompt", f"{tokens} tokens; {max_prompt_length} are allowed"))
+    if not total:
+        raise ExtraError(f"{path}: holds no rows. Write it again.")
     every = list(problems.values())
     unread = gold_problems([problem.answer for problem in every]) if gold_problems else [""] * len(every)
     unlike = form_problems(every) if form_problems else [""] * len(every)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from extra_jax.errors import ExtraError
-from extra_jax.files import read_json_object, write_file
+from extra_jax.files import ordinary_file, read_json_object, write_file
 
 _logger = logging.getLogger(__name__)
 
@@ -123,11 +123,15 @@ def scores_name(rollouts: str, tries: int) -> str:
 
 
 class Part:
-    """A complete Parquet file."""
+    """A complete Parquet file.
+
+    Raises:
+        ExtraError: it is no ordinary file.
+    """
 
     def __init__(self, path: epath.Path):
         self.path, self.name = path, path.name.removesuffix(".parquet")
-        with path.open("rb") as file:
+        with ordinary_file(path).open("rb") as file:
             self.groups = pq.ParquetFile(file).num_row_groups
 
     def read(self, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None) -> list[dict[str, Any]]:

@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from extra_jax.errors import ExtraError
 from extra_jax.files import as_model, parse_json, read_json, remove_orphans, whole_file, write_file
-from extra_jax.telemetry.files import EVALS_FOLDER, local_run_dir, parse_row, read_jsonl, to_json
+from extra_jax.telemetry.files import EVALS_FOLDER, local_run_dir, parse_row, to_json
+from extra_jax.telemetry.records import read_rows
 from extra_jax.telemetry.statistics import (
     evaluation_metrics,
     evaluation_summary,
@@ -366,4 +367,4 @@ def read_completions(run_dir: str | Path, benchmark: str, step: int) -> list[Row
     if not path.is_file():
         steps = ", ".join(map(str, evaluated_steps(run_dir, benchmark, ROWS))) or "none"
         raise ExtraError(f"{path}: no such file; evaluated steps of {benchmark}: {steps}")
-    return list(read_jsonl(path))
+    return list(read_rows(path))

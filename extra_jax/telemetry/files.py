@@ -1,7 +1,7 @@
 """Files of a run directory: where they live and how they are written so that a kill never leaves half a file."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,6 @@ def to_json(row: Mapping[str, Any]) -> str:
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Writes one JSON object per line, atomically."""
     return write_file(path, "".join(to_json(row) + "\n" for row in rows))
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the objects of a JSONL file.
-
-    Raises:
-        ExtraError: the file is missing, or a row is not a JSON object (the row is numbered from 1).
-    """
-    if not path.is_file():
-        raise ExtraError(f"{path}: no such file")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            yield parse_row(line, path, number)
 
 
 def parse_row(line: str, path: Path, number: int) -> dict[str, Any]:

@@ -19,11 +19,13 @@ from extra_jax.rollout.types import Rollouts
 from extra_jax.telemetry.files import (
     ROLLOUTS_FOLDER,
     local_run_dir,
-    read_jsonl,
+    parse_row,
     write_jsonl,
 )
 
 SIGNIFICANT_DIGITS = 5
+
+_SHOWN = ("step", "uid", "prompt", "completion", "completion_ids", "verdict", "stop_reason")
 
 
 def write_rollouts(
@@ -164,7 +166,31 @@ def read_rollouts(run_dir: str | Path, step: int) -> list[dict[str, Any]]:
         steps = recorded_steps(run_dir)
         known = f"steps with records: {', '.join(map(str, steps))}" if steps else "the run has none"
         raise ExtraError(f"{path}: no such file; {known} (see logging.rollouts_every)")
-    return list(read_jsonl(path))
+    return list(read_rows(path))
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a record, of training or of an evaluation.
+
+    Raises:
+        ExtraError: the file is missing, or a row is damaged or has not what every row has.
+    """
+    if not path.is_file():
+        raise ExtraError(f"{path}: no such file")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            yield read_row(line, path, number)
+
+
+def read_row(line: str, path: Path, number: int) -> dict[str, Any]:
+    """One row of a record; ``path`` and ``number`` (from 1) name it in the error."""
+    row = parse_row(line, path, number)
+    if missing := [name for name in _SHOWN if name not in row]:
+        raise ExtraError(
+            f"{path}, row {number}: has no {', '.join(missing)}, so it is no record of a completion. Put the file back "
+            "from a copy, or move it away: a report is made of what is left"
+        )
+    return row
 
 
 def recorded_steps(run_dir: str | Path) -> list[int]:

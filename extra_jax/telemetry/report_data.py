@@ -19,11 +19,9 @@ from extra_jax.telemetry.files import (
     METRICS_FILE,
     RUN_FILE,
     local_run_dir,
-    parse_row,
-    read_jsonl,
 )
 from extra_jax.telemetry.metrics import read_metrics
-from extra_jax.telemetry.records import record_path, recorded_steps
+from extra_jax.telemetry.records import read_row, read_rows, record_path, recorded_steps
 from extra_jax.telemetry.statistics import paired_change, paired_difference
 
 _UNJUDGED = (Verdict.GOLD_UNPARSEABLE, Verdict.TIMEOUT, Verdict.ERROR)
@@ -270,7 +268,7 @@ def _first_samples(run: RunData, evaluation: Mapping[str, Any], problems: Sequen
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(itertools.islice(file, (max(problems, default=-1) + 1) * n)):
             if number % n == 0 and number // n in problems:
-                rows[number // n] = parse_row(line, path, number + 1)
+                rows[number // n] = read_row(line, path, number + 1)
     if missing := set(problems) - rows.keys():
         raise ExtraError(f"{path}: fewer rows than its evaluation has; problem {min(missing)} is missing")
     return rows
@@ -280,7 +278,7 @@ def _training_examples(run: RunData, steps: Sequence[int]) -> list[Example]:
     examples = []
     for step in dict.fromkeys((steps[0], steps[-1])):
         for correct in (True, False):
-            rows = itertools.islice(read_jsonl(record_path(run.directory, step)), _LOOKED_AT)
+            rows = itertools.islice(read_rows(record_path(run.directory, step)), _LOOKED_AT)
             row = next((r for r in rows if (r["verdict"] == "correct") == correct), None)
             if row is not None:
                 title = f"Step {step:,}, {'correct' if correct else 'not correct'}"
@@ -306,7 +304,7 @@ def _head(path: Path) -> Iterator[dict[str, Any]]:
             size += len(line)
             if size > _SAMPLED_BYTES and number > 1:
                 return
-            yield parse_row(line, path, number)
+            yield read_row(line, path, number)
 
 
 def span_text(seconds: float) -> str:

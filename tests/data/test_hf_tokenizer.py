@@ -145,6 +145,49 @@ def test_a_pipe_in_place_of_a_file_is_refused(tmp_path, name):
         load_tokenizer(tmp_path)
 
 
+def test_a_broken_link_in_place_of_settings_is_refused(tmp_path):
+    (hf_folder(tmp_path) / "generation_config.json").symlink_to(tmp_path / "blobs/gone")
+    with pytest.raises(ExtraError, match=r"generation_config\.json.* not an ordinary file"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "use"),
+    [
+        (
+            {
+                "pre_tokenizer": {
+                    "type": "Split",
+                    "pattern": {"Regex": "(a+)+$"},
+                    "behavior": "Isolated",
+                    "invert": False,
+                }
+            },
+            lambda tokenizer: tokenizer.encode("a" * 40 + "b"),
+        ),
+        (
+            {"decoder": {"type": "Sequence", "decoders": [{"type": "Strip", "content": "7", "start": 3, "stop": 3}]}},
+            lambda tokenizer: tokenizer.decode(tokenizer.encode("7")),
+        ),
+    ],
+    ids=["encode", "decode"],
+)
+def test_a_panic_of_the_library_is_an_error_about_the_folder(tmp_path, change, use):
+    hf_folder(tmp_path, stop=256)
+    write_settings(tmp_path, "tokenizer.json", **change)
+    tokenizer = load_tokenizer(tmp_path)
+    with pytest.raises(ExtraError, match="fails on a text"):
+        use(tokenizer)
+
+
+def test_a_token_of_an_immense_number_is_refused(tmp_path):
+    hf_folder(tmp_path, stop=256)
+    model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    write_settings(tmp_path, "tokenizer.json", model=model | {"vocab": model["vocab"] | {"far": 2**32 - 1}})
+    with pytest.raises(ExtraError, match="number 4,294,967,295"):
+        load_tokenizer(tmp_path)
+
+
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from([10**400, 1e400, "<|end|>", 257]),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),

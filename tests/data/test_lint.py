@@ -8,6 +8,7 @@ from extra_jax import cli
 from extra_jax.data.lint import Duplicates, leaked, lint
 from extra_jax.data.problem import Problem
 from extra_jax.data.tokenizer import load_tokenizer
+from extra_jax.errors import ExtraError
 
 CLEAN = [
     {
@@ -33,6 +34,12 @@ def found(tmp_path, *rows, **checks):
 
 def test_a_clean_file_has_no_findings(tmp_path):
     assert found(tmp_path) == []
+
+
+def test_a_file_without_rows_is_refused(tmp_path):
+    (tmp_path / "set.jsonl").write_text("\n")
+    with pytest.raises(ExtraError, match=r"set\.jsonl: holds no rows"):
+        lint(str(tmp_path / "set.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def test_rollouts_read_back_as_written_with_a_row_group_a_prompt(tmp_path):
     shard = store.rollout_parts(tmp_path)[1]
     assert shard.groups == 2
     assert {row["group"] for row in shard.read(("group",), [1])} == {rows[12]["group"]}
+
+
+def test_a_pipe_among_the_parts_is_refused_and_not_waited_for(tmp_path):
+    (tmp_path / "rollouts").mkdir()
+    os.mkfifo(tmp_path / "rollouts/a.parquet")
+    with pytest.raises(ExtraError, match=r"a\.parquet: is not an ordinary file"):
+        store.rollout_parts(tmp_path)
 
 
 def test_writing_twice_leaves_one_copy(tmp_path):

@@ -183,7 +183,7 @@ def test_long_runs_stay_small(tmp_path, monkeypatch):
     for step in range(2, 400):
         shutil.copy(tmp_path / "rollouts" / "step_000001.jsonl", tmp_path / "rollouts" / f"step_{step:06d}.jsonl")
     parsed = []
-    monkeypatch.setattr(report_data, "parse_row", lambda line, *where: parsed.append(1) or json.loads(line))
+    monkeypatch.setattr(report_data, "read_row", lambda line, *where: parsed.append(1) or json.loads(line))
     html, _, text = page_of(tmp_path)
     assert len(html) < 1_500_000
     assert len(parsed) == 2 * 24, "two completions of 24 steps"
@@ -271,6 +271,18 @@ def test_no_field_of_a_run_becomes_an_element(tmp_path):
 
 def test_a_folder_that_is_not_a_run_is_explained(tmp_path):
     with pytest.raises(ExtraError, match=r"neither metrics\.jsonl nor evals/"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["verdict", "completion_ids"])
+def test_records_without_a_key_are_named(tmp_path, key):
+    with MetricsLog(tmp_path) as log:
+        log.log(1, training_metrics(1))
+    path = write_records(tmp_path, 1, [[True, False]])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    del rows[1][key]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ExtraError, match=rf"step_000001\.jsonl, row 2: has no {key}"):
         write_report(tmp_path)
 
 
