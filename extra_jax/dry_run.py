@@ -48,11 +48,12 @@ def describe(config: Config, verb: str) -> str:
     benchmarks = config.benchmarks if verb in EVALUATES else {}
     held_out = {name: _load(data, e.seed, e.dir) for name, data in benchmarks.items()}
     check_trackers(config.logging.trackers if verb in ("train", "sft", "exprl") else ())
-    facts = {"run directory": _run_dir(config)}
+    facts, positions = {"run directory": _run_dir(config)}, math.inf
     # `plan` takes the shape of a model that is not on this machine from its name.
     if verb != "plan" or not config.model.path or Path(config.model.path).expanduser().exists():
         shape, origin = _shape(config, weights=verb != "plan")
         facts |= _model_facts(config, shape, origin)
+        positions = shape.context_length
         if verb not in ("import-hf", "export-hf", "plan"):
             _check_lengths(config, shape, verb, train or [], [p for many in held_out.values() for p in many or ()])
     facts["mesh"] = _mesh(config)
@@ -72,7 +73,8 @@ def describe(config: Config, verb: str) -> str:
         facts["completion"] = f"at most {config.rollout.max_completion_length:,} tokens, {_sampling(config)}"
     width = max(map(len, facts))
     lines = [f"{verb}: the configuration is valid", *(f"  {name:<{width}}  {value}" for name, value in facts.items())]
-    return "\n".join(lines + [f"warning: {text}" for text in find_warnings(config, verb, train, held_out)])
+    warnings = find_warnings(config, verb, train, held_out, positions)
+    return "\n".join(lines + [f"warning: {text}" for text in warnings])
 
 
 def _train_facts(config: Config, problems: list[Problem] | None) -> Facts:

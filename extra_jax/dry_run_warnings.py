@@ -1,30 +1,34 @@
 """Settings that are allowed and probably not meant; shown by ``--dry-run``."""
 
 import json
+import math
 from collections.abc import Iterator
 
 from extra_jax.config import Config
 from extra_jax.data.problem import Problem
-from extra_jax.model.config import Qwen3Config
 from extra_jax.reward.rewards import make_rewards
 from extra_jax.rollout.store import STORE_BYTES, store_bytes
 
 EVALUATES = ("train", "sft", "exprl", "eval")
-_CONTEXT_LIMIT = Qwen3Config.max_position_embeddings
 _LONG_RUN = 50  # steps from which a run without a checkpoint on the way is worth a warning
 
 HeldOut = dict[str, list[Problem] | None]
 
 
 def find_warnings(
-    config: Config, verb: str, train: list[Problem] | None = None, held_out: HeldOut | None = None
+    config: Config,
+    verb: str,
+    train: list[Problem] | None = None,
+    held_out: HeldOut | None = None,
+    positions: float = math.inf,
 ) -> list[str]:
-    """Settings that are allowed and probably not meant, one sentence each with the remedy."""
+    """Settings that are allowed and probably not meant, one sentence each with the remedy; ``positions`` are those that
+    the model knows."""
     warnings, e = [], config.eval
-    if verb in ("train", "exprl", "rollout", "eval", "sample") and config.max_sequence_length > _CONTEXT_LIMIT:
+    if verb in ("train", "exprl", "rollout", "eval", "sample") and config.max_sequence_length > positions:
         warnings.append(
             f"rollout.max_prompt_length + rollout.max_completion_length = {config.max_sequence_length:,} exceeds "
-            f"Qwen3's {_CONTEXT_LIMIT:,} positions"
+            f"the {positions:,} positions of the model"
         )
     if verb in ("train", "exprl"):
         warnings += _train_warnings(config)
@@ -32,8 +36,8 @@ def find_warnings(
         warnings += _noise_warnings(config, len(train))
     if verb in EVALUATES and config.benchmarks and e.temperature == 0 and e.num_generations > 1:
         warnings.append(f"eval.temperature=0: all {e.num_generations} samples of a problem are equal; use 1 sample")
-    if verb == "sft" and config.sft.row_length > _CONTEXT_LIMIT:
-        warnings.append(f"sft.row_length={config.sft.row_length:,} exceeds Qwen3's {_CONTEXT_LIMIT:,} positions")
+    if verb == "sft" and config.sft.row_length > positions:
+        warnings.append(f"sft.row_length={config.sft.row_length:,} exceeds the {positions:,} positions of the model")
     seen = {json.dumps(problem.prompt) for problem in train or ()}  # a chat cannot be hashed
     for name, problems in (held_out or {}).items():
         if shared := sum(json.dumps(problem.prompt) in seen for problem in problems or ()):

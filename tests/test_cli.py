@@ -427,7 +427,7 @@ def test_a_model_folder_needs_weights_and_shows_its_size(tmp_path):
     [
         ({"rollout": {"temperature": 0}}, "every advantage is 0"),
         ({"rollout": {"top_p": 0.9}}, "cut the distribution"),
-        ({"rollout": {"max_completion_length": 40_960}, "train": {}}, "exceeds Qwen3's 40,960 positions"),
+        ({"rollout": {"max_completion_length": 40_960}, "train": {}}, "exceeds the 1,024 positions of the model"),
         ({"train": {"epsilon": 0.2, "epsilon_high": 0.1}}, "train.epsilon_high=0.1 is below"),
         ({"train": {"delta": 2.0}}, "train.delta has no effect"),
         ({"reward": {"functions": [{"function": "auto", "args": {"values": {"correct": 0.0}}}]}}, "same reward"),

@@ -24,6 +24,7 @@ def test_every_recipe_is_listed_here():
         "exploration",
         "tiny_base",
         "math_smoke",
+        "gsm8k_0_5b",
         "qwen3_1_7b_grpo",
         "exprl_outcome",
         "exprl_process",
@@ -48,6 +49,7 @@ def test_every_recipe_is_listed_here():
         ("sft", "exprl_sft", []),
         ("train", "exprl_stage2", ["model.path=tiny-base"]),
         ("train", "math_smoke", ["data.source={problems}", "tokenizer.path={chat_tokenizer}"]),
+        ("train", "gsm8k_0_5b", ["model.path=null", "model.preset=Qwen2.5-0.5B", "tokenizer.path={chat_tokenizer}"]),
         (
             "train",
             "qwen3_1_7b_grpo",

@@ -1,4 +1,4 @@
-"""Where each tensor of a Hugging Face Qwen3 lives in our parameter tree, and how its axes are arranged.
+"""Where each tensor of a Hugging Face model lives in our parameter tree, and how its axes are arranged.
 
 Hugging Face keeps one matrix per layer, output axis first and heads merged with head dim; we keep one stack
 per kind, input axis first and heads apart (``model/qwen3.py``). This table is the only place that knows both.
@@ -90,31 +90,39 @@ _LAYER: tuple[tuple[str, str, Layout, Layout | None], ...] = (
     ("self_attn.o_proj", "attention.o_proj", _HEADS_IN, _SAME_1D),
     ("self_attn.q_norm", "attention.q_norm", _SAME_1D, None),
     ("self_attn.k_norm", "attention.k_norm", _SAME_1D, None),
-    ("mlp.gate_proj", "mlp.gate_proj", _SWAPPED, None),
-    ("mlp.up_proj", "mlp.up_proj", _SWAPPED, None),
-    ("mlp.down_proj", "mlp.down_proj", _SWAPPED, None),
+    ("mlp.gate_proj", "mlp.gate_proj", _SWAPPED, _SAME_1D),
+    ("mlp.up_proj", "mlp.up_proj", _SWAPPED, _SAME_1D),
+    ("mlp.down_proj", "mlp.down_proj", _SWAPPED, _SAME_1D),
     ("input_layernorm", "input_norm", _SAME_1D, None),
     ("post_attention_layernorm", "post_attention_norm", _SAME_1D, None),
 )
 
 
 def hf_tensors(config: Qwen3Config) -> list[HFTensor]:
-    """Every tensor of the checkpoint, in the order of ``Qwen3ForCausalLM.state_dict``; a tied head is not one."""
+    """Every tensor of the checkpoint, in the order of a ``state_dict`` of ``transformers``; a tied head is not one."""
     tensors = [HFTensor(EMBEDDING, ("embed",), None, _SAME_2D)]
     for layer in range(config.num_hidden_layers):
-        tensors += _layer_tensors(layer, bias=config.attention_bias)
+        tensors += _layer_tensors(layer, config)
     tensors.append(HFTensor("model.norm.weight", ("final_norm", "scale"), None, _SAME_1D))
     if not config.tie_word_embeddings:
         tensors.append(HFTensor(HEAD, ("lm_head",), None, _SWAPPED))
     return tensors
 
 
-def _layer_tensors(layer: int, *, bias: bool) -> list[HFTensor]:
+def _layer_tensors(layer: int, config: Qwen3Config) -> list[HFTensor]:
     tensors = []
     for theirs, ours, weight_layout, bias_layout in _LAYER:
+        if ours.endswith(("q_norm", "k_norm")) and not config.family.qk_norm:
+            continue
         name, path = f"model.layers.{layer}.{theirs}", ("layers", *ours.split("."))
         leaf = "scale" if ours.endswith("norm") else "kernel"
         tensors.append(HFTensor(f"{name}.weight", (*path, leaf), layer, weight_layout))
-        if bias and bias_layout is not None:
+        if bias_layout is not None and _has_bias(ours, config):
             tensors.append(HFTensor(f"{name}.bias", (*path, "bias"), layer, bias_layout))
     return tensors
+
+
+def _has_bias(module: str, config: Qwen3Config) -> bool:
+    if module.startswith("mlp"):
+        return config.mlp_bias
+    return config.attention_bias if module == "attention.o_proj" else config.qkv_bias

@@ -1,4 +1,4 @@
-"""Qwen3 (dense) in Flax NNX.
+"""The dense decoder of Qwen and Llama in Flax NNX; ``model/families.py`` says what sets the families apart.
 
 Trainer, sampler and evaluation all call this one module (docs/design.md, decision 1). Layers are stacked and
 scanned, so program size does not grow with depth; a CPU unrolls them where they are few. Parameters keep
@@ -16,10 +16,11 @@ from flax import nnx
 
 from extra_jax.model.attention import AttentionMask, Past, attend, platform
 from extra_jax.model.config import Qwen3Config
+from extra_jax.model.rope import rope, rotate
 from extra_jax.parallel.sharding import constrain
 
 MAX_UNROLLED = 8  # layers that may be apart in a program; beyond, its size would grow with depth for little
-_INIT_SCALE = 0.02  # initializer_range of every Qwen3
+_INIT_SCALE = 0.02  # initializer_range of every family
 
 _REMAT = {
     "none": lambda f: f,
@@ -112,22 +113,27 @@ class Linear(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention with a norm on queries and keys."""
+    """Grouped-query attention; in some families with a norm on queries and keys, in others with biases."""
 
     def __init__(self, config: Qwen3Config, rngs: nnx.Rngs, dtype: jnp.dtype, outputs_first: bool):
         d, n, k, h = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        options = {"bias": config.attention_bias, "outputs_first": outputs_first}
-        self.q_proj = Linear(rngs, (d, n, h), ("embed", "heads", None), dtype, **options)
-        self.k_proj = Linear(rngs, (d, k, h), ("embed", "kv_heads", None), dtype, **options)
-        self.v_proj = Linear(rngs, (d, k, h), ("embed", "kv_heads", None), dtype, **options)
-        self.o_proj = Linear(rngs, (n, h, d), ("heads", None, "embed"), dtype, inputs=2, **options)
-        self.q_norm = RMSNorm(h, config.rms_norm_eps, dtype)
-        self.k_norm = RMSNorm(h, config.rms_norm_eps, dtype)
+        inputs = {"bias": config.qkv_bias, "outputs_first": outputs_first}
+        output = {"bias": config.attention_bias, "outputs_first": outputs_first}
+        self.q_proj = Linear(rngs, (d, n, h), ("embed", "heads", None), dtype, **inputs)
+        self.k_proj = Linear(rngs, (d, k, h), ("embed", "kv_heads", None), dtype, **inputs)
+        self.v_proj = Linear(rngs, (d, k, h), ("embed", "kv_heads", None), dtype, **inputs)
+        self.o_proj = Linear(rngs, (n, h, d), ("heads", None, "embed"), dtype, inputs=2, **output)
+        normed = config.family.qk_norm
+        self.q_norm = RMSNorm(h, config.rms_norm_eps, dtype) if normed else None
+        self.k_norm = RMSNorm(h, config.rms_norm_eps, dtype) if normed else None
 
-    def queries_keys_values(self, x: jax.Array, rope: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def queries_keys_values(self, x: jax.Array, turns: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """``x [B, T, D]`` -> rotated queries ``[B, T, N, H]`` and keys, and values ``[B, T, K, H]``."""
-        q = _rotate(self.q_norm(constrain(self.q_proj(x), "batch", None, "heads", None)), rope)
-        k = _rotate(self.k_norm(constrain(self.k_proj(x), "batch", None, "kv_heads", None)), rope)
+        q = constrain(self.q_proj(x), "batch", None, "heads", None)
+        k = constrain(self.k_proj(x), "batch", None, "kv_heads", None)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, turns), rotate(k, turns)
         return q, k, constrain(self.v_proj(x), "batch", None, "kv_heads", None)
 
 
@@ -136,9 +142,10 @@ class MLP(nnx.Module):
 
     def __init__(self, config: Qwen3Config, rngs: nnx.Rngs, dtype: jnp.dtype, outputs_first: bool):
         d, f = config.hidden_size, config.intermediate_size
-        self.gate_proj = Linear(rngs, (d, f), ("embed", "mlp"), dtype, outputs_first=outputs_first)
-        self.up_proj = Linear(rngs, (d, f), ("embed", "mlp"), dtype, outputs_first=outputs_first)
-        self.down_proj = Linear(rngs, (f, d), ("mlp", "embed"), dtype, outputs_first=outputs_first)
+        options = {"bias": config.mlp_bias, "outputs_first": outputs_first}
+        self.gate_proj = Linear(rngs, (d, f), ("embed", "mlp"), dtype, **options)
+        self.up_proj = Linear(rngs, (d, f), ("embed", "mlp"), dtype, **options)
+        self.down_proj = Linear(rngs, (f, d), ("mlp", "embed"), dtype, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
@@ -155,11 +162,11 @@ class DecoderLayer(nnx.Module):
         self.mlp = MLP(config, rngs, dtype, outputs_first)
 
     def __call__(
-        self, x: jax.Array, rope: jax.Array, mask: AttentionMask, past: Sequence[Past] = ()
+        self, x: jax.Array, turns: jax.Array, mask: AttentionMask, past: Sequence[Past] = ()
     ) -> tuple[jax.Array, KeysValues]:
         """``x [B, T, D]`` -> the same after this layer, and the keys and values of its tokens."""
         with jax.named_scope("attention"):
-            q, k, v = self.attention.queries_keys_values(self.input_norm(x), rope)
+            q, k, v = self.attention.queries_keys_values(self.input_norm(x), turns)
             x = constrain(x + self.attention.o_proj(attend(q, k, v, mask, past)), "batch", None, None)
         with jax.named_scope("mlp"):
             x = constrain(x + self.mlp(self.post_attention_norm(x)), "batch", None, None)
@@ -236,12 +243,12 @@ class Qwen3(nnx.Module):
         if segment_ids is not None:  # training, where parameters are split over fsdp: tokens travel, not the table
             table = constrain(table, "vocab", "embed")
         x = constrain(table[tokens], "batch", None, None)
-        rope = _rope(positions, self.config.head_dim, self.config.rope_theta)
+        turns = rope(positions, self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
         mask = AttentionMask(positions, segment_ids, contexts)
         valid = [cache.valid for cache in past]
 
         def run(layer: DecoderLayer, x: jax.Array, caches: list[KeysValues]) -> tuple[jax.Array, KeysValues]:
-            return layer(x, rope, mask, [Past(kv.k, kv.v, v) for kv, v in zip(caches, valid, strict=True)])
+            return layer(x, turns, mask, [Past(kv.k, kv.v, v) for kv, v in zip(caches, valid, strict=True)])
 
         caches = [cache.kv for cache in past]
         if self.scan:
@@ -275,18 +282,3 @@ def head_logits(config: Qwen3Config, hidden: jax.Array, head: jax.Array) -> jax.
     flat = hidden.reshape(-1, hidden.shape[-1])
     logits = jnp.einsum(equation, flat, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
     return logits.reshape(*hidden.shape[:-1], -1)
-
-
-def _rope(positions: jax.Array, head_dim: int, theta: float) -> jax.Array:
-    """Cosines and sines of the angles of the rotary embedding, ``[2, B, T, 1, H/2]``, f32; once for all layers."""
-    frequencies = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
-    # else XLA computes them again for every head of every layer, where they are added to something
-    return jax.lax.optimization_barrier(jnp.stack([jnp.cos(angles), jnp.sin(angles)]))
-
-
-def _rotate(x: jax.Array, rope: jax.Array) -> jax.Array:
-    """Rotates ``x [B, T, heads, H]``, in f32; halves are paired as Qwen3 pairs them."""
-    cos, sin = rope
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

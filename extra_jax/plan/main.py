@@ -87,7 +87,7 @@ def model_shape(config: Config) -> Qwen3Config:
     path = config.model.path
     if path is None:
         return preset(config.model.preset)
-    name = Path(path).name.removeprefix("Qwen3-")
+    name = Path(path).name.removeprefix("Qwen3-").removeprefix("DeepSeek-").removesuffix("-Instruct")
     if not Path(path).expanduser().is_dir() and name in PRESETS:
         return preset(name)
     return Qwen3Config.from_folder(model_folder(path))

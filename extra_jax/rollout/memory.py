@@ -40,10 +40,10 @@ def default_chunk(max_completion_length: int) -> int:
 
 def check_context(config: Qwen3Config, longest: int) -> None:
     """Refuses sequences that are longer than the positions that the model knows."""
-    if longest > config.max_position_embeddings:
+    if longest > config.context_length:
         raise ExtraError(
             f"rollout.max_prompt_length + max_completion_length = {longest} tokens, but the model has "
-            f"max_position_embeddings={config.max_position_embeddings}. Lower one of them"
+            f"max_position_embeddings={config.context_length}. Lower one of them"
         )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from transformers import AutoConfig
 from transformers import Qwen3Config as TorchConfig
 
 from extra_jax.errors import ExtraError
@@ -80,8 +81,9 @@ def test_2507_models_keep_their_rope_theta():
 def test_to_hf_reads_back_here_and_in_transformers(name):
     config = preset(name)
     assert Qwen3Config.from_hf(config.to_hf()) == config
-    theirs = TorchConfig(**config.to_hf())
-    assert theirs.rope_parameters == {"rope_theta": config.rope_theta, "rope_type": "default"}
+    theirs = AutoConfig.for_model(**config.to_hf())
+    scaling = None if config.rope_scaling is None else dataclasses.asdict(config.rope_scaling)
+    assert theirs.rope_parameters == {"rope_theta": config.rope_theta} | (scaling or {"rope_type": "default"})
     # transformers 5 nests rope_parameters and lists layer_types; its own spelling reads back too
     assert Qwen3Config.from_hf(theirs.to_dict()) == config
 
@@ -90,8 +92,8 @@ def test_to_hf_reads_back_here_and_in_transformers(name):
     ("change", "message"),
     [
         ({"model_type": "qwen3_moe"}, "model_type is 'qwen3_moe'"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}}, "rope_type='yarn'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "rope_scaling"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6, "factor": 4.0}}, "rope_type='linear'"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"use_sliding_window": True}, "use_sliding_window=True"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),

@@ -1,4 +1,4 @@
-"""Our Qwen3 against ``transformers``: logits, gradients, cache, packing."""
+"""Our decoder against ``transformers``, family by family: logits, gradients, cache, packing."""
 
 import functools
 
@@ -12,7 +12,7 @@ from flax import nnx
 from extra_jax.model.hf_names import hf_tensors
 from extra_jax.model.qwen3 import Cache, KeysValues, Qwen3
 from extra_jax.parallel.reshard import unstack_layers
-from model.torch_qwen3 import SMALL, load_ours, our_logits, save_torch, torch_logits, torch_model
+from model.torch_qwen3 import FAMILIES, SMALL, load_ours, our_logits, save_torch, torch_logits, torch_model
 
 BATCH, LENGTH = 3, 24
 ATOL = 1e-4
@@ -27,9 +27,12 @@ VARIANTS = {
         (False, 5e6, False),
         (False, 1e6, True),
     ]
-}
+} | FAMILIES
 
-GRADIENT_VARIANTS = {name: VARIANTS[name] for name in ("tied-theta5e+06", "untied-theta1e+06-bias")}
+GRADIENT_VARIANTS = {
+    name: VARIANTS[name]
+    for name in ("tied-theta5e+06", "untied-theta1e+06-bias", "qwen2", "llama-untied-biases", "qwen3-yarn")
+}
 
 
 @pytest.fixture(scope="module", params=VARIANTS.values(), ids=VARIANTS)

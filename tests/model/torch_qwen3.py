@@ -1,5 +1,6 @@
-"""The reference: ``transformers``' Qwen3 in torch on the CPU, with random weights that make every term count."""
+"""The reference: models of ``transformers`` in torch on the CPU, with random weights that make every term count."""
 
+import copy
 import dataclasses
 import functools
 from pathlib import Path
@@ -8,12 +9,12 @@ import jax
 import numpy as np
 import torch
 from flax import nnx
-from transformers import Qwen3Config as TorchConfig
-from transformers import Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from extra_jax.config import MeshConfig, ModelConfig
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import Model, build_model
+from extra_jax.model.rope import Llama3Scaling, YarnScaling
 from extra_jax.parallel.mesh import make_mesh
 
 SMALL = Qwen3Config(
@@ -27,13 +28,33 @@ SMALL = Qwen3Config(
     max_position_embeddings=512,
 )
 
+# One of each kind of model, as changes of ``SMALL``; the contexts are those of tokens in the tests.
+LLAMA3 = Llama3Scaling(8.0, 1.0, 4.0, 32)
+YARN = YarnScaling(4.0, 32)
+FAMILIES = {
+    name: {"num_hidden_layers": 2} | changes
+    for name, changes in {
+        "qwen2": dict(model_type="qwen2"),
+        "qwen2-untied": dict(model_type="qwen2", tie_word_embeddings=False, rope_theta=1e4, head_dim=4),
+        "llama": dict(model_type="llama", rope_theta=5e5, rms_norm_eps=1e-5, rope_scaling=LLAMA3),
+        "llama-untied-biases": dict(
+            model_type="llama", tie_word_embeddings=False, attention_bias=True, mlp_bias=True, rope_scaling=LLAMA3
+        ),
+        "qwen3-yarn": dict(rope_scaling=YARN),
+        "qwen2-yarn-stated": dict(
+            model_type="qwen2", rope_theta=1e4, rope_scaling=YarnScaling(2.5, 24, attention_factor=1.3, beta_fast=8.0)
+        ),
+    }.items()
+}
+
 SHARD = 40_000  # bytes of a file; several files for a model of this size
 
 
-def torch_model(seed: int = 0, **changes: object) -> Qwen3ForCausalLM:
+def torch_model(seed: int = 0, **changes: object) -> PreTrainedModel:
     """A reference model of ``SMALL`` with ``changes``; activations of size one, norms and biases not trivial."""
-    config = TorchConfig(**dataclasses.replace(SMALL, **changes).to_hf(), attn_implementation="eager")
-    model = Qwen3ForCausalLM(config).float().eval()
+    tree = copy.deepcopy(dataclasses.replace(SMALL, **changes).to_hf())
+    config = AutoConfig.for_model(**tree)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -45,7 +66,7 @@ def torch_model(seed: int = 0, **changes: object) -> Qwen3ForCausalLM:
     return model
 
 
-def save_torch(model: Qwen3ForCausalLM, folder: Path, max_shard_size: int | str = "5GB") -> Path:
+def save_torch(model: PreTrainedModel, folder: Path, max_shard_size: int | str = "5GB") -> Path:
     """The folder as ``transformers`` writes it."""
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     return folder
@@ -65,7 +86,7 @@ def our_logits(graphdef, params, tokens, positions, segment_ids=None, dtype="flo
     return model.logits(hidden)
 
 
-def torch_logits(model: Qwen3ForCausalLM, tokens: np.ndarray, mask: np.ndarray | None = None, **more: object):
+def torch_logits(model: PreTrainedModel, tokens: np.ndarray, mask: np.ndarray | None = None, **more: object):
     """Logits ``[B, T, V]`` as numpy."""
     with torch.no_grad():
         mask = None if mask is None else torch.tensor(mask)
