@@ -57,7 +57,7 @@ class Viewed:
         if stored is not None:
             from extra_jax.view.judged import SCORES, Judged  # late: few runs need Parquet
 
-            judges = [path.name for path in sorted((stored / SCORES).glob("*")) if path.is_dir()]
+            judges: list[str | None] = [path.name for path in sorted((stored / SCORES).glob("*")) if path.is_dir()]
             for judge in judges or [None]:
                 title = "judged rollouts" if len(judges) == 1 else f"judged by {judge}" if judge else "stored rollouts"
                 places.append((f"judge/{judge or 'none'}", title, Judged(stored, judge)))

@@ -355,6 +355,7 @@ document.getElementById("copy").addEventListener("click", async (event) => {
   setTimeout(() => { event.target.textContent = "Copy link"; }, 1500);
 });
 window.addEventListener("hashchange", draw);
+if (location.search) history.replaceState(null, "", location.pathname + location.hash); // the token is a cookie now
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
 async function live() {

@@ -193,7 +193,9 @@ class Chart {
 
   data(state) {
     this.lines = metricLines(this.name, state);
-    const x = [...new Set(this.lines.flatMap((line) => [...line.points.keys()]))].sort((a, b) => a - b);
+    const runs = plotted(state).flatMap((one) => one.runs);
+    // The steps of all metrics, so that the crosshair is at one place in all charts.
+    const x = [...new Set(runs.flatMap((run) => state.curves[run]?.steps ?? []))].sort((a, b) => a - b);
     const columns = [x];
     for (const line of this.lines) {
       const at = (i) => smoothed(x.map((step) => line.points.get(step)?.[i] ?? null), i === 0 ? state.smooth : 0);
@@ -205,7 +207,7 @@ class Chart {
   build() {
     const data = this.data(this.state);
     const [muted, lines] = [colour("--muted"), colour("--grid")];
-    const dots = data[0].length <= 40;
+    const dots = Math.max(...this.lines.map((line) => line.points.size)) <= 40;
     const series = [{}], bands = [];
     this.lines.forEach((line, i) => {
       const stroke = colour(line.color);
