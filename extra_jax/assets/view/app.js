@@ -116,7 +116,17 @@ function draw() {
 
 let asked = 0;
 async function drawGroups() {
-  const host = document.getElementById("groups");
+  const host = document.getElementById("groups"), wanted = at("run");
+  if (wanted && !state.runs.some((run) => run.name === wanted)) return host.replaceChildren(el("p", { class: "empty" }, `This page has no run ${wanted}.`));
+  try {
+    await fillGroups(host);
+  } catch (error) { // what the link names is not there
+    state.listed = null;
+    host.replaceChildren(el("p", { class: "empty" }, error.message));
+  }
+}
+
+async function fillGroups(host) {
   const filter = Object.fromEntries(FILTERS.map((name) => [name, at(name)]).filter(([, value]) => value));
   const key = JSON.stringify([place(), sourceName(), filter]);
   if (!state.runs[place()]?.sources.length) {
@@ -206,6 +216,7 @@ function showGroup(detail, answer, ref) {
   detail.replaceChildren(...[
     el("h2", {}, visible(group.uid)),
     el("pre", { class: "prompt" }, visible(rows[0]?.prompt ?? "")),
+    rows[0]?.reference && el("details", { class: "facts" }, el("summary", {}, "reference solution, which the judge saw"), el("pre", { class: "prompt" }, visible(rows[0].reference))),
     visits.length > 1 && visitStrip(group, visits),
     el("div", { class: "bar" }, el("b", {}, `${stepWord()} ${stepName(group.step)}: ${group.correct} of ${group.n} correct`),
       el("label", {}, "Colour ", choose("color", [["entropy", "entropy"], ["logprob", "log-probability"], ["advantage", "advantage"], ["none", "none"]],
@@ -244,7 +255,7 @@ function groupTools() {
   return el("div", { class: "tools" },
     state.runs.length > 1 && choose("run", state.runs.map((run) => [run.name, run.name]), own.name, (value) => go({ run: value, ref: "", source: "", step: "" })),
     own.sources.length > 1 && choose("source", own.sources.map((source) => [source.name, source.title]), sourceName(), (value) => go({ source: value, ref: "", step: "" })),
-    text("step", "step", { inputmode: "numeric", class: "short" }),
+    !sourceName().startsWith("judge/") && text("step", "step", { inputmode: "numeric", class: "short" }),
     choose("outcome", [["", "any outcome"], ["mixed", "mixed groups"], ["solved", "all correct"], ["unsolved", "none correct"],
       ...state.verdicts.map((verdict) => [verdict, "some " + (WORDS[verdict] ?? verdict)])], at("outcome"), (value) => go({ outcome: value, ref: "" })),
     choose("guided", [["", "plain and guided"], ["no", "plain prompts"], ["yes", "guided prompts"]], at("guided"), (value) => go({ guided: value, ref: "" })),

@@ -112,7 +112,7 @@ function card(row, options) {
 
 const TOLD = new Set(["step", "uid", "source", "prompt", "completion", "logprobs", "entropies", "pieces", "kept", "ref", "verdict",
   "grader_detail", "stop_reason", "advantage", "bonus", "novelty", "nearest", "parent", "prefix_score", "prefix_fraction",
-  "rollout_id", "length", "judge", "segment_tokens", "segment_chars", "correct"]);
+  "rollout_id", "length", "judge", "reference", "segment_tokens", "segment_chars", "correct"]);
 
 function moreFacts(row) {
   const list = el("dl", {});
@@ -149,7 +149,8 @@ function judged(row, kind, most) {
     table.append(el("div", { class: "segment" }, el("span", { class: "score s" + (score ? Math.round(score) : 0),
       title: unit ? `judge: ${unit.status}` : "not judged" }, score ? show(score) : unit ? unit.status : "–"),
       tokensOf(part, kind, most, TOKENS)[0],
-      unit?.reply ? el("details", {}, el("summary", {}, "reply of the judge"), el("div", { class: "text reply" }, visible(unit.reply))) : el("span")));
+      unit?.reply ? el("details", {}, el("summary", { title: "the judge's reply" }, visible(unit.reply.trim().replace(/\s+/g, " ").slice(0, 90))),
+        el("div", { class: "text reply" }, visible(unit.reply))) : el("span")));
     start = end; token = tokens;
   });
   return el("div", {}, el("p", { class: "why" }, "Score of the judge, 1 to 5, for ",

@@ -164,7 +164,7 @@ function metricNames(state) {
   return { shown: names.filter((name) => !flat.includes(name)), flat };
 }
 
-const evalRank = (name) => Number(name.match(/@(\d+)$/)?.[1] ?? 500);
+const evalRank = (name) => Number(name.match(/@(\d+)$/)?.[1] ?? 500) + (/maj@/.test(name) ? 200 : 0);
 
 // The value of a metric that has the same one everywhere, over three steps or more; undefined for others.
 function constant(name, state) {
