@@ -4,6 +4,7 @@ import json
 import math
 import re
 import threading
+import time
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -18,6 +19,7 @@ from extra_jax.view.viewed import Viewed
 Query = Mapping[str, str]
 
 _MOST = 200  # groups of one answer
+_LOOK = 2.0  # seconds between two looks at the disk while there is still something to index
 
 
 class Refused(Exception):
@@ -34,6 +36,7 @@ class Answers:
     def __init__(self, runs: list[Viewed]):
         self.runs = runs
         self._lock = threading.Lock()
+        self._looked = time.monotonic()
         names = [run.name for run in runs]
         for run in runs:
             if names.count(run.name) > 1:
@@ -41,9 +44,12 @@ class Answers:
 
     def advance(self) -> bool:
         """Indexes one file of each source, newest first; ``False`` where nothing was left to do."""
-        with self._lock:
-            for run in self.runs:
-                run.look()
+        pending = any(source.pending for run in self.runs for source in run.sources.values())
+        if not pending or time.monotonic() - self._looked > _LOOK:  # a look at a thousand files is not for each of them
+            with self._lock:
+                for run in self.runs:
+                    run.look()
+            self._looked = time.monotonic()
         worked = False
         for run in self.runs:
             for source in list(run.sources.values()):
