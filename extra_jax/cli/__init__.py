@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
-from extra_jax.cli import data, evaluation, exprl, models, planning, replaying, sampling, training
+from extra_jax.cli import data, evaluation, exprl, models, planning, replaying, sampling, training, viewing
 from extra_jax.cli.boundary import PlainOutput, check_writable, guarded
 from extra_jax.cli.verb import Verb
 from extra_jax.errors import printable, redact
@@ -26,6 +26,7 @@ VERBS = (
     *data.VERBS,
     *planning.VERBS,
     *replaying.VERBS,
+    *viewing.VERBS,
 )
 
 
@@ -83,7 +84,7 @@ def _add_verb(verbs: Any, verb: Verb) -> argparse.ArgumentParser:
 
 def _run(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
     if out := getattr(args, "out", None):
-        is_file = verb.name == "data" and args.job == "contamination"
+        is_file = verb.name == "view" or (verb.name == "data" and args.job == "contamination")
         check_writable(str(Path(out).parent) if is_file else out, "--out")
     if not verb.takes_config:
         return verb.run(None, args) or 0

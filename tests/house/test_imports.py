@@ -15,6 +15,7 @@ LAYERS = (
     {"rollout", "reward", "learn"},
     {"runtime", "exploration", "telemetry"},
     {"explore", "judge"},
+    {"view"},
     {"noise", "checkpoint", "run_dir", "evaluate", "stages", "dynamic_sampling", "export", "run"},
     {"train", "sft", "exprl", "sample", "replay", "plan", "dry_run", "dry_run_warnings"},
     {"assemble"},
@@ -22,7 +23,7 @@ LAYERS = (
 )
 """From the lowest to the highest. A room imports from its own layer and from those below it."""
 
-WITHOUT_JAX = ("answers", "judge", "config")
+WITHOUT_JAX = ("answers", "judge", "config", "view")
 
 MAY_NOT_IMPORT = {"train": {"explore"}, "dynamic_sampling": {"explore"}, "answers": {"errors"}}
 """Beyond the layers: ``train`` is handed its exploration, and ``answers`` can be used alone."""
