@@ -91,7 +91,8 @@ def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:
             )
     if is_main() and not (concerns and saved.exists()):
         save_config(config, saved)
-        write_file(directory / RUN_FILE, json.dumps(_environment() | {_INPUTS: _inputs(directory)}, indent=2))
+        facts = read_json_object(directory / RUN_FILE) if (directory / RUN_FILE).exists() else {}
+        write_file(directory / RUN_FILE, json.dumps(facts | _environment() | {_INPUTS: _inputs(directory)}, indent=2))
     return directory
 
 

@@ -1,6 +1,7 @@
 """What all kinds of training share, with arithmetic in place of a model: resume, stop, refuse, and the result."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -16,9 +17,9 @@ from extra_jax.config import Config, config_from_dict
 from extra_jax.errors import ExtraError
 from extra_jax.interrupts import quit_at_once
 from extra_jax.learn.update import TrainState
+from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.run import Count, Run, TrainResult
 from extra_jax.run_dir import check_inputs, locked, open_run, tidy
-from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.telemetry.records import record_path
 
 STEPS, EVERY = 7, 2
@@ -118,6 +119,20 @@ def test_who_is_asked_to_stop_while_a_short_step_samples_finishes_it(tmp_path: P
     assert count(tmp_path, give_up=3).step == 4
 
 
+def test_a_finished_run_that_is_started_again_changes_nothing(tmp_path: Path) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    count(tmp_path, stop=3)
+    count(tmp_path)
+    before = files()
+    sessions = json.loads((tmp_path / "run.json").read_text())["sessions"]
+    assert [(s["from_step"], s["to_step"], s["result"]) for s in sessions] == [(0, 4, "stopped"), (4, 7, "finished")]
+    count(tmp_path)
+    after = files()
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == set()
+
+
 @pytest.mark.parametrize("moment", ["stop", "give_up"])
 def test_ctrl_c_finishes_the_step_saves_says_so_and_ends_as_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], moment: str
@@ -134,10 +149,14 @@ def test_ctrl_c_finishes_the_step_saves_says_so_and_ends_as_interrupted(
 
 
 def test_after_a_ctrl_c_the_next_one_stops_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), GracefulStop() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested()
-        assert signal.getsignal(signal.SIGINT) is quit_at_once
+    def interrupted() -> None:
+        with GracefulStop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.requested()
+            assert signal.getsignal(signal.SIGINT) is quit_at_once
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
 
 
 def test_who_is_asked_to_stop_in_an_evaluation_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ LAYERS = (
     {"rollout", "reward", "learn"},
     {"runtime", "exploration", "telemetry"},
     {"explore", "judge"},
-    {"checkpoint", "run_dir", "evaluate", "stages", "dynamic_sampling", "export", "run"},
+    {"checkpoint", "run_dir", "provenance", "evaluate", "stages", "dynamic_sampling", "export", "run"},
     {"train", "sft", "exprl", "sample", "replay", "plan", "dry_run", "dry_run_warnings"},
     {"assemble"},
     {"api", "cli", "front"},
