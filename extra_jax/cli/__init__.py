@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
-from extra_jax.cli import compiling, data, evaluation, exprl, models, planning, replaying, sampling, training
+from extra_jax.cli import compiling, data, evaluation, exprl, models, planning, replaying, sampling, settings, training
 from extra_jax.cli.boundary import PlainOutput, check_writable, guarded
 from extra_jax.cli.verb import Verb
 from extra_jax.errors import printable, redact
@@ -24,6 +24,7 @@ VERBS = (
     *exprl.VERBS,
     *models.VERBS,
     *data.VERBS,
+    *settings.VERBS,
     *planning.VERBS,
     *replaying.VERBS,
 )

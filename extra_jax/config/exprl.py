@@ -54,7 +54,7 @@ class ExprlConfig(Section):
     overlong: Literal["keep", "zero", "penalty", "mask"] = Field(
         "zero", description="A trace that hit its cap: as scored, scores 0, minus overlong_penalty, or left out."
     )
-    overlong_penalty: float = Field(0.5, ge=0, le=1000)
+    overlong_penalty: float = Field(0.5, ge=0, le=1000, description="What overlong=penalty takes off the score.")
     duplicates: Literal["first", "mean", "error"] = Field("first", description="Several scores of one unit.")
     stale: Literal["drop", "use", "error"] = Field(
         "drop",

@@ -20,8 +20,8 @@ class DistributedConfig(Section):
 
     enabled: bool = Field(False, description="Call jax.distributed.initialize() first; one process per host.")
     coordinator_address: str | None = Field(None, description="HOST:PORT of process 0.")
-    num_processes: Rows | None = None
-    process_id: int | None = Field(None, ge=0, lt=MAX_ROWS)
+    num_processes: Rows | None = Field(None, description="How many processes there are.")
+    process_id: int | None = Field(None, ge=0, lt=MAX_ROWS, description="Which of them this one is, from 0.")
 
 
 class ModelConfig(Section):
@@ -72,7 +72,7 @@ class TokenizerConfig(Section):
 
 class CheckpointConfig(Section):
     every: Steps = Field(50, description="Steps between checkpoints; the last step is always saved.")
-    keep: int = Field(2, ge=1, le=10_000)
+    keep: int = Field(2, ge=1, le=10_000, description="How many checkpoints are kept, the newest ones.")
 
 
 class LoggingConfig(Section):
