@@ -1,6 +1,6 @@
 """The front door in Python: the verbs of the command line as functions that take objects and return values.
 
-``extra_jax/__init__.py`` exports what stands here; ``docs/python.md`` is the tour.
+``extra_jax/__init__.py`` exports what stands here; ``docs/howto/python.md`` is the tour.
 """
 
 import json
@@ -232,9 +232,9 @@ def train(
         overrides: ``{"train.max_steps": 20}``.
         problems: to train on, instead of ``data``: ``Problem``, or rows as a file has them (ours, TRL's, verl's);
             further columns reach reward functions.
-        rewards: names, functions, or ``{"function": ..., "weight": ..., "args": ...}``, see ``docs/rewards.md``.
-        advantage: an estimator, see ``docs/advantages.md``.
-        explore: transforms and prompt policies, see ``docs/exploration.md``.
+        rewards: names, functions, or ``{"function": ..., "weight": ..., "args": ...}``, see ``docs/howto/own-reward.md``.
+        advantage: an estimator, see ``docs/howto/own-advantage.md``.
+        explore: transforms and prompt policies, see ``docs/howto/own-bonus.md``.
         callbacks: each looks at a step before its update and returns further metrics.
 
     Raises:

@@ -13,7 +13,7 @@ from extra_jax.api import History
 from extra_jax.errors import ExtraError
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/examples").glob("*.py"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "docs/examples").glob("*.py"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
