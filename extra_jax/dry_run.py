@@ -1,8 +1,8 @@
 """``--dry-run``: what a configuration would do, in prompts and completions, before anything is compiled.
 
 Reads the problems, the tokenizer and the shape of the model and tries the graders, so that a bad row, a prompt that is
-too long or answers that nobody can be rewarded for are found at once. It never imports jax, never needs a device and
-never touches the network.
+too long or answers that nobody can be rewarded for are found at once. It never imports jax, never needs a device, and
+uses a network only to download a model that is named ``ORG/NAME``.
 """
 
 import math
@@ -230,7 +230,8 @@ def _run_dir(config: Config) -> str:
 def _mesh(config: Config) -> str:
     axes = (("data", config.mesh.data), ("fsdp", config.mesh.fsdp), ("tensor", config.mesh.tensor))
     shape = " x ".join(f"{name} {'(all remaining devices)' if size == -1 else size}" for name, size in axes)
-    return f"{shape}, several processes" if config.distributed.enabled else shape
+    joined = {True: ", several processes", "auto": ", processes joined where a cluster is detected", False: ""}
+    return shape + joined[config.distributed.enabled]
 
 
 def _sampling(config: Config) -> str:

@@ -24,8 +24,8 @@ def config_page() -> str:
     """Every setting, by section."""
     lines = ["# Settings\n", _GENERATED]
     lines.append(
-        "Every setting with its default, its range and its meaning. `extra-jax config KEY` prints the same. A key is set in\n"
-        "the YAML file, or on the command line as `key.sub=value`.\n"
+        "Every setting with its default, its range and its meaning. `extra-jax config KEY` prints the same. A key is "
+        "set in the YAML file, or on the command line as `key.sub=value`.\n"
     )
     settings = all_settings()
     for section in Config.model_fields:
@@ -44,8 +44,8 @@ def cli_page() -> str:
     """Every verb."""
     lines = ["# Commands\n", _GENERATED]
     lines.append(
-        "`extra-jax VERB --help` lists the options of a verb. Verbs that take `CONFIG.yaml key.sub=value ...` have `--dry-run`,\n"
-        "which checks and prints what would be done, and `-v`, which prints every number.\n"
+        "`extra-jax VERB --help` lists the options of a verb. Verbs that take `CONFIG.yaml key.sub=value ...` have "
+        "`--dry-run`, which checks and prints what would be done, and `-v`, which prints every number.\n"
     )
     for verb in VERBS:
         details = " ".join(verb.details.split())
@@ -61,9 +61,10 @@ def metrics_page() -> str:
     """Every metric that has a meaning of its own."""
     lines = ["# Metrics\n", _GENERATED]
     lines.append(
-        "The names of `metrics.jsonl`; those of TRL where the concept exists there. Besides them: `rewards/NAME/mean` and `/std`\n"
-        "of each reward function, `verdicts/NAME` (share of completions), `timing_s/PHASE` (seconds), `exploration/*` and `judge/*`\n"
-        "of what is switched on, and `eval_pass@K` (with `_low` and `_high`), or `eval_BENCHMARK_pass@K`.\n"
+        "The names of `metrics.jsonl`; those of TRL where the concept exists there. Besides them there are "
+        "`rewards/NAME/mean` and `/std` of each reward function, `verdicts/NAME` (share of completions), `timing_s/PHASE` "
+        "(seconds), `exploration/*` and `judge/*` of what is switched on, and `eval_pass@K` (with `_low` and `_high`), or "
+        "`eval_BENCHMARK_pass@K`.\n"
     )
     lines += ["| metric | unit | meaning |", "|---|---|---|"]
     lines += [f"| `{name}` | {m.unit} | {_cell(m.meaning)} |" for name, m in METRICS.items()]

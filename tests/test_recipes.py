@@ -25,6 +25,8 @@ def test_every_recipe_is_listed_here():
         "tiny_base",
         "math_smoke",
         "qwen3_1_7b_grpo",
+        "one_tpu_vm",
+        "one_gpu",
         "exprl_outcome",
         "exprl_process",
         "exprl_sparse_grpo",
@@ -48,6 +50,20 @@ def test_every_recipe_is_listed_here():
         ("sft", "exprl_sft", []),
         ("train", "exprl_stage2", ["model.path=tiny-base"]),
         ("train", "math_smoke", ["data.source={problems}", "tokenizer.path={chat_tokenizer}"]),
+        *[
+            (
+                "train",
+                recipe,
+                [
+                    "model.path=null",
+                    "model.preset=0.6B",
+                    "tokenizer.path={chat_tokenizer}",
+                    "data.source={problems}",
+                    "eval.data.source={problems}",
+                ],
+            )
+            for recipe in ("one_tpu_vm", "one_gpu")
+        ],
         (
             "train",
             "qwen3_1_7b_grpo",

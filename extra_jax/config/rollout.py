@@ -60,7 +60,8 @@ class RewardConfig(Section):
         (RewardFunction(function="auto"),),
         min_length=1,
         description="Names, `path/file.py:name`, or {function, weight, args, in_process, timeout}; their weighted sum "
-        "is the reward. `auto` is the grader of a generated task, and `math` for everything else (docs/howto/own-reward.md).",
+        "is the reward. `auto` is the grader of a generated task, and `math` for everything else "
+        "(docs/howto/own-reward.md).",
     )
     correct: CorrectConfig | None = Field(
         None,

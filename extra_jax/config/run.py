@@ -18,7 +18,10 @@ class RunConfig(Section):
 class DistributedConfig(Section):
     """Several processes in lockstep. On Cloud TPU, GKE and SLURM everything but ``enabled`` is detected."""
 
-    enabled: bool = Field(False, description="Call jax.distributed.initialize() first; one process per host.")
+    enabled: bool | Literal["auto"] = Field(
+        False,
+        description="Join the processes of a run, one per host. `auto`: where a cluster is detected; else alone.",
+    )
     coordinator_address: str | None = Field(None, description="HOST:PORT of process 0.")
     num_processes: Rows | None = Field(None, description="How many processes there are.")
     process_id: int | None = Field(None, ge=0, lt=MAX_ROWS, description="Which of them this one is, from 0.")
@@ -26,7 +29,9 @@ class DistributedConfig(Section):
 
 class ModelConfig(Section):
     path: str | None = Field(
-        None, description="Hugging Face folder to start from; `tiny-base` is the small model in the package."
+        None,
+        description="Hugging Face folder to start from, or ORG/NAME, which is downloaded; `tiny-base` is the small "
+        "model in the package.",
     )
     preset: str | None = Field(None, description="Random initial weights of a named size (tiny, 0.6B, ..., 32B).")
     param_dtype: DType = Field("float32", description="Master weights and optimizer state.")

@@ -1,4 +1,4 @@
-"""What ``docs/howto/from-trl-verl.md`` shows runs as it stands there: TRL's names and functions, a Parquet file of verl."""
+"""What ``docs/howto/from-trl-verl.md`` shows runs as it stands: TRL's names and functions, a Parquet file of verl."""
 
 import json
 import shutil

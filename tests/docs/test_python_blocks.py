@@ -1,4 +1,4 @@
-"""``docs/howto/python.md`` is a program: its blocks run in order, in one process, and those of the README after them."""
+"""``docs/howto/python.md`` is a program: its blocks run in order, in one process, then those of the README."""
 
 import os
 import re
