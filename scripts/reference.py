@@ -62,9 +62,9 @@ def metrics_page() -> str:
     lines = ["# Metrics\n", _GENERATED]
     lines.append(
         "The names of `metrics.jsonl`; those of TRL where the concept exists there. Besides them there are "
-        "`rewards/NAME/mean` and `/std` of each reward function, `verdicts/NAME` (share of completions), `timing_s/PHASE` "
-        "(seconds), `exploration/*` and `judge/*` of what is switched on, and `eval_pass@K` (with `_low` and `_high`), or "
-        "`eval_BENCHMARK_pass@K`.\n"
+        "`rewards/NAME/mean` and `/std` of each reward function, `verdicts/NAME` (share of completions), "
+        "`timing_s/PHASE` (seconds), `exploration/*` and `judge/*` of what is switched on, and `eval_pass@K` (with "
+        "`_low` and `_high`), or `eval_BENCHMARK_pass@K`.\n"
     )
     lines += ["| metric | unit | meaning |", "|---|---|---|"]
     lines += [f"| `{name}` | {m.unit} | {_cell(m.meaning)} |" for name, m in METRICS.items()]

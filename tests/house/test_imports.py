@@ -9,7 +9,7 @@ import pytest
 from house.imports import Import, circles, imports, modules, room
 
 LAYERS = (
-    {"errors", "answers", "files", "doors", "columns", "interrupts"},
+    {"errors", "answers", "files", "doors", "columns", "interrupts", "version"},
     {"config"},
     {"model", "data", "parallel"},
     {"rollout", "reward", "learn"},
