@@ -8,7 +8,6 @@ import threading
 import time
 import zlib
 from pathlib import Path
-from typing import Any
 
 from extra_jax.errors import ExtraError
 from extra_jax.files import read_json_object, write_file
@@ -61,8 +60,9 @@ class Announcer:
         self._subject = subject
         self._waiting: dict[str, tuple[float, threading.Timer]] = {}
 
-    def began(self, event: str, value: float, *, fun_name: str = "", **_: Any) -> None:
+    def began(self, event: str, value: float, **details: str | int) -> None:
         """Listens to jax: a compilation begins."""
+        fun_name = str(details.get("fun_name", ""))
         if event == _COMPILES:
             name = fun_name.removeprefix("jit(").removesuffix(")")
             timer = threading.Timer(_PATIENCE, self._announce, (name,))
@@ -70,12 +70,13 @@ class Announcer:
             self._waiting[fun_name] = time.monotonic(), timer
             timer.start()
 
-    def ended(self, event: str, value: float, *, fun_name: str = "", **_: Any) -> None:
-        """Listens to jax: a compilation has ended after ``value`` seconds."""
+    def ended(self, event: str, duration_secs: float, **details: str | int) -> None:
+        """Listens to jax: a compilation has ended."""
+        fun_name = str(details.get("fun_name", ""))
         if event == _COMPILES and fun_name in self._waiting:
             self._waiting.pop(fun_name)[1].cancel()
-            if value > _PATIENCE:
-                self._remember(fun_name.removeprefix("jit(").removesuffix(")"), value)
+            if duration_secs > _PATIENCE:
+                self._remember(fun_name.removeprefix("jit(").removesuffix(")"), duration_secs)
 
     def _announce(self, name: str) -> None:
         seconds = self._known().get(self._key(name))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from extra_jax.config import Config
-from extra_jax.data.problem import Problem
+from extra_jax.data.problem import Problem, prompt_text
 from extra_jax.parallel.processes import is_main
 from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts
@@ -18,7 +18,7 @@ from extra_jax.telemetry.closing import closing_lines
 from extra_jax.telemetry.metrics import MetricsLog
 from extra_jax.telemetry.progress import Progress
 from extra_jax.telemetry.records import write_rollouts
-from extra_jax.telemetry.trackers import make_trackers
+from extra_jax.telemetry.trackers import COMPLETIONS, make_trackers
 
 _REPORT_SECONDS = 60.0
 _logger = logging.getLogger(__name__)
@@ -91,6 +91,13 @@ class Journal:
                 reward_parts=scores.parts,
                 columns=columns,
             )
+            shown = (texts, [g.verdict for g in scores.grades], scores.rewards.tolist(), advantages.tolist())
+            prompts = [prompt_text(problems[index].prompt) for index in rollouts.prompt_index[:COMPLETIONS]]
+            names = ("prompt", "completion", "verdict", "reward", "advantage")
+            rows = [
+                dict(zip(names, (prompt, *row), strict=True)) for prompt, *row in zip(prompts, *shown, strict=False)
+            ]
+            self._log.completions(step, rows)
 
     def report(self) -> None:
         """Writes ``report.html``, and says what has come of the run and where it is."""
