@@ -4,8 +4,8 @@ Each is imported only when the configuration names it (``logging.trackers``) and
 TensorBoard events are written with the ``tensorboard`` package alone: no torch, no TensorFlow.
 
 Names are those that the Hugging Face trainers send (``transformers.integrations.rewrite_logs``): ``train/reward``,
-``eval/pass@1``. The bins of a distribution (``NAME_0``, ``NAME_1``, ... of equal bins of [0, 1]) arrive as one histogram,
-and the first completions of a step as a table.
+``eval/pass@1``. The bins of a distribution (``NAME_0``, ``NAME_1``, ... of equal bins of [0, 1]) arrive as one
+histogram, and the first completions of a step as a table.
 """
 
 import importlib
