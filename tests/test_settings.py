@@ -146,3 +146,40 @@ def test_every_name_of_the_table_is_translated_or_left_with_a_reason(tmp_path, l
         except ExtraError as error:
             said = str(error)
         assert "translated" in said if said else converted.tree or key in converted.left[name]
+
+
+def test_values_of_trl_are_taken_or_explained():
+    def tree(section, **values):
+        return config_from_dict({"model": {"path": "tiny-base"}, section: values})
+
+    assert tree("train", scale_rewards=False).train.scale_rewards == "none"
+    assert tree("train", scale_rewards=True).train.scale_rewards == "group"
+    assert tree("logging", trackers="wandb").logging.trackers == ("wandb",)
+    with pytest.raises(ExtraError, match="gspo is importance_sampling_level=sequence here"):
+        tree("train", loss_type="gspo")
+
+
+def test_a_dry_run_finds_what_would_fail(tmp_path, capsys, monkeypatch):
+    def said(*overrides):
+        status = cli.main(["train", "configs/quickstart.yaml", "--dry-run", f"run.dir={tmp_path}", *overrides])
+        return status, "".join(capsys.readouterr())
+
+    few = ("data.limit=8", "eval.data.limit=8")
+    status, text = said(*few)
+    assert status == 0
+    assert "warning: train.prompts_per_step=64 asks 8 problems several times a step" in text
+    assert "does not fit mesh.emulated_cpu_devices=2" in said(*few, "mesh.data=3")[1]
+    assert "does not fit" in said(*few, "mesh.data=1")[1]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install extra-jax[hub]" in said("data.source=hub:a/b", "data.task={}", *few)[1]
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    (tmp_path / "config.yaml").write_text("model: {path: tiny-base}\n")
+    status, text = said(*few)
+    assert status == 2
+    assert "holds a run of another configuration" in text
+    assert "optim.learning_rate: 1e-06 -> 0.0001" in text
+
+
+def test_what_is_required_is_said_right(capsys):
+    assert cli.main(["train"]) == 2
+    assert "required: CONFIG.yaml\n" in capsys.readouterr().err

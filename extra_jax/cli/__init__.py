@@ -76,7 +76,11 @@ def _add_verb(verbs: Any, verb: Verb) -> argparse.ArgumentParser:
     if verb.takes_config:
         parser.add_argument("config", metavar="CONFIG.yaml", help="configuration file")
         parser.add_argument(
-            "overrides", metavar="key.sub=value", nargs="*", help="replaces one setting, e.g. train.max_steps=20"
+            "overrides",
+            metavar="key.sub=value",
+            nargs="*",
+            default=[],
+            help="replaces one setting, e.g. train.max_steps=20",
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="check everything, print what would be done, and stop (exit 0)"

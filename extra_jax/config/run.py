@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from extra_jax.config.section import MAX_ROWS, MAX_STEPS, DType, Rows, Section, Seed, Steps
 
@@ -85,3 +85,8 @@ class LoggingConfig(Section):
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         (), description="Besides metrics.jsonl, which is always written."
     )
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one_alone(cls, raw: Any) -> Any:
+        return (raw,) if isinstance(raw, str) else raw

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from extra_jax.config.section import MAX_STEPS, MAX_TOKENS, Rows, Section, Steps, Tokens
 
@@ -111,6 +111,18 @@ class GRPOConfig(Section):
         (),
         description="Steps (from 1) of which everything is written to run.dir/replay/ for `extra-jax replay`.",
     )
+
+    @field_validator("scale_rewards", mode="before")
+    @classmethod
+    def _as_in_trl(cls, raw: Any) -> Any:
+        return {True: "group", False: "none"}[raw] if isinstance(raw, bool) else raw
+
+    @field_validator("loss_type", mode="before")
+    @classmethod
+    def _gspo_is_a_level(cls, raw: Any) -> Any:
+        if raw == "gspo":
+            raise ValueError("gspo is importance_sampling_level=sequence here, with any loss_type")
+        return raw
 
     @property
     def completions_per_step(self) -> int:
