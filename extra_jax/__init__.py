@@ -7,7 +7,7 @@
     run = ex.train("configs/quickstart.yaml", rewards=["countdown", brevity], explore=[ex.explore.novelty()])
     run.history["reward"], run.policy, run.export("out")
 
-Nothing heavy is imported until something needs it: this module imports no jax. ``docs/python.md`` is the tour.
+Nothing heavy is imported until something needs it: this module imports no jax. ``docs/howto/python.md`` is the tour.
 """
 
 import importlib

@@ -1,6 +1,6 @@
 """The front door in Python: the verbs of the command line as functions that take objects and return values.
 
-``extra_jax/__init__.py`` exports what stands here; ``docs/python.md`` is the tour.
+``extra_jax/__init__.py`` exports what stands here; ``docs/howto/python.md`` is the tour.
 """
 
 import json
@@ -25,7 +25,7 @@ from extra_jax.explore.door import PromptPolicy, Transform
 from extra_jax.export import export_policy
 from extra_jax.exprl.loop import exprl, train_on_scores
 from extra_jax.learn.advantage import Estimator, make_advantage
-from extra_jax.model.config import PRESETS, TINY_BASE
+from extra_jax.model.config import PRESETS, TINY_BASE, is_hub_name
 from extra_jax.reward.door import register
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.types import Request, Rollouts, SamplingParams
@@ -191,8 +191,8 @@ def load(source: str | Path, **sections: Mapping[str, Any]) -> Policy:
     """A policy from a Hugging Face folder, from the newest checkpoint of a run, or of random weights.
 
     Args:
-        source: a model folder, a run directory, ``tiny-base`` (the small model of the package), or a size such as
-            ``0.6B`` or ``tiny``, which gives *random* weights.
+        source: a model folder, ``ORG/NAME`` of the Hugging Face hub, a run directory, ``tiny-base`` (the small model of
+            the package), or a size such as ``0.6B`` or ``tiny``, which gives *random* weights.
         **sections: of the configuration, e.g. ``model={"dtype": "float32"}``, ``mesh={"tensor": 2}``.
 
     Raises:
@@ -204,12 +204,13 @@ def load(source: str | Path, **sections: Mapping[str, Any]) -> Policy:
         config = _settings(saved, {f"{s}.{k}": v for s, keys in sections.items() for k, v in keys.items()})
         runtime, params = load_policy(config)
         return Policy(runtime, restore_params(params, folder)[1])
-    if not folder.is_dir() and str(source) != TINY_BASE and str(source) not in PRESETS:
+    is_model = folder.is_dir() or str(source) == TINY_BASE or is_hub_name(str(source))
+    if not is_model and str(source) not in PRESETS:
         raise ExtraError(
             f"{source}: neither a Hugging Face folder nor a run directory. Download the model into a folder of this "
             f"name, or load one of {TINY_BASE} (trained, small) and {', '.join(PRESETS)} (random weights)"
         )
-    origin = {"path": str(source)} if folder.is_dir() or str(source) == TINY_BASE else {"preset": str(source)}
+    origin = {"path": str(source)} if is_model else {"preset": str(source)}
     tree = {name: dict(keys) for name, keys in sections.items()}
     tree["model"] = {**origin, **tree.get("model", {})}
     return Policy(*load_policy(config_from_dict(tree, "load()")))
@@ -234,9 +235,10 @@ def train(
         overrides: ``{"train.max_steps": 20}``.
         problems: to train on, instead of ``data``: ``Problem``, or rows as a file has them (ours, TRL's, verl's);
             further columns reach reward functions.
-        rewards: names, functions, or ``{"function": ..., "weight": ..., "args": ...}``, see ``docs/rewards.md``.
-        advantage: an estimator, see ``docs/advantages.md``.
-        explore: transforms and prompt policies, see ``docs/exploration.md``.
+        rewards: names, functions, or ``{"function": ..., "weight": ..., "args": ...}``
+            (``docs/howto/own-reward.md``).
+        advantage: an estimator, see ``docs/howto/own-advantage.md``.
+        explore: transforms and prompt policies, see ``docs/howto/own-bonus.md``.
         callbacks: each looks at a step before its update and returns further metrics.
 
     Raises:

@@ -1,16 +1,17 @@
 """``--dry-run``: what a configuration would do, in prompts and completions, before anything is compiled.
 
 Reads the problems, the tokenizer and the shape of the model and tries the graders, so that a bad row, a prompt that is
-too long or answers that nobody can be rewarded for are found at once. It never imports jax, never needs a device and
-never touches the network.
+too long or answers that nobody can be rewarded for are found at once. It never imports jax, never needs a device, and
+uses a network only to download a model that is named ``ORG/NAME``.
 """
 
+import importlib.util
 import math
 import os
 from contextlib import closing
 from pathlib import Path
 
-from extra_jax.config import Config, DataConfig
+from extra_jax.config import Config, DataConfig, config_differences, load_config, may_change
 from extra_jax.data.load import check_vocabulary, encode_prompts, encode_solutions, load_data, model_tokenizer
 from extra_jax.data.problem import Problem
 from extra_jax.dry_run_warnings import EVALUATES, HeldOut, find_warnings
@@ -18,7 +19,7 @@ from extra_jax.errors import ExtraError
 from extra_jax.model.config import Qwen3Config, model_folder, preset
 from extra_jax.reward.golds import check_problems
 from extra_jax.reward.rewards import make_rewards
-from extra_jax.telemetry.files import local_run_dir
+from extra_jax.telemetry.files import CONFIG_FILE, METRICS_FILE, local_run_dir
 from extra_jax.telemetry.trackers import check_trackers
 
 VERBS = ("train", "sft", "eval", "sample", "rollout", "exprl", "import-hf", "export-hf", "plan")
@@ -48,7 +49,7 @@ def describe(config: Config, verb: str) -> str:
     benchmarks = config.benchmarks if verb in EVALUATES else {}
     held_out = {name: _load(data, e.seed, e.dir) for name, data in benchmarks.items()}
     check_trackers(config.logging.trackers if verb in ("train", "sft", "exprl") else ())
-    facts, positions = {"run directory": _run_dir(config)}, math.inf
+    facts, positions = {"run directory": _run_dir(config, trains=verb in ("train", "sft", "exprl"))}, math.inf
     # `plan` takes the shape of a model that is not on this machine from its name.
     if verb != "plan" or not config.model.path or Path(config.model.path).expanduser().exists():
         shape, origin = _shape(config, weights=verb != "plan")
@@ -178,6 +179,8 @@ def _store(config: Config) -> str:
 
 def _load(data: DataConfig, seed: int, folder: str = "") -> list[Problem] | None:
     """The problems of a section; ``None`` for a hub data set, which would be downloaded."""
+    if data.source.startswith("hub:") and importlib.util.find_spec("datasets") is None:
+        raise ExtraError(f"{data.source} needs the package `datasets`; install it with: pip install extra-jax[hub]")
     return None if data.source.startswith("hub:") else load_data(data, seed, folder)
 
 
@@ -221,19 +224,36 @@ def _check_lengths(
         encode_prompts(tokenizer, problems, config.rollout.max_prompt_length)
 
 
-def _run_dir(config: Config) -> str:
+def _run_dir(config: Config, trains: bool) -> str:
     folder = local_run_dir(config.run.dir)
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise ExtraError(f"run.dir={folder}: {there} is no folder, or not one that you may write into; choose another")
-    known = (folder / "config.yaml").exists()
+    known, metrics = (folder / CONFIG_FILE).exists(), folder / METRICS_FILE
+    begun = any((folder / "checkpoints").glob("*")) or (metrics.exists() and metrics.stat().st_size > 0)
+    if trains and known and begun:
+        differences = config_differences(load_config(folder / CONFIG_FILE), config, may_change(config))
+        if differences:
+            raise ExtraError(
+                f"run.dir={folder}: holds a run of another configuration:\n  "
+                + "\n  ".join(differences)
+                + "\nChoose another run.dir, or put these settings back"
+            )
     return f"{folder} ({'exists: the run in it would be used' if known else 'new'}), seed {config.run.seed}"
 
 
 def _mesh(config: Config) -> str:
+    m = config.mesh
+    fixed, emulated = math.prod(size for size in (m.data, m.fsdp, m.tensor) if size != -1), m.emulated_cpu_devices
+    if emulated and (emulated % fixed or (-1 not in (m.data, m.fsdp, m.tensor) and fixed != emulated)):
+        raise ExtraError(
+            f"mesh: data={m.data}, fsdp={m.fsdp}, tensor={m.tensor} does not fit mesh.emulated_cpu_devices={emulated}; "
+            "sizes multiply to the number of devices, and -1 takes what is left"
+        )
     axes = (("data", config.mesh.data), ("fsdp", config.mesh.fsdp), ("tensor", config.mesh.tensor))
     shape = " x ".join(f"{name} {'(all remaining devices)' if size == -1 else size}" for name, size in axes)
-    return f"{shape}, several processes" if config.distributed.enabled else shape
+    joined = {True: ", several processes", "auto": ", processes joined where a cluster is detected", False: ""}
+    return shape + joined[config.distributed.enabled]
 
 
 def _sampling(config: Config) -> str:

@@ -32,6 +32,11 @@ def find_warnings(
         )
     if verb in ("train", "exprl"):
         warnings += _train_warnings(config)
+        if train and (asked := config.train.prompts_per_step) > len(train):
+            warnings.append(
+                f"train.prompts_per_step={asked:,} asks {len(train):,} problems several times a step, as prompts of "
+                "their own; set it to their number, or raise train.num_generations"
+            )
     if verb == "train" and train and config.rollout.noise == "problem":
         warnings += _noise_warnings(config, len(train))
     if verb in EVALUATES and config.benchmarks and e.temperature == 0 and e.num_generations > 1:

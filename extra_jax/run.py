@@ -36,6 +36,7 @@ from extra_jax.noise import Noise
 from extra_jax.parallel import watchdog
 from extra_jax.parallel.processes import agree, is_main, on_main
 from extra_jax.parallel.shutdown import GracefulStop, StopRequest
+from extra_jax.provenance import begin_session, end_session
 from extra_jax.rollout.session import Progress as OnProgress
 from extra_jax.run_dir import check_inputs, check_length, locked, open_run, tidy
 from extra_jax.runtime import Runtime
@@ -126,7 +127,7 @@ class Run:
         self._cursors: dict[str, Cursor] = {"num_tokens": self._tokens}
         self._explore, self._noise = Exploration(), Noise()
         self._done = 0
-        self._stopped = False
+        self._stopped = self._began = False
         self._may_save = True
         self._step_seconds = 0.0
         self._before: tuple[dict[str, Any], bytes] | None = None  # cursors and exploration before the step, if needed
@@ -164,6 +165,9 @@ class Run:
         if self._checkpoints.latest_step() is not None:
             self._restore()
         on_main(lambda: tidy(config, self._done))
+        if self._done < self.max_steps:
+            on_main(lambda: begin_session(self.directory, self._done))
+            self._began = True
         self.journal = self._stack.enter_context(Journal(config, total_steps=self.max_steps, first_step=self._done))
         self.journal.rollouts = self._watched(self.journal.rollouts)
         self.timer = PhaseTimer()
@@ -183,6 +187,7 @@ class Run:
         self._evaluate(self.max_steps)
         watchdog.at("export and report")
         export_policy(self.policy, self.state.params, self.directory / "export")
+        self._end_session("finished")
         self.journal.report()
 
     @contextmanager
@@ -271,6 +276,11 @@ class Run:
             self._checkpoints.save(self._done, self.state, cursors, self._with_noise(msgpack_restore(explore)))
         self._say_goodbye()
 
+    def _end_session(self, result: str) -> None:
+        if self._began and is_main():
+            end_session(self.directory, self._done, result)
+        self._began = False
+
     def _say_goodbye(self) -> None:
         saved = f"saved step {self._done}" if self._done else "nothing to save"
         self.journal.message(f"asked to stop: {saved}; the same command continues")
@@ -321,6 +331,7 @@ class Run:
                 self._give_up_step()
             elif error is not None:
                 raise error
+            self._end_session("stopped")
         return error is not None
 
 

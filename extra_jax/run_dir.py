@@ -20,7 +20,7 @@ from typing import IO, Any
 import jax
 
 from extra_jax.checkpoint import CHECKPOINTS
-from extra_jax.config import Config, config_differences, load_config, save_config
+from extra_jax.config import Config, config_differences, load_config, may_change, save_config
 from extra_jax.errors import ExtraError
 from extra_jax.files import disk_errors, read_json_object, remove_orphans, write_file
 from extra_jax.learn.bundle import REPLAY_FOLDER
@@ -30,32 +30,6 @@ from extra_jax.telemetry.files import CONFIG_FILE, LOCK_FILE, METRICS_FILE, ROLL
 from extra_jax.telemetry.records import record_path, recorded_steps
 
 _logger = logging.getLogger(__name__)
-
-# What may differ when a run is continued: where and how it runs, not what it computes.
-_MAY_CHANGE = (
-    "run.dir",
-    "distributed",
-    "mesh",
-    "logging",
-    "plan",
-    "checkpoint",
-    "model.remat",
-    "train.micro_batch_rows",
-    "train.dump_steps",
-    "rollout.slots",
-    "rollout.chunk",
-    "rollout.reuse",
-    "judge.endpoint",
-    "judge.concurrency",
-    "judge.timeout",
-    "judge.retries",
-    "judge.backoff",
-    "judge.api_key_env",
-    "judge.cache",
-    "exprl.wait_timeout",
-    "exprl.min_scored",
-)
-
 
 _INPUTS = "inputs"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
@@ -83,7 +57,7 @@ def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:
                 f"{saved}: there is no such file, so nobody can say whether the run in {directory} is of this "
                 "configuration. Put it back from a copy, or choose another run.dir"
             )
-        ignored = tuple(Config.model_fields.keys() - set(concerns)) if concerns else _may_change(config)
+        ignored = tuple(Config.model_fields.keys() - set(concerns)) if concerns else may_change(config)
         if differences := config_differences(load_config(saved), config, ignored):
             raise ExtraError(
                 f"{directory}: holds a run of another configuration:\n  "
@@ -93,7 +67,8 @@ def open_run(config: Config, *, concerns: tuple[str, ...] = ()) -> Path:
             )
     if is_main() and not (concerns and saved.exists()):
         save_config(config, saved)
-        write_file(directory / RUN_FILE, json.dumps(_environment() | {_INPUTS: _inputs(directory)}, indent=2))
+        facts = read_json_object(directory / RUN_FILE) if (directory / RUN_FILE).exists() else {}
+        write_file(directory / RUN_FILE, json.dumps(facts | _environment() | {_INPUTS: _inputs(directory)}, indent=2))
     return directory
 
 
@@ -222,12 +197,6 @@ def _has_results(directory: Path) -> bool:
         return any((directory / CHECKPOINTS).glob("*")) or (metrics.exists() and metrics.stat().st_size > 0)
     except OSError as error:
         raise ExtraError(f"{directory}: cannot be read ({error.strerror}). Choose another run.dir") from error
-
-
-def _may_change(config: Config) -> tuple[str, ...]:
-    """A run may be made longer, unless its learning rate was laid out over its length."""
-    longer = () if config.optim.lr_scheduler_type == "cosine" else ("train.max_steps", "sft.max_steps")
-    return (*_MAY_CHANGE, *longer)
 
 
 def _environment() -> dict[str, object]:

@@ -1,5 +1,6 @@
 """The ``sample`` verb: completions of prompts from the command line."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from extra_jax.reward.verdict import Grade
 from extra_jax.rollout.types import Request, Rollouts
 from extra_jax.run_dir import open_run
 from extra_jax.runtime import load_policy, sampling_params
+
+_logger = logging.getLogger(__name__)
 
 _SHOWN = 4  # problems of data that are sampled where no prompt is given
 
@@ -62,7 +65,9 @@ def sample(
     if not prompts:
         raise ExtraError("no prompts: give --prompt TEXT (repeatable) or --file FILE with one prompt a line")
     policy, params = load_policy(config)
-    _, params = restore_params(params, open_run(config, concerns=("model", "tokenizer")))
+    step, params = restore_params(params, open_run(config, concerns=("model", "tokenizer")))
+    what = f"step {step} of {config.run.dir}" if step else f"the initial model: {config.run.dir} has no checkpoint"
+    _logger.info("sampling from %s", what)
     problems = [p if isinstance(p, Problem) else Problem(f"prompt/{i}", p, "") for i, p in enumerate(prompts)]
     requests = [
         Request(policy.tokenizer.encode_prompt(problem.prompt), num_samples, index * num_samples)

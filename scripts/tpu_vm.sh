@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Cloud TPU VMs from creation to the end of a run. docs/pods.md walks through it.
+# Cloud TPU VMs from creation to the end of a run. docs/start/pods.md walks through it.
 set -euo pipefail
 
 usage() {

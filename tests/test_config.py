@@ -26,7 +26,7 @@ def file(tmp_path):
         ("train.maxsteps=3", "train.maxsteps: unknown key; did you mean 'train.max_steps'?"),
         ("trian.max_steps=3", "trian: unknown key; did you mean 'train'?"),
         ("train.num_generation=4", "did you mean 'train.num_generations'?"),
-        ("optim.lr=1", "optim.lr: unknown key; this is 'optim.learning_rate' here, see docs/coming_from_trl.md"),
+        ("optim.lr=1", "optim.lr: unknown key; this is 'optim.learning_rate' here, see docs/howto/from-trl-verl.md"),
         ("optim.momentum=1", "optim.momentum: unknown key; known keys here: learning_rate, "),
         ("train.learning_rate=3", "train.learning_rate: unknown key; did you mean 'optim.learning_rate'?"),
         ("eval.data.sorce=chain", "eval.data.sorce: unknown key; did you mean 'eval.data.source'?"),

@@ -114,7 +114,7 @@ def test_the_manifest_is_a_job_set_whose_numbers_agree() -> None:
 
 
 def test_every_script_and_verb_of_the_guide_exists() -> None:
-    text = (ROOT / "docs/pods.md").read_text()
+    text = (ROOT / "docs/start/pods.md").read_text()
     for script in set(re.findall(r"scripts/[\w.]+", text)):
         assert (ROOT / script.rstrip(".")).exists(), script
     for config in set(re.findall(r"configs/[\w.]+yaml", text)):

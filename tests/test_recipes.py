@@ -26,6 +26,8 @@ def test_every_recipe_is_listed_here():
         "math_smoke",
         "gsm8k_0_5b",
         "qwen3_1_7b_grpo",
+        "one_tpu_vm",
+        "one_gpu",
         "exprl_outcome",
         "exprl_process",
         "exprl_sparse_grpo",
@@ -50,6 +52,20 @@ def test_every_recipe_is_listed_here():
         ("train", "exprl_stage2", ["model.path=tiny-base"]),
         ("train", "math_smoke", ["data.source={problems}", "tokenizer.path={chat_tokenizer}"]),
         ("train", "gsm8k_0_5b", ["model.path=null", "model.preset=Qwen2.5-0.5B", "tokenizer.path={chat_tokenizer}"]),
+        *[
+            (
+                "train",
+                recipe,
+                [
+                    "model.path=null",
+                    "model.preset=0.6B",
+                    "tokenizer.path={chat_tokenizer}",
+                    "data.source={problems}",
+                    "eval.data.source={problems}",
+                ],
+            )
+            for recipe in ("one_tpu_vm", "one_gpu")
+        ],
         (
             "train",
             "qwen3_1_7b_grpo",

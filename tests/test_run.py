@@ -1,6 +1,7 @@
 """What all kinds of training share, with arithmetic in place of a model: resume, stop, refuse, and the result."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,9 @@ import pytest
 from extra_jax import run as module
 from extra_jax.config import Config, config_from_dict
 from extra_jax.errors import ExtraError
+from extra_jax.interrupts import quit_at_once
 from extra_jax.learn.update import TrainState
+from extra_jax.parallel.shutdown import GracefulStop
 from extra_jax.run import Count, Run, TrainResult
 from extra_jax.run_dir import check_inputs, locked, open_run, tidy
 from extra_jax.telemetry.records import record_path
@@ -47,7 +50,14 @@ class Memory:
 
 
 def count(
-    run_dir: Path, *, kill: int = -1, stop: int = -1, give_up: int = -1, round_size: int = 1, name: str = "sum"
+    run_dir: Path,
+    *,
+    kill: int = -1,
+    stop: int = -1,
+    give_up: int = -1,
+    round_size: int = 1,
+    name: str = "sum",
+    number: int = signal.SIGTERM,
 ) -> TrainResult:
     """Parameters grow by the sum of all steps so far, which is a cursor, and by the number of steps remembered."""
     tree = {"run": {"dir": str(run_dir)}, "model": {"preset": "tiny"}, "tokenizer": {"path": "tiny"}}
@@ -60,11 +70,11 @@ def count(
             if step == kill:
                 raise Killed
             if step == stop:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             total.value += step
             memory.seen.append(step)
             if step == give_up:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             run.journal.rollouts(1, 1, 2)  # between two chunks of sampling
             run.state = run.state._replace(params={"w": run.state.params["w"] + total.value + len(memory.seen)})
             metrics = {"grad_norm": float(run.state.params["w"][0]), "num_tokens": 3, "completions/mean_length": 1.5}
@@ -107,6 +117,46 @@ def test_who_is_asked_to_stop_while_a_long_step_samples_gives_the_step_up(
 
 def test_who_is_asked_to_stop_while_a_short_step_samples_finishes_it(tmp_path: Path) -> None:
     assert count(tmp_path, give_up=3).step == 4
+
+
+def test_a_finished_run_that_is_started_again_changes_nothing(tmp_path: Path) -> None:
+    def files() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    count(tmp_path, stop=3)
+    count(tmp_path)
+    before = files()
+    sessions = json.loads((tmp_path / "run.json").read_text())["sessions"]
+    assert [(s["from_step"], s["to_step"], s["result"]) for s in sessions] == [(0, 4, "stopped"), (4, 7, "finished")]
+    count(tmp_path)
+    after = files()
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == set()
+
+
+@pytest.mark.parametrize("moment", ["stop", "give_up"])
+def test_ctrl_c_finishes_the_step_saves_says_so_and_ends_as_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], moment: str
+) -> None:
+    monkeypatch.setattr(module, "_SHORT_STEP", -1.0 if moment == "give_up" else 15.0)
+    whole, before = count(tmp_path / "whole"), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        count(tmp_path / "run", **{moment: 3}, number=signal.SIGINT)
+    printed = capfd.readouterr().err
+    assert "finishing the step, then saving it; Ctrl-C once more stops at once" in printed
+    assert f"saved step {3 if moment == 'give_up' else 4}; the same command continues" in printed
+    assert signal.getsignal(signal.SIGINT) is before
+    assert numbers(count(tmp_path / "run")) == numbers(whole)
+
+
+def test_after_a_ctrl_c_the_next_one_stops_at_once() -> None:
+    def interrupted() -> None:
+        with GracefulStop() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.requested()
+            assert signal.getsignal(signal.SIGINT) is quit_at_once
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
 
 
 def test_who_is_asked_to_stop_in_an_evaluation_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

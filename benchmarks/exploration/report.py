@@ -66,7 +66,7 @@ METRICS = (
     "exploration/transfer_not_drawn",
     "exploration/transfer_not_drawn_count",
 )
-# family of primary comparisons (docs/extra.md, section 6)
+# family of primary comparisons (docs/methods/extra.md, section 6)
 PAIRS = (("F", "G0"), ("N1", "N2"), ("N1", "L1"), ("P1", "P6"), ("P1", "P3"))
 
 # each takes samples, correct and different correct completions ``[P]`` of every problem
@@ -142,7 +142,7 @@ def read_steps(path: Path) -> dict[tuple[str, int, str], dict[int, float]]:
 
 
 def arms_of(scores: Scores) -> list[str]:
-    """Arms in the order of docs/extra.md, section 5, their variants at the end."""
+    """Arms in the order of docs/methods/extra.md, section 5, their variants at the end."""
     found = {arm for arm, _, _ in scores}
     return [arm for arm in ARMS if arm in found] + sorted(found - set(ARMS))
 

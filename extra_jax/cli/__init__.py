@@ -12,7 +12,19 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
-from extra_jax.cli import data, evaluation, exprl, models, planning, replaying, sampling, training, viewing
+from extra_jax.cli import (
+    compiling,
+    data,
+    evaluation,
+    exprl,
+    models,
+    planning,
+    replaying,
+    sampling,
+    settings,
+    training,
+    viewing,
+)
 from extra_jax.cli.boundary import PlainOutput, check_writable, guarded
 from extra_jax.cli.verb import Verb
 from extra_jax.errors import printable, redact
@@ -24,6 +36,7 @@ VERBS = (
     *exprl.VERBS,
     *models.VERBS,
     *data.VERBS,
+    *settings.VERBS,
     *planning.VERBS,
     *replaying.VERBS,
     *viewing.VERBS,
@@ -34,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit status: 0, 1 where a check found something, 2 after an error that the user
     can mend, 70 after a bug of ours (``boundary``).
     """
+    is_command = argv is None  # and no call from Python, whose environment is not ours
     argv = list(sys.argv[1:] if argv is None else argv)
     parser, by_verb = build_parser()
     try:
@@ -44,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             by_verb[args.verb].error(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]}")
     except SystemExit as stop:  # help was printed, or what is wrong with the line
         return cast(int, stop.code)
-    with _shown_log(), redirect_stdout(cast(Any, PlainOutput(sys.stdout))):
+    if is_command and verb.takes_config and verb.name != "plan":  # which compiles for devices that are not here
+        compiling.keep_programs()
+    with _shown_log(getattr(args, "verbose", False)), redirect_stdout(cast(Any, PlainOutput(sys.stdout))):
         return guarded(verb.name, argv, lambda: _run(verb, args, rest), lambda: vars(args).get("run_dir"))
 
 
@@ -73,11 +89,16 @@ def _add_verb(verbs: Any, verb: Verb) -> argparse.ArgumentParser:
     if verb.takes_config:
         parser.add_argument("config", metavar="CONFIG.yaml", help="configuration file")
         parser.add_argument(
-            "overrides", metavar="key.sub=value", nargs="*", help="replaces one setting, e.g. train.max_steps=20"
+            "overrides",
+            metavar="key.sub=value",
+            nargs="*",
+            default=[],
+            help="replaces one setting, e.g. train.max_steps=20",
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="check everything, print what would be done, and stop (exit 0)"
         )
+        parser.add_argument("-v", "--verbose", action="store_true", help="show every number of a step, and more")
     verb.add_arguments(parser)
     return parser
 
@@ -99,8 +120,12 @@ def _run(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
             sampling.read_prompts(args.prompt, args.file)
         print(describe(config, verb.name), flush=True)
         return 0
-    if verb.writes_run and not config.distributed.enabled:  # on a pod the first process writes, and others may not
+    if (
+        verb.writes_run and config.distributed.enabled is not True
+    ):  # on a pod the first process writes, and others may not
         check_writable(config.run.dir, "run.dir")
+    if sys.stderr.isatty():
+        print("starting: Python loads jax, which takes a few seconds ...", file=sys.stderr)
     return verb.run(config, args) or 0
 
 
@@ -112,13 +137,13 @@ class _Stderr(logging.Handler):
 
 
 @contextmanager
-def _shown_log() -> Iterator[None]:
-    """Shows what the package logs: warnings, and what is compiled for the first time. Once: some library gives the root
-    of all loggers a handler of its own."""
+def _shown_log(verbose: bool = False) -> Iterator[None]:
+    """Shows what the package logs: warnings, and what is compiled. Once: some library gives the root of all loggers a
+    handler of its own."""
     log, handler = logging.getLogger("extra_jax"), _Stderr()
     before = log.level, log.propagate
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
     try:
         yield

@@ -1,4 +1,4 @@
-"""Verbs that measure: ``eval`` and ``compare``."""
+"""Verbs that measure and show: ``eval``, ``compare`` and ``report``."""
 
 import argparse
 import json
@@ -134,6 +134,19 @@ def _interval(value: Mapping[str, float] | None, form: str = ".3f") -> str:
     return "-" if value is None else f"{value['mean']:{form}} [{value['low']:{form}}, {value['high']:{form}}]"
 
 
+def _report(_: None, args: argparse.Namespace) -> None:
+    from extra_jax.telemetry.closing import closing_lines
+    from extra_jax.telemetry.report import write_report
+
+    for run in args.runs:
+        write_report(run)
+        print("\n".join(closing_lines(run)))
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run directory; it may be training")
+
+
 def _eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", action="store_true", help="measure the initial model first and print the change")
 
@@ -171,6 +184,16 @@ VERBS = (
         "extra-jax compare runs/grpo_0 runs/grpo_1 runs/grpo_2 --with runs/extra_0 runs/extra_1 runs/extra_2",
         _compare,
         _compare_arguments,
+        takes_config=False,
+    ),
+    Verb(
+        "report",
+        "write report.html of a run, also while it trains",
+        "The page holds curves, the table before and after with intervals, and completions. It needs neither a\n"
+        "network nor a script. A run writes it itself at its evaluations, at most once a minute, and at its end.",
+        "extra-jax report runs/quickstart",
+        _report,
+        _report_arguments,
         takes_config=False,
     ),
 )

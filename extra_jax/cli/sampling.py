@@ -104,7 +104,7 @@ VERBS = (
         "sample",
         "print completions of prompts that you give",
         "Samples from the last checkpoint in run.dir, or from the initial model, with the rollout settings.",
-        "extra-jax sample configs/quickstart.yaml --prompt 'What is 7 * 8?' --num-samples 4",
+        "extra-jax sample configs/quickstart.yaml --prompt $'countdown 24: 3 5 8\\n' --num-samples 4",
         _sample,
         _sample_arguments,
     ),

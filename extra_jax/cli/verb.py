@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from extra_jax.cli.compiling import announce
 from extra_jax.interrupts import starting
 
 
@@ -42,6 +43,8 @@ def call(module: str, function: str, *arguments: Any) -> Any:
     """Calls ``extra_jax.module.function``, imported now and not before."""
     with starting():
         imported = importlib.import_module(f"extra_jax.{module}")
+    model = getattr(arguments[0], "model", None) if arguments else None
+    announce(str(model and (model.path or model.preset)))
     return getattr(imported, function)(*arguments)
 
 

@@ -5,6 +5,7 @@ Nothing else in the package reads YAML or the environment. A configuration is a 
 ``GRPOConfig`` names where the concept exists there.
 """
 
+from extra_jax.config.continuing import may_change
 from extra_jax.config.data import DataConfig, EvalConfig, benchmark_name
 from extra_jax.config.explore import ExploreConfig
 from extra_jax.config.exprl import ExprlConfig, SegmentConfig
@@ -60,6 +61,7 @@ __all__ = [
     "config_differences",
     "config_from_dict",
     "load_config",
+    "may_change",
     "save_config",
     "section_from_overrides",
 ]

@@ -52,10 +52,12 @@ class EvalConfig(Section):
         0, ge=0, le=MAX_STEPS, description="Steps between evaluations; 0: only before the first and after the last."
     )
     num_generations: int = Field(8, ge=1, le=MAX_ROWS, description="Samples a problem (n of pass@k).")
-    temperature: Temperature = 1.0
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=0, le=MAX_TOKENS)
-    min_p: float = Field(0.0, ge=0, lt=1)
+    temperature: Temperature = Field(1.0, description="Of the evaluation; 0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Keep the likeliest tokens of this total probability; 1 is off.")
+    top_k: int = Field(0, ge=0, le=MAX_TOKENS, description="Keep this many of the likeliest tokens; 0 is off.")
+    min_p: float = Field(
+        0.0, ge=0, lt=1, description="Keep tokens of at least this share of the likeliest one's probability; 0 is off."
+    )
     max_completion_length: Tokens | None = Field(None, description="Default: the rollout's.")
 
     @field_validator("benchmarks", mode="before")

@@ -66,7 +66,7 @@ class ExploreConfig(Section):
     )
     encoder: dict[str, Any] = Field(
         default_factory=dict,
-        description="What turns completions into vectors: {name: minilm}, see docs/exploration.md.",
+        description="What turns completions into vectors: {name: minilm}, see docs/howto/own-bonus.md.",
     )
     bonus: dict[str, Arguments | None] = Field(
         default_factory=dict,

@@ -23,7 +23,7 @@ class SegmentConfig(Section):
 class ExprlConfig(Section):
     """Rollouts, scores and what is learned from them: ``rollout``, ``exprl``, and ``train`` with ``reward: judge``.
 
-    Source: ``docs/exprl.md``; section 4 says what ``faithful`` chooses between.
+    Source: ``docs/methods/exprl.md``; section 4 says what ``faithful`` chooses between.
     """
 
     store: str | None = Field(

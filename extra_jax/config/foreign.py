@@ -1,4 +1,4 @@
-"""Settings of TRL's ``GRPOConfig`` and of verl that have another name here (``docs/coming_from_trl.md``)."""
+"""Settings of TRL's ``GRPOConfig`` and of verl that have another name here (``docs/howto/from-trl-verl.md``)."""
 
 TRL = {
     "output_dir": "run.dir",

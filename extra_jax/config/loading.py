@@ -139,7 +139,7 @@ def _nearest(model: type[BaseModel], location: list[str]) -> str:
     known, leaf = _known_keys(model), location[-1]
     elsewhere = {**VERL, **TRL}.get(leaf)
     if elsewhere in known and leaf not in {key.rpartition(".")[2] for key in known}:
-        return f"; this is {elsewhere!r} here, see docs/coming_from_trl.md"
+        return f"; this is {elsewhere!r} here, see docs/howto/from-trl-verl.md"
     siblings = [k for k in known if k.rpartition(".")[0] == ".".join(location[:-1])]
     for candidates, cutoff in ((known, 1.0), (siblings, 0.6), (known, 0.75)):
         by_leaf = {k.rpartition(".")[2]: k for k in reversed(candidates)}  # of equal names the first section wins

@@ -9,9 +9,11 @@ from extra_jax.config.section import MAX_SECONDS, MAX_STEPS, MAX_TOKENS, DType, 
 
 class RolloutConfig(Section):
     temperature: Temperature = Field(1.0, description="0 is greedy.")
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=0, le=MAX_TOKENS, description="0 is off.")
-    min_p: float = Field(0.0, ge=0.0, lt=1.0)
+    top_p: float = Field(1.0, gt=0, le=1, description="Keep the likeliest tokens of this total probability; 1 is off.")
+    top_k: int = Field(0, ge=0, le=MAX_TOKENS, description="Keep this many of the likeliest tokens; 0 is off.")
+    min_p: float = Field(
+        0.0, ge=0, lt=1, description="Keep tokens of at least this share of the likeliest one's probability; 0 is off."
+    )
     max_prompt_length: Tokens = Field(512, description="Tokens; a longer prompt is refused, never truncated.")
     max_completion_length: Tokens = Field(1024, description="Tokens, the stop token included.")
     dtype: DType = Field("bfloat16", description="Weights and cache of the sampler.")
@@ -59,7 +61,7 @@ class RewardFunction(Section):
 class CorrectConfig(Section):
     """What ``reward.correct`` says."""
 
-    function: str
+    function: str = Field(description="One of `reward.functions`, by its name.")
     threshold: float | None = Field(
         None, ge=-1e9, le=1e9, description="Correct from this value on; for functions that are no graders."
     )
@@ -78,7 +80,8 @@ class RewardConfig(Section):
         (RewardFunction(function="auto"),),
         min_length=1,
         description="Names, `path/file.py:name`, or {function, weight, args, in_process, timeout}; their weighted sum "
-        "is the reward. `auto` is the grader of a generated task, and `math` for everything else (docs/rewards.md).",
+        "is the reward. `auto` is the grader of a generated task, and `math` for everything else "
+        "(docs/howto/own-reward.md).",
     )
     correct: CorrectConfig | None = Field(
         None,

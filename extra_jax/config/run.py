@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from extra_jax.config.section import MAX_ROWS, MAX_STEPS, DType, Rows, Section, Seed, Steps
 
@@ -18,15 +18,20 @@ class RunConfig(Section):
 class DistributedConfig(Section):
     """Several processes in lockstep. On Cloud TPU, GKE and SLURM everything but ``enabled`` is detected."""
 
-    enabled: bool = Field(False, description="Call jax.distributed.initialize() first; one process per host.")
+    enabled: bool | Literal["auto"] = Field(
+        False,
+        description="Join the processes of a run, one per host. `auto`: where a cluster is detected; else alone.",
+    )
     coordinator_address: str | None = Field(None, description="HOST:PORT of process 0.")
-    num_processes: Rows | None = None
-    process_id: int | None = Field(None, ge=0, lt=MAX_ROWS)
+    num_processes: Rows | None = Field(None, description="How many processes there are.")
+    process_id: int | None = Field(None, ge=0, lt=MAX_ROWS, description="Which of them this one is, from 0.")
 
 
 class ModelConfig(Section):
     path: str | None = Field(
-        None, description="Hugging Face folder to start from; `tiny-base` is the small model in the package."
+        None,
+        description="Hugging Face folder to start from, or ORG/NAME, which is downloaded; `tiny-base` is the small "
+        "model in the package.",
     )
     preset: str | None = Field(None, description="Random initial weights of a named size (tiny, 0.6B, ..., 32B).")
     param_dtype: DType = Field("float32", description="Master weights and optimizer state.")
@@ -72,7 +77,7 @@ class TokenizerConfig(Section):
 
 class CheckpointConfig(Section):
     every: Steps = Field(50, description="Steps between checkpoints; the last step is always saved.")
-    keep: int = Field(2, ge=1, le=10_000)
+    keep: int = Field(2, ge=1, le=10_000, description="How many checkpoints are kept, the newest ones.")
 
 
 class LoggingConfig(Section):
@@ -80,3 +85,8 @@ class LoggingConfig(Section):
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         (), description="Besides metrics.jsonl, which is always written."
     )
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one_alone(cls, raw: Any) -> Any:
+        return (raw,) if isinstance(raw, str) else raw

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from extra_jax.config.section import MAX_STEPS, MAX_TOKENS, Rows, Section, Steps, Tokens
 
@@ -12,14 +12,14 @@ SamplerCorrection = Literal["token_truncate", "token_mask", "sequence_truncate",
 
 
 class OptimConfig(Section):
-    learning_rate: float = Field(1e-6, gt=0, le=1)
+    learning_rate: float = Field(1e-6, gt=0, le=1, description="Of AdamW, after the warm-up.")
     lr_scheduler_type: Literal["constant", "cosine"] = Field("constant", description="After the warm-up.")
     warmup_steps: int = Field(0, ge=0, le=MAX_STEPS, description="Optimizer updates of linear warm-up from 0.")
     weight_decay: float = Field(0.0, ge=0, le=100, description="Decoupled (AdamW); matrices only.")
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(1e-8, gt=0, le=1)
-    max_grad_norm: float = Field(1.0, gt=0, le=1e9)
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean of the gradients.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the mean of their squares.")
+    adam_epsilon: float = Field(1e-8, gt=0, le=1, description="Added to the root of that mean.")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e9, description="A gradient of a larger global norm is scaled down.")
 
 
 class AdvantageConfig(Section):
@@ -39,7 +39,7 @@ class AdvantageConfig(Section):
 
 class GRPOConfig(Section):
     max_steps: Steps = Field(100, description="Rollout-and-update steps of the whole run.")
-    prompts_per_step: Rows = 64
+    prompts_per_step: Rows = Field(64, description="Problems of a step, each with num_generations completions.")
     num_generations: int = Field(8, ge=2, le=4096, description="Group size G.")
     num_minibatches: Rows = Field(1, description="Optimizer updates per pass over the step's completions.")
     num_iterations: int = Field(1, ge=1, le=1000, description="Passes over the step's completions (mu).")
@@ -57,7 +57,9 @@ class GRPOConfig(Section):
         "problems, until prompts_per_step mixed ones are there or this many times prompts_per_step were generated. "
         "1 is off.",
     )
-    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo"] = "dapo"
+    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo"] = Field(
+        "dapo", description="How the tokens of a step are weighted and clipped; see docs/methods/grpo.md."
+    )
     importance_sampling_level: Literal["token", "sequence"] = Field(
         "token", description="`sequence` is GSPO: one ratio a sequence, the geometric mean of its tokens."
     )
@@ -65,12 +67,13 @@ class GRPOConfig(Section):
     scale_rewards: Literal["group", "batch", "none"] = Field(
         "group", description="What advantage=grpo divides by: the deviation of the group, of the step, or nothing."
     )
-    epsilon: float = Field(0.2, gt=0, le=1000)
+    epsilon: float = Field(0.2, gt=0, le=1000, description="The ratio is clipped below 1 - epsilon.")
     epsilon_high: float | None = Field(
         0.28,
         gt=0,
         le=1000,
-        description="None: the same as epsilon. With loss_type=cispo the cap of the ratio itself (5.0).",
+        description="The ratio is clipped above 1 + epsilon_high; null is epsilon. With loss_type=cispo the cap of the "
+        "ratio itself (5.0).",
     )
     old_logprobs: Literal["learner", "sampler"] = Field(
         "learner",
@@ -82,7 +85,9 @@ class GRPOConfig(Section):
     beta: float = Field(
         0.0, ge=0, le=1000, description="KL coefficient; the reference model exists only when it is > 0."
     )
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(
+        "k3", description="Estimator of the KL divergence (Schulman, 2020); k3 is never negative."
+    )
     use_bias_correction_kl: bool = Field(
         True,
         description="Multiply the KL term by the ratio of policy and old policy, so that its gradient is that of the "
@@ -97,13 +102,27 @@ class GRPOConfig(Section):
         description="Multiply the policy loss by the ratio learner / sampler, of tokens or of whole sequences, either "
         "clipped to the bounds importance_sampling_clip_* or 0 outside them. None is off.",
     )
-    importance_sampling_clip_max: float | None = Field(3.0, gt=0, le=1e6)
-    importance_sampling_clip_min: float | None = Field(None, gt=0, le=1e6)
-    mask_truncated_completions: bool = False
+    importance_sampling_clip_max: float | None = Field(3.0, gt=0, le=1e6, description="Upper bound of that ratio.")
+    importance_sampling_clip_min: float | None = Field(None, gt=0, le=1e6, description="Lower bound of that ratio.")
+    mask_truncated_completions: bool = Field(
+        False, description="Leave completions that hit max_completion_length out of the loss."
+    )
     dump_steps: tuple[Steps, ...] = Field(
         (),
         description="Steps (from 1) of which everything is written to run.dir/replay/ for `extra-jax replay`.",
     )
+
+    @field_validator("scale_rewards", mode="before")
+    @classmethod
+    def _as_in_trl(cls, raw: Any) -> Any:
+        return {True: "group", False: "none"}[raw] if isinstance(raw, bool) else raw
+
+    @field_validator("loss_type", mode="before")
+    @classmethod
+    def _gspo_is_a_level(cls, raw: Any) -> Any:
+        if raw == "gspo":
+            raise ValueError("gspo is importance_sampling_level=sequence here, with any loss_type")
+        return raw
 
     @property
     def completions_per_step(self) -> int:
@@ -154,7 +173,7 @@ class GRPOConfig(Section):
 
 
 class SFTConfig(Section):
-    max_steps: Steps = 100
+    max_steps: Steps = Field(100, description="Optimizer updates of the whole run.")
     batch_size: Rows = Field(64, description="Examples per optimizer update.")
     row_length: int = Field(
         1024, ge=2, le=MAX_TOKENS, description="Tokens of a packed row; a longer example is refused."

@@ -8,7 +8,7 @@ from extra_jax.data.problem import Problem
 from extra_jax.data.sources import load_problems
 from extra_jax.data.tokenizer import Tokenizer, load_tokenizer
 from extra_jax.errors import ExtraError
-from extra_jax.model.config import TINY_BASE, Qwen3Config
+from extra_jax.model.config import TINY_BASE, Qwen3Config, is_hub_name, model_folder
 
 
 def load_data(data: DataConfig, seed: int, folder: str = "") -> list[Problem]:
@@ -39,7 +39,9 @@ def model_tokenizer(config: Config) -> Tokenizer:
     Raises:
         ExtraError: it does not load.
     """
-    path = config.tokenizer.path or ("tiny" if config.model.path in (None, TINY_BASE) else config.model.path)
+    path, model = config.tokenizer.path, config.model.path
+    if path is None:
+        path = "tiny" if model in (None, TINY_BASE) else str(model_folder(model)) if is_hub_name(model) else model
     return load_tokenizer(path, config.tokenizer.chat_template_kwargs)
 
 

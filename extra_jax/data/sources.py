@@ -67,7 +67,10 @@ def load_problems(
         problems = _generate(source, split, seed, limit, columns, difficulty)
     else:
         if difficulty:
-            raise ExtraError(f"{source}: {', '.join(difficulty)} apply to {' and '.join(TASKS)} only. Remove them.")
+            raise ExtraError(
+                f"{source}: {', '.join(difficulty)} apply to {' and '.join(TASKS)} only. Add data.task={{}} (and "
+                "eval.data.task={}) where a recipe sets them."
+            )
         problems = _sample(_load(source, split, columns), limit, seed)
     if prompt_template is None and system is None:
         return problems

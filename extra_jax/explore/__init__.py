@@ -2,7 +2,7 @@
 
     ex.train("configs/quickstart.yaml", explore=[ex.explore.novelty(alpha=0.3), ex.explore.prefixes(source="correct")])
 
-``docs/exploration.md`` shows how to write one of your own.
+``docs/howto/own-bonus.md`` shows how to write one of your own.
 """
 
 from extra_jax.explore.door import BONUSES, PROMPTS, PromptPolicy, PromptStep, Transform, bonus, chain, stateless

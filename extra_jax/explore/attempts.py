@@ -1,6 +1,6 @@
 """Prefixes of the model's own attempts: which attempt is cut, what a prefix is worth, and which is taken.
 
-Source: ``docs/extra.md``, "Prefix regeneration".
+Source: ``docs/methods/extra.md``, "Prefix regeneration".
 """
 
 import re

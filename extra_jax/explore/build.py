@@ -79,5 +79,5 @@ def _made(registry: Registry[Callable[..., Made]], kind: type[Made], name: str, 
     where = f"{registry.key}.{name}"
     result = call_with(registry.get(name), arguments, where)
     if not isinstance(result, kind):
-        raise ExtraError(f"{where}: it gave {result!r:.80}, which is no {kind.__name__}; see docs/exploration.md")
+        raise ExtraError(f"{where}: it gave {result!r:.80}, which is no {kind.__name__}; see docs/howto/own-bonus.md")
     return result

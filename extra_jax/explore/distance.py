@@ -2,7 +2,7 @@
 
 Completions of one problem stand in one row: arrays are ``[K, W]`` over ``K`` problems and at most ``W`` completions of
 each in this step, filled up where a problem has fewer. A pool has ``M`` remembered completions first, then the ``W``
-siblings. Source: ``docs/extra.md``.
+siblings. Source: ``docs/methods/extra.md``.
 """
 
 from typing import Literal

@@ -4,7 +4,7 @@ A **transform** is three functions without a class around them: ``init`` makes i
 a step and gives others, and ``chain`` puts several behind each other. At the end of a run's chain the values are the
 advantages that are learned from; inside of ``bonus(...)`` they are a bonus in the making. A **prompt policy** is the
 same for prompts. A state is a tree of dicts, lists, numbers, texts and numpy arrays, which is in every checkpoint; a
-state of another kind brings ``save`` and ``load``. ``docs/exploration.md`` has examples.
+state of another kind brings ``save`` and ``load``. ``docs/howto/own-bonus.md`` has examples.
 
     def shorter(weight: float = 0.1) -> Transform:
         def update(step, values, state):

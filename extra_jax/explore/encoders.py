@@ -98,7 +98,7 @@ class HashedNgramEncoder:
     Args:
         size: numbers in a vector.
 
-    Source: ``docs/extra.md``, "Encoders".
+    Source: ``docs/methods/extra.md``, "Encoders".
     """
 
     truncated = 0

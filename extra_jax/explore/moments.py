@@ -1,7 +1,7 @@
 """From distances to a bonus: running moments, centring and scaling.
 
 The mean distance of a problem says nothing about diversity. Paid out, it is a second reward for being correct whose
-noise drowns what the differences say; centring removes it. Source: ``docs/extra.md``, "From distance to bonus".
+noise drowns what the differences say; centring removes it. Source: ``docs/methods/extra.md``, "From distance to bonus".
 """
 
 from dataclasses import asdict, dataclass

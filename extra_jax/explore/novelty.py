@@ -5,7 +5,7 @@
 Each is a transform of its own, and ``novelty`` is the chain that we recommend. A metric, a control or a cap of one's
 own is another element in such a chain: ``bonus(distance(...), my_control(seed=0), standardise(...), cap(...))``.
 
-Source: ``docs/extra.md``.
+Source: ``docs/methods/extra.md``.
 """
 
 from typing import Any, Literal

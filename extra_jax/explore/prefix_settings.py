@@ -1,4 +1,4 @@
-"""Settings of prefix regeneration. Source: ``docs/extra.md``, "Prefix regeneration"."""
+"""Settings of prefix regeneration. Source: ``docs/methods/extra.md``, "Prefix regeneration"."""
 
 from collections.abc import Callable
 from typing import Any, Literal

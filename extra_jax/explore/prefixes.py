@@ -6,7 +6,7 @@
 A prefix made in step ``s`` is used in ``s + 1`` at the earliest. Every process holds the same state: each cuts its own
 completions, and all choose from what all of them offered.
 
-Source: ``docs/extra.md``, "Prefix regeneration", "Success and failure prefixes".
+Source: ``docs/methods/extra.md``, "Prefix regeneration", "Success and failure prefixes".
 """
 
 from collections.abc import Sequence

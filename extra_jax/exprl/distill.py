@@ -1,8 +1,8 @@
 """Self-distillation, the baseline without a judge: the frozen initial model sees the reference and says what it would
 have written.
 
-Source: ``docs/exprl.md`` 1.1: the signal of a token is ``log student - log teacher``, constant to the gradient; the
-loss is the mean over tokens of that times the student's log-probability.
+Source: ``docs/methods/exprl.md`` 1.1: the signal of a token is ``log student - log teacher``, constant to the gradient;
+the loss is the mean over tokens of that times the student's log-probability.
 """
 
 from collections.abc import Mapping, Sequence

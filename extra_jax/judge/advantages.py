@@ -4,7 +4,7 @@ Arrays are padded: ``[B, S]`` holds the scores of ``B`` rollouts with at most ``
 something is a mask of its own (``valid``), never a special number: one unparsed segment makes its rollout invalid.
 
 Three readings of the method can be chosen by ``faithful``: ``paper`` (its formulas), ``code`` (what the released code
-does, its faults included, to reproduce its runs) and ``recommended``. Source: ``docs/exprl.md`` 1, 3 and 4.
+does, its faults included, to reproduce its runs) and ``recommended``. Source: ``docs/methods/exprl.md`` 1, 3 and 4.
 """
 
 from typing import Literal
@@ -156,7 +156,7 @@ def _add_leaks(a: np.ndarray, scores: np.ndarray, counts: np.ndarray, lost: np.n
     """Fills in what the released ``delta`` gives rollouts that it should drop; returns which those are.
 
     Its mark for a lost segment is overwritten when the last score is subtracted from the first segment, and the test
-    for the mark then misses (``docs/exprl.md`` 4, no. 5).
+    for the mark then misses (``docs/methods/exprl.md`` 4, no. 5).
     """
     rows = np.arange(len(scores))
     final = np.nan_to_num(scores[rows, counts - 1])

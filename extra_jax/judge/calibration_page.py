@@ -68,7 +68,9 @@ def _verdict(conditions: Mapping[str, Any]) -> str:
             )
     others = [errors[name] for name in ("noref", "wrongref") if name in errors]
     if ref["low"] <= 0.5 <= ref["high"]:
-        return sentence + " The data cannot tell it from a coin: it is no better than a coin, or there are too few."
+        judged = conditions["ref"]
+        few = "correct" if judged["correct"] <= judged["wrong"] else "wrong"
+        return f"{sentence} It cannot be told from a coin with {judged[few]:,} {few} rollouts."
     if ref["low"] > 0.5:
         return sentence + " That is worse than a coin."
     if not others:

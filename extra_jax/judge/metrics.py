@@ -3,7 +3,7 @@
 Every number is a function of weights on problems: with equal weights it is the estimate, with the multiplicities of a
 resample one draw of the bootstrap. The rollouts of a problem stay together, as they are no independent evidence.
 
-Source: ``docs/exprl.md`` 2.4.
+Source: ``docs/methods/exprl.md`` 2.4.
 """
 
 from collections.abc import Mapping, Sequence

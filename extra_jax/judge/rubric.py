@@ -12,7 +12,7 @@ A rubric is a TOML file in ``rubrics/`` (or one of the user's own):
 
 A file that has been used is never edited; a better one gets the next version number.
 
-Source: ``docs/exprl.md`` 2.1 and 3.2.
+Source: ``docs/methods/exprl.md`` 2.1 and 3.2.
 """
 
 import difflib

@@ -110,7 +110,7 @@ def wrong_references(parts: list[store.Part], seed: int) -> dict[str, str]:
     Raises:
         ExtraError: fewer than two different references.
 
-    Source: ``docs/exprl.md`` 2.4.
+    Source: ``docs/methods/exprl.md`` 2.4.
     """
     rows = [row for part in parts for row in part.read(("problem", "reference"))]
     references = {row["problem"]: row["reference"] for row in rows if row["reference"]}

@@ -67,7 +67,7 @@ def parse_score(text: str, cut: bool = False) -> Parsed | None:
         cut: The reply hit its cap. Then a line that something follows may have been a quotation, and a number at the
             very end may be half of one.
 
-    Source: ``docs/exprl.md`` 2.2; the released parser takes the first digit after the first
+    Source: ``docs/methods/exprl.md`` 2.2; the released parser takes the first digit after the first
     "Score:", so that "10" counts as 1 and "[4]" as nothing.
     """
     start = answer_start(text)
@@ -180,7 +180,7 @@ def normalise(scores: np.ndarray, scale: str = "smooth") -> np.ndarray:
         scores: any shape; not necessarily whole (means of several samples, expectations).
         scale: name of the map.
 
-    Source: ``docs/exprl.md`` 2.3.
+    Source: ``docs/methods/exprl.md`` 2.3.
     """
     scores = np.asarray(scores, np.float64)
     if scale == "smooth":

@@ -1,7 +1,7 @@
 """Segments: where a trace is cut into the pieces that a process judge scores.
 
 Everything happens on UTF-8 bytes. The bytes of a trace are those of its tokens joined, so a cut at a byte is a cut
-between tokens by one binary search, and no token is decoded on its own (``docs/exprl.md`` 3.1 describes what
+between tokens by one binary search, and no token is decoded on its own (``docs/methods/exprl.md`` 3.1 describes what
 decoding a window for each token costs and misses).
 """
 

@@ -1,4 +1,7 @@
-"""The advantage door: ``train.advantage`` names the function from rewards to advantages. See ``docs/advantages.md``."""
+"""The advantage door: ``train.advantage`` names the function from rewards to advantages.
+
+See ``docs/howto/own-advantage.md``.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -2,7 +2,7 @@
 
 ``P`` prompts, ``G`` completions of each. ``valid [P, G]`` is 1 where a reward says something about the policy. The
 other completions (a grader that failed) enter no baseline and no count, and get 0, as if the group were smaller.
-Formulas and sources are also in ``docs/advantages.md``.
+Formulas and sources are also in ``docs/howto/own-advantage.md``.
 """
 
 from math import comb

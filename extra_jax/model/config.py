@@ -1,6 +1,7 @@
 """Shape and arithmetic of a model, as a Hugging Face ``config.json`` states them."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from extra_jax.model.families import FAMILIES, Family, ModelType, fill_in
 from extra_jax.model.rope import SCALINGS, Llama3Scaling, RopeScaling
 
 TINY_BASE = "tiny-base"  # the one model that ships in the package
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # Keys of config.json that do not change what the model computes, beside all that begin with ``_`` or ``unsloth_``.
 # fmt: off
@@ -327,10 +329,10 @@ def preset(name: str | None) -> Qwen3Config:
 
 
 def model_folder(path: str) -> Path:
-    """The folder of ``model.path``; ``tiny-base`` names the one in the package.
+    """The folder of ``model.path``; ``tiny-base`` names the one in the package, and ``ORG/NAME`` is downloaded.
 
     Raises:
-        ExtraError: no such folder.
+        ExtraError: no such folder, or the hub cannot be reached or refuses.
     """
     if path == TINY_BASE:
         folder = Path(extra_jax.__file__).parent / "assets" / "tiny_base"
@@ -338,6 +340,29 @@ def model_folder(path: str) -> Path:
     else:
         folder = Path(path).expanduser()
         remedy = f"give a Hugging Face model folder, or {TINY_BASE!r}"
+    if is_hub_name(path):
+        return _downloaded(path)
     if not folder.is_dir():
         raise ExtraError(f"model.path={path}: {folder} is not a folder; {remedy}")
     return folder
+
+
+def is_hub_name(path: str) -> bool:
+    """Whether this may be a model of the Hugging Face hub: ``ORG/NAME``, and no folder of this name is here."""
+    return _HUB_NAME.fullmatch(path) is not None and not Path(path).is_dir()
+
+
+def _downloaded(name: str) -> Path:
+    """The snapshot of a model of the hub in the cache of ``huggingface_hub``; only the first call needs a network."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:  # no network, no such model, a gated one: each has a class of its own
+        reason = str(error).strip().partition("\n")[0]
+        raise ExtraError(
+            f"model.path={name}: there is no such folder, and the model cannot be downloaded "
+            f"({type(error).__name__}: {reason}). Check the name and the network (gated models need `hf auth login`), "
+            "or download it elsewhere and give its folder"
+        ) from error

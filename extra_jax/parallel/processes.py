@@ -5,6 +5,7 @@ steers the program is taken from numbers that all processes ``agree`` on. With o
 """
 
 import io
+import logging
 import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from extra_jax.parallel.mesh import tensor_spans_processes
 from extra_jax.parallel.sharding import batch_sharding
 
 T = TypeVar("T")
+_logger = logging.getLogger(__name__)
 
 
 def initialize(config: DistributedConfig, mesh: MeshConfig) -> None:
@@ -45,8 +47,13 @@ def initialize(config: DistributedConfig, mesh: MeshConfig) -> None:
         try:
             jax.distributed.initialize(config.coordinator_address, config.num_processes, config.process_id)
         except Exception as error:
+            alone = config.enabled == "auto" and config.coordinator_address is None
+            if alone and isinstance(error, ValueError) and "coordinator_address" in str(error):  # of no cluster at all
+                _logger.info("distributed.enabled=auto: no cluster is detected, so this process runs alone")
+                return
             raise ExtraError(
-                f"distributed.enabled=true, but the processes cannot be joined: {str(error).rstrip('.')}. On a single "
+                f"distributed.enabled={str(config.enabled).lower()}, but the processes cannot be joined: "
+                f"{str(error).rstrip('.')}. On a single "
                 "machine set distributed.enabled=false; on a cluster that JAX does not detect (it knows Cloud TPU, GKE "
                 "and SLURM) give distributed.coordinator_address=HOST:PORT, num_processes and process_id"
             ) from error

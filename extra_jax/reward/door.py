@@ -1,4 +1,4 @@
-"""The reward door: how a function of a user, or one of ours, becomes a part of the reward (``docs/rewards.md``).
+"""The reward door: how a function of a user, or one of ours, becomes part of the reward (``docs/howto/own-reward.md``).
 
 A reward function has TRL's signature, ``f(prompts, completions, **columns) -> list[float | None]``, plain or ``async``.
 It gets the columns that it declares, or all of them with ``**kwargs``. A grader (``verdict.Grader``) is a reward

@@ -1,6 +1,6 @@
 """The reward functions of the package that are no graders: format, length, and DAPO's overlong shaping.
 
-They are ordinary reward functions (``docs/rewards.md``): copy one to write your own.
+They are ordinary reward functions (``docs/howto/own-reward.md``): copy one to write your own.
 """
 
 import re

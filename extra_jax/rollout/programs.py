@@ -112,14 +112,14 @@ def build_programs(
 
     # A jitted function runs as Python only while it is traced, so its line is written once for each new size.
     def prefill(weights: nnx.State, contexts: jax.Array) -> KeysValues:
-        _logger.info("compiling prefill: %d contexts of %d tokens", *contexts.shape)
+        _logger.debug("compiling prefill: %d contexts of %d tokens", *contexts.shape)
         return decode.prefill(nnx.merge(graphdef, weights), contexts, dtype)
 
     def decode_chunk(
         weights: nnx.State, slots: cache.Slots, resets: jax.Array, seed: jax.Array, tokens: jax.Array
     ) -> tuple[cache.Slots, decode.Chunk]:
         rows, capacity = len(slots.token), slots.capacity
-        _logger.info("compiling decode: %d slots of %d positions, %d tokens a chunk", rows, capacity, sizes.chunk)
+        _logger.debug("compiling decode: %d slots of %d positions, %d tokens a chunk", rows, capacity, sizes.chunk)
         model = nnx.merge(graphdef, weights)
         return decode.decode_chunk(
             model, slots, resets, seed, tokens,

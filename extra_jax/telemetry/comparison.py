@@ -1,4 +1,4 @@
-"""Is one arm better than another? Runs compared pair by pair of seeds, problem by problem (``docs/extra.md`` 6).
+"""Is one arm better than another? Runs compared by pairs of seeds, problem by problem (``docs/methods/extra.md`` 6).
 
 An arm is one run per seed. The score of a problem is its pass@k; ``D[s, p]`` is the difference of the arms at seed
 ``s`` and problem ``p``. Two intervals are given. The *hierarchical* bootstrap draws seeds, then problems within each

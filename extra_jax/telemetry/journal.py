@@ -1,5 +1,7 @@
 """What a run writes down while it works, on process 0; on the other processes everything here is a no-op."""
 
+import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -8,14 +10,18 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from extra_jax.config import Config
-from extra_jax.data.problem import Problem
+from extra_jax.data.problem import Problem, prompt_text
 from extra_jax.parallel.processes import is_main
 from extra_jax.reward.scores import Scores
 from extra_jax.rollout.types import Rollouts
+from extra_jax.telemetry.closing import closing_lines
 from extra_jax.telemetry.metrics import MetricsLog
 from extra_jax.telemetry.progress import Progress
 from extra_jax.telemetry.records import write_rollouts
-from extra_jax.telemetry.trackers import make_trackers
+from extra_jax.telemetry.trackers import COMPLETIONS, make_trackers
+
+_REPORT_SECONDS = 60.0
+_logger = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
@@ -47,6 +53,7 @@ class Journal:
 
     def __init__(self, config: Config, *, total_steps: int, first_step: int):
         self.run_dir = Path(config.run.dir)
+        self._reported = time.monotonic()
         self._every = config.logging.rollouts_every
         self._progress = Progress(total_steps, enabled=is_main(), first_step=first_step)
         self._log: MetricsLog | None = None
@@ -62,6 +69,8 @@ class Journal:
         if self._log is not None:
             self._log.log(step, metrics)
             self._progress.step(step, metrics)
+            if any(name.startswith("eval_") for name in metrics):
+                self._report_on_the_way()
 
     def records(self, step: int, record: Record) -> None:
         """The completions of a step, every ``logging.rollouts_every`` steps.
@@ -82,13 +91,34 @@ class Journal:
                 reward_parts=scores.parts,
                 columns=columns,
             )
+            shown = (texts, [g.verdict for g in scores.grades], scores.rewards.tolist(), advantages.tolist())
+            prompts = [prompt_text(problems[index].prompt) for index in rollouts.prompt_index[:COMPLETIONS]]
+            names = ("prompt", "completion", "verdict", "reward", "advantage")
+            rows = [
+                dict(zip(names, (prompt, *row), strict=True)) for prompt, *row in zip(prompts, *shown, strict=False)
+            ]
+            self._log.completions(step, rows)
 
     def report(self) -> None:
-        """Writes ``report.html`` and says where."""
+        """Writes ``report.html``, and says what has come of the run and where it is."""
         if self._log is not None:
             from extra_jax.telemetry.report import write_report  # the engine of its charts takes a second to start
 
-            self.message(f"report: {write_report(self.run_dir)}")
+            write_report(self.run_dir)
+            for line in closing_lines(self.run_dir):
+                self.message(line)
+
+    def _report_on_the_way(self) -> None:
+        """After an evaluation, when the last report is older than the time that it takes is worth."""
+        if time.monotonic() - self._reported < _REPORT_SECONDS:
+            return
+        from extra_jax.telemetry.report import write_report
+
+        try:
+            write_report(self.run_dir)
+        except Exception as error:  # a picture is never worth a run
+            _logger.warning("no report at this evaluation (%s: %s); the run goes on", type(error).__name__, error)
+        self._reported = time.monotonic()
 
     def __enter__(self) -> Self:
         self._progress.__enter__()

@@ -93,6 +93,11 @@ class MetricsLog:
         for tracker in self._trackers:
             tracker.log(int(step), numbers)
 
+    def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Hands completions to the trackers, which show some of them as a table."""
+        for tracker in self._trackers:
+            tracker.completions(step, rows)
+
     def _write(self, data: bytes) -> None:
         with disk_errors(self.path):
             while data:

@@ -1,15 +1,19 @@
-"""What a person sees while a run trains: a step bar, a rollout bar and one dense line per step.
+"""What a person sees while a run trains: a step bar, a rollout bar and one line of at most 80 columns per step.
 
-The line leads with what tells whether learning happens (reward, pass rate, groups without signal, advantage size,
-gradient norm). The loss of RL is left out on purpose: it is near 0 by construction and people take that for a fault;
-supervised fine-tuning, which has no reward, shows it.
-On a pipe or in a log file there are no bars, only the lines.
+The line leads with what tells whether learning happens (reward, pass rate, share of groups with signal), then what
+explores and judges, where something does. The loss of RL is left out on purpose: it is near 0 by construction and
+people take that for a fault; supervised fine-tuning, which has no reward, shows it. All other numbers follow where the
+level of the log ``extra_jax`` is ``DEBUG`` (``-v``). In a pipe or a log file there are no bars, and a line begins with
+the time.
 """
 
+import logging
+import re
 import sys
+import textwrap
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self, TextIO
 
 from rich.console import Console
@@ -18,39 +22,83 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from extra_jax.errors import printable, redact
-from extra_jax.telemetry.names import phase_seconds
 
+COLUMNS = 80
 _PLAIN_ROLLOUT_SECONDS = 30.0
 _PACE_STEPS = 20
+_MANY_TRUNCATED = 0.05
 
+_LEADING_ZERO = re.compile(r"(?<![\d])0\.")
+
+_logger = logging.getLogger(__name__)
+
+# Label, metric and form, the most important first: what does not fit into the line is left out.
 _FIELDS: tuple[tuple[str, str, str], ...] = (
     ("reward", "reward", ".3f"),
-    ("pass_rate", "pass", ".1%"),
-    ("frac_reward_zero_std", "no-signal", ".0%"),
-    ("completions/mean_length", "len", ".0f"),
-    ("completions/clipped_ratio", "truncated", ".1%"),
-    ("entropy", "entropy", ".3f"),
-    ("grad_norm", "grad", ".2e"),
-    ("advantages/abs_mean", "|adv|", ".2f"),
-    ("kl", "kl", ".2e"),
-    ("tokens_per_second", "tok/s", ",.0f"),
+    ("loss", "loss", ".4f"),
+    ("pass", "pass_rate", ".0%"),
+    ("novelty", "exploration/novelty_mean", ".2f"),
+    ("guided", "exploration/guided_pass_rate", ".0%"),
+    ("AUROC", "judge/auroc", ".0%"),
+    ("truncated", "completions/clipped_ratio", ".0%"),
+    ("signal", "frac_reward_zero_std", ".0%"),
+    ("len", "completions/mean_length", ".0f"),
+    ("H", "entropy", ".2f"),
+    ("kl", "kl", ".1e"),
+    ("grad", "grad_norm", ".1e"),
 )
-
-_SFT_LOSS = ("loss", "loss", ".4f")
 
 
 def step_line(step: int, metrics: Mapping[str, Any], total_steps: int | None = None) -> str:
-    """One step on one line; metrics that are absent are left out, values that are not finite are shown as such.
+    """One step on one line of at most 80 columns; metrics that are absent are left out.
 
-    Evaluation results of the step are appended. Seconds are the step time with its phases in brackets.
+    ``pass`` is the share of correct completions, ``guided`` the same behind a prefix, ``signal`` the share of groups
+    whose rewards differ, ``AUROC`` that of the judge's scores, ``len`` tokens, ``H`` the entropy in nats a token.
+    Truncated completions are shown when they are many. A value that is not finite is shown as such.
     """
     width = len(str(total_steps)) if total_steps else 0
-    parts = [f"step {step:>{width}}/{total_steps}" if total_steps else f"step {step}"]
-    fields = _FIELDS if "reward" in metrics else (_SFT_LOSS, *_FIELDS)
-    parts += [f"{label} {_format(metrics[key], form)}" for key, label, form in fields if metrics.get(key) is not None]
-    if seconds := _seconds(metrics):
-        parts.append(seconds)
-    return " · ".join(parts + _evaluation(metrics))
+    line = f"step {step:>{width}}/{total_steps}" if total_steps else f"step {step}"
+    end = f"  {_short_seconds(float(metrics['step_time']))} s" if metrics.get("step_time") is not None else ""
+    for label, key, form in _FIELDS:
+        if (value := metrics.get(key)) is None or (key == "loss" and "reward" in metrics):
+            continue
+        if key == "completions/clipped_ratio" and not value > _MANY_TRUNCATED:
+            continue
+        shown = _format(1 - value if label == "signal" else value, form)
+        part = f"  {label} {_LEADING_ZERO.sub('.', shown)}"
+        if len(line) + len(part) + len(end) <= COLUMNS:
+            line += part
+    return line + end
+
+
+def evaluation_lines(step: int, metrics: Mapping[str, Any]) -> Iterator[str]:
+    """For each benchmark pass@1 and the largest pass@k, with intervals."""
+    names = [
+        key.removeprefix("eval_")
+        for key in metrics
+        if key.startswith("eval_") and "pass@" in key and not key.endswith(("_low", "_high"))
+    ]
+    for benchmark in dict.fromkeys(name.rpartition("pass@")[0] for name in names):
+        scores = [name for name in names if name.rpartition("pass@")[0] == benchmark]
+        shown = "  ".join(
+            f"{name.removeprefix(benchmark)} {_interval(metrics, f'eval_{name}')}"
+            for name in dict.fromkeys((scores[0], scores[-1]))
+        )
+        yield f"eval at step {step}  {benchmark.rstrip('_')}{'  ' * bool(benchmark)}{shown}"
+
+
+def all_numbers(metrics: Mapping[str, Any]) -> str:
+    """Every metric of a step, in lines of at most 80 columns."""
+    shown = [
+        f"{key}\u00a0{_format(value, '.4g')}"
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and not key.startswith("eval_")
+    ]
+    lines = textwrap.wrap(
+        "  ".join(shown), COLUMNS, initial_indent="  ", subsequent_indent="  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return "\n".join(lines).replace("\u00a0", " ")
 
 
 def _format(value: Any, form: str) -> str:
@@ -58,29 +106,8 @@ def _format(value: Any, form: str) -> str:
     return format(number, form) if number - number == 0.0 else str(number)
 
 
-def _seconds(metrics: Mapping[str, Any]) -> str:
-    phases = phase_seconds(metrics)
-    split = " ".join(f"{name} {_short_seconds(value)}" for name, value in phases.items())
-    if (total := metrics.get("step_time")) is None:
-        return split
-    return f"{_short_seconds(float(total))} s ({split})" if split else f"{_short_seconds(float(total))} s"
-
-
 def _short_seconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
-
-
-def _evaluation(metrics: Mapping[str, Any]) -> list[str]:
-    """pass@1 of every benchmark; of a single one also the largest pass@k."""
-    names = [
-        key for key in metrics if key.startswith("eval_") and "pass@" in key and not key.endswith(("_low", "_high"))
-    ]
-    shown = [name for name in names if name.endswith("pass@1")]
-    if len(shown) == 1 and len(names) > 1:
-        shown.append(names[-1])
-    return [
-        f"{name.replace('eval_', 'eval ', 1).replace('_pass', ' pass')} {_interval(metrics, name)}" for name in shown
-    ]
 
 
 def _interval(metrics: Mapping[str, Any], name: str) -> str:
@@ -138,8 +165,9 @@ class Display:
             self._bars.update(bar, **fields)
 
     def line(self, text: str) -> None:
-        """A line of its own, above the bars."""
-        self._console.print(Text(printable(redact(text))))
+        """A line of its own, above the bars; with the time where it goes to a file."""
+        stamp = "" if self._console.is_terminal else time.strftime("%Y-%m-%d %H:%M:%S ")
+        self._console.print(Text(stamp + printable(redact(text))))
 
 
 class Progress(Display):
@@ -177,14 +205,19 @@ class Progress(Display):
             self.line(f"  rollouts {finished}/{total} finished, {in_flight} in flight")
 
     def step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Moves the step bar to ``step`` and prints the line of the step."""
+        """Moves the step bar to ``step`` and prints the line of the step, or those of an evaluation."""
         if not self._enabled:
             return
         self._pace.step(step, time.monotonic())
         self.update(self._step_bar, completed=step)
         self.update(self._rollout_bar, visible=False)
         self._last_line = 0.0
-        self.line(step_line(step, metrics, self._total_steps))
+        if not all(key.startswith("eval_") for key in metrics):
+            self.line(step_line(step, metrics, self._total_steps))
+            if _logger.isEnabledFor(logging.DEBUG):
+                self.line(all_numbers(metrics))
+        for line in evaluation_lines(step, metrics):
+            self.line(line)
 
     def message(self, text: str) -> None:
         """A line of its own: a checkpoint, an evaluation, a warning."""

@@ -1,4 +1,4 @@
-"""What ``docs/coming_from_trl.md`` shows runs as it stands there: TRL's names and functions, a Parquet file of verl."""
+"""What ``docs/howto/from-trl-verl.md`` shows runs as it stands: TRL's names and functions, a Parquet file of verl."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from extra_jax.config.foreign import TRL, VERL
 from extra_jax.data.tokenizer import load_tokenizer
 from extra_jax.errors import ExtraError
 
-PAGE = "coming_from_trl.md"
+PAGE = "howto/from-trl-verl.md"
 TRL_FUNCTIONS, VERL_FUNCTIONS = blocks(PAGE, "python")
 TRL_CONFIG, VERL_CONFIG = map(yaml.safe_load, blocks(PAGE, "yaml"))
 ASKED = [("3 5 8", "24"), ("2 5 4", "14"), ("3 3 4", "36"), ("7 2 1", "10")]

@@ -12,7 +12,11 @@ LINES = 40
 def test_an_example_is_short_and_a_page_prints_it(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LINES
-    printed = {block for page in (ROOT / "docs").glob("*.md") for block in blocks(page.name, "python")}
+    printed = {
+        block
+        for page in (ROOT / "docs").rglob("*.md")
+        for block in blocks(str(page.relative_to(ROOT / "docs")), "python")
+    }
     assert text in printed, f"no page of docs/ prints {path.name}, or it prints another version of it"
 
 

@@ -13,7 +13,7 @@ from extra_jax.api import History
 from extra_jax.errors import ExtraError
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/examples").glob("*.py"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "docs/examples").glob("*.py"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -73,7 +73,7 @@ def test_a_second_call_of_generate_compiles_nothing_and_a_seed_gives_other_token
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     policy = ex.load("tiny-base", model={"dtype": "float32"}, rollout={"dtype": "float32"})
-    with caplog.at_level("INFO", logger="extra_jax"):
+    with caplog.at_level("DEBUG", logger="extra_jax"):
         texts = [policy.generate("3 4 6 = 24\n", n=4, max_completion_length=16, seed=seed).texts for seed in (0, 0, 1)]
         compiled = [record.getMessage() for record in caplog.records]
     assert texts[0] == texts[1] != texts[2]

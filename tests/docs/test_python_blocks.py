@@ -1,4 +1,4 @@
-"""``docs/python.md`` is a program: its blocks run in order, in one process, and those of the README after them."""
+"""``docs/howto/python.md`` is a program: its blocks run in order, in one process, then those of the README."""
 
 import os
 import re
@@ -20,7 +20,7 @@ assert all((same.history[name] == run.history[name]).all() for name in trained)
 def test_the_page_runs(tmp_path: Path) -> None:
     """In a folder that looks like the repository, so that its runs do not land in it."""
     whole_script = (ROOT / "docs" / "examples" / "notebook.py").read_text()  # has a test of its own
-    parts = [block for block in blocks("python.md", "python") if block != whole_script]
+    parts = [block for block in blocks("howto/python.md", "python") if block != whole_script]
     program = "\n".join(block + AGAIN if "callbacks=[spread]" in block else block for block in parts)
     readme = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     assert len(readme) == 1

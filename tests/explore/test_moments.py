@@ -1,4 +1,4 @@
-"""Moments, centring, scaling and caps: exact properties, and the tables of docs/extra.md by enumeration."""
+"""Moments, centring, scaling and caps: exact properties, and the tables of docs/methods/extra.md by enumeration."""
 
 import itertools
 

@@ -19,6 +19,8 @@ NEEDED_BY_OTHERS = {
     "jinja2": "transformers imports it when a chat template is rendered, and does not declare it",
 }
 COME_WITH_ANOTHER = {
+    "annotated-types": "pydantic",
+    "huggingface-hub": "transformers",
     "markupsafe": "jinja2",
     "mpmath": "math-verify",
     "pydantic-core": "pydantic",

@@ -9,14 +9,14 @@ import pytest
 from house.imports import Import, circles, imports, modules, room
 
 LAYERS = (
-    {"errors", "answers", "files", "doors", "columns", "interrupts"},
+    {"errors", "answers", "files", "doors", "columns", "interrupts", "version"},
     {"config"},
     {"model", "data", "parallel"},
     {"rollout", "reward", "learn"},
     {"runtime", "exploration", "telemetry"},
     {"explore", "judge"},
     {"view"},
-    {"noise", "checkpoint", "run_dir", "evaluate", "stages", "dynamic_sampling", "export", "run"},
+    {"noise", "checkpoint", "run_dir", "provenance", "evaluate", "stages", "dynamic_sampling", "export", "run"},
     {"train", "sft", "exprl", "sample", "replay", "plan", "dry_run", "dry_run_warnings"},
     {"assemble"},
     {"api", "cli", "front"},

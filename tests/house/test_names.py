@@ -17,7 +17,7 @@ from extra_jax.cli import VERBS, build_parser
 from extra_jax.config import Config
 from house.imports import ROOT, modules
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 SOURCES = [*modules().values(), *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
 
 _FOLDERS = "configs|tests|extra_jax|benchmarks|scripts|docs"

@@ -1,6 +1,6 @@
 """What servers answer, as recorded or as their sources and issues have it, and the row that must come of it.
 
-``docs/exprl_usage.md`` has the same servers as a table.
+``docs/howto/judge.md`` has the same servers as a table.
 """
 
 import json

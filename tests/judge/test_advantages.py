@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from extra_jax.judge.advantages import outcome_advantages, process_advantages
 
 NA = np.nan
-# docs/exprl.md, section 4: four rollouts in the groups {0, 1} and {2, 3}.
+# docs/methods/exprl.md, section 4: four rollouts in the groups {0, 1} and {2, 3}.
 SCORES = np.array([[0.25, 0.75, 0.5, NA], [0.5, NA, NA, NA], [0.25, 0.75, NA, NA], [1, 0, 0.25, 0.5]])
 COUNTS, GROUP, VALID = np.array([3, 1, 2, 4]), np.array([0, 0, 1, 1]), np.ones(4, bool)
 VECTORS = {

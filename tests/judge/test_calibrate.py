@@ -165,7 +165,7 @@ def test_the_verb_writes_a_page_and_strict_json(tmp_path, capsys):
     assert judge["conditions"]["ref"]["units"]["missing"] == 1
     assert judge["conditions"]["ref"]["metrics"]["auroc"]["value"] == 0.5
     page = (tmp_path / "calibration.html").read_text()
-    assert "no better than a coin" in page
+    assert "cannot be told from a coin with" in page
     assert page.count("<svg") == 2
     assert "nan" not in page.lower().replace("nanum", "")
 

@@ -10,7 +10,7 @@ from extra_jax.learn.estimators import grpo
 from learn import oracle
 
 SCALES = ["group", "batch", "none"]
-GOLDEN = {  # docs/extra.md, section 1: advantage of a correct one of n, k correct, rewards +-1; without the 1e-4
+GOLDEN = {  # docs/methods/extra.md, 1: advantage of a correct one of n, k correct, rewards +-1; without the 1e-4
     4: [1.5, 0.866, 0.5],
     6: [2.041, 1.291, 0.913, 0.645, 0.408],
     8: [2.475, 1.62, 1.208, 0.935, 0.725, 0.54, 0.354],

@@ -38,3 +38,19 @@ def test_any_failure_to_join_is_explained(monkeypatch: pytest.MonkeyPatch, cause
     with pytest.raises(ExtraError, match=str(cause)) as raised:
         initialize(DistributedConfig(enabled=True), MeshConfig())
     assert raised.value.__cause__ is cause
+
+
+def test_auto_runs_alone_where_no_cluster_is_and_hides_no_other_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words are those of jax, which the test above gets from jax itself."""
+    failure: Exception = ValueError("coordinator_address should be defined.")
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    initialize(DistributedConfig(enabled="auto"), MeshConfig())
+    with pytest.raises(ExtraError, match="coordinator_address should be defined"):
+        initialize(DistributedConfig(enabled=True), MeshConfig())
+    failure = RuntimeError("barrier timed out")
+    with pytest.raises(ExtraError, match=r"distributed.enabled=auto, but .* barrier timed out"):
+        initialize(DistributedConfig(enabled="auto"), MeshConfig())

@@ -301,7 +301,7 @@ def test_metrics_are_trls_and_leave_out_what_was_not_said():
     }  # fmt: skip
 
 
-# -- the examples of docs/rewards.md
+# -- the examples of docs/howto/own-reward.md
 
 
 def test_the_examples_of_the_documentation_run():

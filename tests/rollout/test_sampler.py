@@ -217,7 +217,7 @@ def test_progress_ends_with_every_completion_finished():
 
 def test_a_line_says_which_program_is_compiled_for_which_new_size(caplog):
     engine = sampler("1", slots=5, chunk=3, seed=17)  # no other test asks for this one
-    with caplog.at_level("INFO", logger="extra_jax"):
+    with caplog.at_level("DEBUG", logger="extra_jax"):
         engine.generate(rollout_weights(), THREES, 5)
         lines = [record.getMessage() for record in caplog.records]
         assert "compiling decode: 5 slots of 64 positions, 3 tokens a chunk" in lines, lines

@@ -9,7 +9,7 @@ import pytest
 
 from extra_jax.errors import ExtraError
 from extra_jax.telemetry.metrics import MetricsLog, read_metrics
-from extra_jax.telemetry.trackers import make_trackers
+from extra_jax.telemetry.trackers import _markdown, make_trackers, split_histograms, their_name
 
 needs_tensorboard = pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None,
@@ -36,6 +36,8 @@ def runs(monkeypatch):
     made = []
     for name in ("wandb", "trackio"):
         module = types.ModuleType(name)
+        module.Histogram = lambda np_histogram: ("histogram", np_histogram)
+        module.Table = lambda columns, data: ("table", columns, data)
         module.init = lambda **kwargs: made.append(FakeRun(**kwargs)) or made[-1]
         monkeypatch.setitem(sys.modules, name, module)
     return made
@@ -67,14 +69,14 @@ def test_an_unknown_tracker_is_refused(tmp_path):
 def test_wandb_uses_step_as_axis_and_reopens_its_run(tmp_path, runs):
     directory = tmp_path / "my_run"
     (tracker,) = make_trackers(["wandb"], directory, {"train": {"max_steps": 3}})
-    tracker.log(7, {"reward": 0.5})
+    tracker.log(7, {"reward": 0.5, "eval_pass@1": 0.25})
     tracker.close()
     make_trackers(["wandb"], directory, {}, resume_step=7)
     first, second = runs
     assert first.kwargs["name"] == "my_run"
     assert first.kwargs["config"] == {"train": {"max_steps": 3}}
-    assert first.logged == [(None, {"step": 7, "reward": 0.5})]
-    assert ("*", "step") in first.defined
+    assert first.logged == [(None, {"train/global_step": 7, "train/reward": 0.5, "eval/pass@1": 0.25})]
+    assert ("*", "train/global_step") in first.defined
     assert first.finished == 1
     assert second.kwargs["id"] == first.kwargs["id"]
     assert second.kwargs["resume"] == "allow"
@@ -86,7 +88,49 @@ def test_trackio_runs_of_equal_folder_names_stay_apart(tmp_path, runs):
     make_trackers(["trackio"], tmp_path / "a" / "run", {}, resume_step=7)
     names = [run.kwargs["name"] for run in runs]
     assert names[0] == names[2] != names[1]
-    assert runs[0].logged == [(7, {"reward": 0.5})]
+    assert runs[0].logged == [(7, {"train/reward": 0.5})]
+
+
+def test_projects_are_those_of_the_environment(tmp_path, runs, monkeypatch):
+    make_trackers(["wandb", "trackio"], tmp_path, {})
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setenv("TRACKIO_PROJECT", "ours")
+    make_trackers(["wandb", "trackio"], tmp_path, {})
+    assert [run.kwargs["project"] for run in runs] == ["extra-jax", "extra-jax", "mine", "ours"]
+    assert not any("group" in run.kwargs or "tags" in run.kwargs for run in runs), "wandb reads its own variables"
+
+
+def test_names_are_those_of_the_hugging_face_trainers():
+    from transformers.integrations.integration_utils import rewrite_logs
+
+    names = ("reward", "rewards/f/mean", "completions/mean_length", "eval_pass@1", "eval_aime24_pass@1_low")
+    assert {their_name(name) for name in names} == set(rewrite_logs(dict.fromkeys(names, 0.0)))
+
+
+BINS = {f"exploration/cut_decile_{index:02d}": index / 45 for index in range(10)}
+
+
+def test_the_bins_of_a_distribution_are_one_histogram(tmp_path, runs):
+    scalars, histograms = split_histograms(BINS | {"x_0": 1.0, "x_1": 2.0, "step_time": 3.0})
+    assert scalars == {"train/x_0": 1.0, "train/x_1": 2.0, "train/step_time": 3.0}
+    assert histograms == {"train/exploration/cut_decile": [index / 45 for index in range(10)]}
+    (tracker,) = make_trackers(["wandb"], tmp_path, {})
+    tracker.log(1, BINS)
+    kind, (shares, edges) = runs[0].logged[0][1]["train/exploration/cut_decile"]
+    assert (kind, len(shares), edges[0], edges[-1]) == ("histogram", 10, 0.0, 1.0)
+
+
+ROWS = [{"prompt": "1+1", "completion": "2 <b>|*x*\n", "verdict": "correct", "reward": 1.0, "advantage": 0.5}] * 20
+
+
+def test_completions_are_a_table(tmp_path, runs):
+    (tracker,) = make_trackers(["wandb"], tmp_path, {})
+    tracker.completions(3, ROWS)
+    kind, columns, data = runs[0].logged[0][1]["completions"]
+    assert kind == "table"
+    assert columns[:3] == ["step", "prompt", "completion"]
+    assert len(data) == 16
+    assert data[0] == [3, "1+1", "2 <b>|*x*\n", "correct", 1.0, 0.5]
 
 
 @needs_tensorboard
@@ -95,15 +139,22 @@ def test_tensorboard_scalars_can_be_read_back(tmp_path):
 
     (tracker,) = make_trackers(["tensorboard"], tmp_path, {})
     for step in range(4):
-        tracker.log(step, {"reward": step / 10, "entropy": float("nan")})
+        tracker.log(step, {"reward": step / 10, "entropy": float("nan"), **BINS})
+    tracker.completions(3, ROWS)
     tracker.close()
     (again,) = make_trackers(["tensorboard"], tmp_path, {}, resume_step=1)
     again.log(2, {"reward": 9.0})
     again.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"histograms": 0})
     events.Reload()
-    values = {event.step: event.value for event in events.Scalars("reward")}
+    values = {event.step: event.value for event in events.Scalars("train/reward")}
     assert values == pytest.approx({0: 0.0, 1: 0.1, 2: 9.0})
+    assert len(events.Histograms("train/exploration/cut_decile")[0].histogram_value.bucket) == 10
+    assert "completions" in events.Tags()["tensors"]
+
+
+def test_what_a_model_writes_is_no_markup_in_tensorboard():
+    assert _markdown("<script>|*a*") == "&lt;script>\\|\\*a\\*"
 
 
 class Dying:

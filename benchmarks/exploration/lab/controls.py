@@ -3,7 +3,7 @@
 A control takes the real distances of a step and gives others in their place; ``matched`` makes a bonus of them that is
 as large as the real one. Arrays are ``[K, W]``: ``K`` problems with at most ``W`` completions of this step.
 
-Source: ``docs/extra.md``, "Controls".
+Source: ``docs/methods/extra.md``, "Controls".
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""How much of a gradient is signal: its variance over groups, in parts (``docs/extra.md`` 7).
+"""How much of a gradient is signal: its variance over groups, in parts (``docs/methods/extra.md`` 7).
 
 At ratio 1 the loss is linear in the advantages, so the gradient is the sum of those of its parts (task, novelty, guided
 prompts). The groups of a step are dealt into folds; the spread of the folds' gradients estimates the noise of their

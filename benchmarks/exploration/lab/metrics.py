@@ -1,6 +1,6 @@
 """Other meanings of distance than that of vectors: words in common, rare words, and what the policy found unlikely.
 
-Source: ``docs/extra.md``, "Controls" (arms L1 to L3), and the authors' release.
+Source: ``docs/methods/extra.md``, "Controls" (arms L1 to L3), and the authors' release.
 """
 
 from collections import Counter

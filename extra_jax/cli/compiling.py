@@ -1,0 +1,116 @@
+"""Programs that are compiled: kept on disk from one command to the next, and announced while a person waits."""
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+from extra_jax.errors import ExtraError
+from extra_jax.files import read_json_object, write_file
+
+_logger = logging.getLogger(__name__)
+
+FOLDER = "JAX_COMPILATION_CACHE_DIR"
+SECONDS = "seconds.json"  # in that folder: how long each program took
+_LARGEST = 4 * 2**30  # bytes of the folder; what was not used for longest goes first
+_PATIENCE = 2.0  # seconds that need no explanation
+_COMPILES = "/jax/core/compile/backend_compile_duration"
+_WORDS = {
+    "update": "the update",
+    "score_all": "the scoring of the step",
+    "prefill": "the sampler (prompts)",
+    "decode_chunk": "the sampler",
+    "load": "the sampler's cache",
+    "select": "the sampler's cache",
+    "clone": "the sampler's cache",
+    "resize": "the sampler's cache",
+    "convert": "the copy of the weights for the sampler",
+    "init_fn": "the first state of the optimizer",
+    "_checksums": "the digests of a checkpoint",
+}
+
+
+def keep_programs() -> None:
+    """Says where jax keeps compiled programs, unless that is said or jax is loaded already.
+
+    A program for one kind of CPU may not run on another, so a home folder that several machines share has a folder for
+    each kind.
+    """
+    if FOLDER in os.environ or "jax" in sys.modules:
+        return
+    cpu = Path("/proc/cpuinfo")
+    flags = [line for line in cpu.read_text().splitlines() if line.startswith("flags")][:1] if cpu.exists() else []
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ[FOLDER] = str(base / "extra_jax" / f"programs_{zlib.crc32(repr(flags).encode()):08x}")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(_LARGEST))
+
+
+class Announcer:
+    """Says what is compiled when it takes more than two seconds, and how long the same took last time.
+
+    Args:
+        subject: What the programs belong to: the model. Programs of the same name for another one take another time.
+    """
+
+    def __init__(self, subject: str) -> None:
+        self._subject = subject
+        self._waiting: dict[str, tuple[float, threading.Timer]] = {}
+
+    def began(self, event: str, value: float, **details: str | int) -> None:
+        """Listens to jax: a compilation begins."""
+        fun_name = str(details.get("fun_name", ""))
+        if event == _COMPILES:
+            name = fun_name.removeprefix("jit(").removesuffix(")")
+            timer = threading.Timer(_PATIENCE, self._announce, (name,))
+            timer.daemon = True
+            self._waiting[fun_name] = time.monotonic(), timer
+            timer.start()
+
+    def ended(self, event: str, duration_secs: float, **details: str | int) -> None:
+        """Listens to jax: a compilation has ended."""
+        fun_name = str(details.get("fun_name", ""))
+        if event == _COMPILES and fun_name in self._waiting:
+            self._waiting.pop(fun_name)[1].cancel()
+            if duration_secs > _PATIENCE:
+                self._remember(fun_name.removeprefix("jit(").removesuffix(")"), duration_secs)
+
+    def _announce(self, name: str) -> None:
+        seconds = self._known().get(self._key(name))
+        how_long = "for the first time here" if seconds is None else f"about {seconds:.0f} s"
+        _logger.info("compiling %s, %s ...", _WORDS.get(name, f"a program ({name})"), how_long)
+
+    def _key(self, name: str) -> str:
+        return f"{self._subject}: {name}"
+
+    def _known(self) -> dict[str, float]:
+        path = Path(os.environ.get(FOLDER, "")) / SECONDS
+        try:
+            return read_json_object(path) if path.is_file() else {}
+        except ExtraError:  # only an estimate; it is written anew
+            return {}
+
+    def _remember(self, name: str, seconds: float) -> None:
+        folder = os.environ.get(FOLDER, "")
+        if folder and "://" not in folder:
+            try:
+                write_file(Path(folder) / SECONDS, json.dumps(self._known() | {self._key(name): round(seconds, 1)}))
+            except (OSError, ExtraError) as error:
+                _logger.debug("the time of a compilation cannot be kept: %s", error)
+
+
+def announce(subject: str) -> None:
+    """Announces compilations from now on, once for a process."""
+    global _announcer
+    if _announcer is None and "jax" in sys.modules:
+        import jax.monitoring
+
+        _announcer = Announcer(subject)
+        jax.monitoring.register_scalar_listener(_announcer.began)
+        jax.monitoring.register_event_duration_secs_listener(_announcer.ended)
+
+
+_announcer: Announcer | None = None
