@@ -4,7 +4,7 @@
 
 One process trains with exploration, evaluations and two pools of worker processes. At 500, 1,000 and 2,000 steps its
 folder is copied; afterwards each copy is continued by one step and reported. Writes ``load.csv`` (a line every twenty
-steps), ``load_times.csv`` (seconds of the processor) and ``load.svg``, and exits with 1 where the second half of the run
+steps), ``load_times.csv`` (seconds of the processor) and ``load.svg``. Exits with 1 where the second half of the run
 has more descriptors, threads or processes at once than the first, or takes more than 0.05 MB of memory a step. Called
 again with the same WORK after training has ended, it only measures the copies.
 """
@@ -119,8 +119,8 @@ print(json.dumps([time.process_time() - before, path.stat().st_size / 1024]))
 
 
 def growth(seen: list[dict[str, float]]) -> dict[str, float]:
-    """From the first half of the run to the second: of memory the slope of the second by least squares, in MB a step; of
-    all else how many more there are at once."""
+    """From the first half of the run to the second: of memory the slope of the second, by least squares, in MB a step;
+    of all else how many more there are at once."""
     half = len(seen) // 2
     mean_step = sum(row["step"] for row in seen[half:]) / len(seen[half:])
     below = sum((row["step"] - mean_step) ** 2 for row in seen[half:])
