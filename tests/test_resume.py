@@ -1,7 +1,9 @@
 """Kill it anywhere, run the same command again: it continues bit-identically (docs/design.md, decision 8)."""
 
+import random
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,21 @@ def test_a_run_killed_at_every_kind_of_moment_ends_bit_identically(
 
     launcher.run("train", config)
     assert not saving(tmp_path), "what the second kill left behind is cleaned up"
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_a_run_killed_at_a_random_moment_ends_bit_identically(
+    launcher: Launcher, base: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """One of hundreds: ``benchmarks/chaos/kill.py``."""
+    rng = random.Random(16)
+    step, delay = rng.randint(1, MAX_STEPS - 1), rng.uniform(0, 0.3)
+    run = launcher.start("train", grpo(base, tmp_path))
+    run.until(lambda: steps_done(tmp_path) >= step)
+    time.sleep(delay)
+    run.process.kill()
+    assert run.process.wait() == -signal.SIGKILL
+    launcher.run("train", grpo(base, tmp_path))
     assert_same_run(tmp_path, uninterrupted)
 
 

@@ -118,12 +118,6 @@ class Process:
         Process.idle.append(self.server)
         return code
 
-    @staticmethod
-    def stop_servers() -> None:
-        while Process.idle:
-            server = Process.idle.pop()
-            server.communicate()  # closes its input, which ends it
-
 
 def lines(run: Path) -> int:
     file = run / "metrics.jsonl"
