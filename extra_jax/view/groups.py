@@ -1,4 +1,4 @@
-"""Groups of completions in numbers: what a list of problems shows and what filters look at, 80 bytes a group."""
+"""Groups of completions in numbers: what a list of problems shows and what filters look at, 72 bytes a group."""
 
 import math
 from collections.abc import Iterable, Iterator

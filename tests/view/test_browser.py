@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from itertools import pairwise
 
 import pytest
 
@@ -9,6 +10,7 @@ from extra_jax.view.answers import Answers
 from extra_jax.view.page import write_page
 from extra_jax.view.viewed import open_runs
 from view.fakes import HOSTILE, metrics_row, small_run, tokens_row, write_metrics, write_step
+from view.test_judged import a_store
 from view.test_server import serving
 
 driver = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
@@ -206,6 +208,34 @@ def test_hostile_completions_are_text(server, open_page):
     assert shown == ["".join(named.get(character, character) for character in text) for text in HOSTILE]
     assert page.evaluate("window.stolen") is None
     assert page.locator("#detail img, #detail script").count() == 0
+
+
+def test_replies_of_the_judge_stand_beside_the_segments(tmp_path, open_page):
+    groups = a_store(tmp_path / "store")
+    with serving(tmp_path) as server:
+        page = open_page(server.url + "#view=groups&source=judge/j1")
+        page.wait_for_selector(".segment")
+        first = page.locator(".completion").first
+        ends = [0, *groups[0][0]["segment_chars"]]
+        texts = [groups[0][0]["text"][start:end] for start, end in pairwise(ends)]
+        assert first.locator(".segment > .text").all_inner_texts() == texts
+        assert first.locator(".score").all_inner_texts() == ["5", *["3"] * (len(texts) - 1)]
+        assert first.locator(".segment summary").all_inner_texts() == [
+            "at last",
+            *(f"reply {i}" for i in range(1, len(texts))),
+        ]
+        first.locator(".segment summary").first.click()
+        assert first.locator(".reply").first.inner_text() == "at last"
+
+
+def test_a_link_to_what_is_not_there_says_so(server, open_page):
+    page = open_page(server.url + "#view=groups&run=elsewhere")
+    page.wait_for_selector("text=This page has no run elsewhere")
+    page = open_page(server.url + "#view=groups&run=arm-s0&guided=yes&ref=3:7")
+    page.wait_for_selector(".lineage")
+    page.evaluate("location.hash = 'view=groups&run=arm-s1&step=2'")
+    page.wait_for_selector("#list .entry")
+    assert page.locator("#list .entry").count() == 2
 
 
 def test_the_page_grows_with_the_run(tmp_path, open_page):
