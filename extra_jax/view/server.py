@@ -7,6 +7,7 @@ files of the page are a fixed table, runs and sources are looked up by name.
 import gzip
 import hmac
 import secrets
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -63,13 +64,15 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, answers: Answers, host: str = "127.0.0.1", port: int = 0):
         self.answers = answers
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.token = "" if is_loopback(host) else secrets.token_urlsafe(24)
         try:
             super().__init__((host, port), _Handler)
         except OSError as error:
             raise ExtraError(f"{host}:{port}: {error.strerror}. Choose another --port or --host.") from error
         self.port = int(self.server_address[1])
-        self.url = f"http://{host}:{self.port}/" + (f"?token={self.token}" if self.token else "")
+        name = f"[{host}]" if ":" in host else host
+        self.url = f"http://{name}:{self.port}/" + (f"?token={self.token}" if self.token else "")
         self._stopped = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 

@@ -8,7 +8,6 @@ import pytest
 
 from extra_jax.view.answers import Answers
 from extra_jax.view.page import write_page
-from extra_jax.view.viewed import open_runs
 from view.fakes import HOSTILE, metrics_row, small_run, tokens_row, write_metrics, write_step
 from view.test_judged import a_store
 from view.test_server import serving
@@ -253,6 +252,17 @@ def test_the_page_grows_with_the_run(tmp_path, open_page):
         assert page.locator(".entry").first.inner_text().startswith("fresh/2")
 
 
+def test_a_run_that_begins_later_in_a_folder_joins_the_page(tmp_path, open_page):
+    small_run(tmp_path / "one")
+    with serving(tmp_path) as server:
+        page = open_page(server.url)
+        page.wait_for_selector(".chip >> text=one")
+        small_run(tmp_path / "later", seed=1)
+        page.wait_for_selector(".chip >> text=later")
+        until(page, "document.querySelectorAll('[data-metric=reward] .readout .swatch').length === 2")
+        assert page.locator(".chip").all_inner_texts() == ["one", "later"]
+
+
 @pytest.mark.parametrize("view", ["curves", "groups&run=arm-s0&ref=3:7"])
 def test_nothing_lies_outside_of_a_phone(server, open_page, view):
     page = open_page(server.url + "#view=" + view, viewport={"width": 390, "height": 800})
@@ -268,7 +278,7 @@ def test_a_link_with_a_token_opens_the_page(runs, open_page):
 
 
 def test_the_one_file_works_from_the_disk(runs, tmp_path, open_page):
-    path, _, _ = write_page(Answers(open_runs([str(runs)])), tmp_path / "page.html")
+    path, _, _ = write_page(Answers([str(runs)]), tmp_path / "page.html")
     page = open_page(path.as_uri() + "#view=groups&run=arm-s0&guided=yes")
     page.wait_for_selector(".lineage u")
     assert page.locator(".entry").count() == 1

@@ -76,7 +76,7 @@ function smoothed(values, width) {
 function drawCurves(state) {
   const host = document.getElementById("curves");
   const names = metricNames(state);
-  const key = JSON.stringify([names, state.arms, [...state.off], state.smooth, state.find, state.all,
+  const key = JSON.stringify([names, state.runs.map((run) => run.name), state.arms, [...state.off], state.smooth, state.find, state.all,
     matchMedia("(prefers-color-scheme: dark)").matches]);
   if (key === drawnAs) return charts.forEach((chart) => chart.update(state));
   drawnAs = key;
