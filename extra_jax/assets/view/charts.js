@@ -247,7 +247,8 @@ class Chart {
       while (value === null && before > 0) value = plot.data[3 * i + 1][--before] ?? null;
       if (before !== index) [low, high] = [2, 3].map((k) => plot.data[3 * i + k][before] ?? null);
       return el("span", { title: line.label }, swatch(line.color), show(value, this.unit),
-        low !== null && high !== null && el("small", {}, ` ${show(low, this.unit)} to ${show(high, this.unit)}`));
+        low !== null && high !== null && el("small", {}, ` ${show(low, this.unit)} to ${show(high, this.unit)}`),
+        before !== index && value !== null && el("small", {}, ` at step ${plot.data[0][before]}`));
     }));
   }
 
