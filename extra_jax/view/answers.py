@@ -93,7 +93,10 @@ class Answers:
         if name not in known:
             raise Refused(f"nothing is known by the name {name!r}")
         with self._lock:
-            return known[name](query)
+            try:
+                return known[name](query)
+            except (OSError, ExtraError) as error:  # a file went away, or changed, since it was indexed
+                raise Refused(str(error)) from error
 
     def _runs(self, query: Query) -> Any:
         return {"runs": [run.about() for run in self.runs], "verdicts": VERDICTS, **words()}

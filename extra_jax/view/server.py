@@ -6,6 +6,7 @@ files of the page are a fixed table, runs and sources are looked up by name.
 
 import gzip
 import hmac
+import logging
 import secrets
 import socket
 import threading
@@ -32,6 +33,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_logger = logging.getLogger(__name__)
 _COOKIE = "extra_jax_view"
 _PAUSE = 1.0  # seconds between two looks at the disk
 _SILENT = 30  # seconds after which a connection that says nothing is closed
@@ -79,7 +81,12 @@ class Server(ThreadingHTTPServer):
     def _watch(self) -> None:
         """Notices what is new on disk and indexes it, one file at a time."""
         while not self._stopped.is_set():
-            if not self.answers.advance():
+            try:
+                worked = self.answers.advance()
+            except OSError as error:  # a disk that answers no more may do so again
+                _logger.warning("%s; looking again", error)
+                worked = False
+            if not worked:
                 self._stopped.wait(_PAUSE)
 
     def shutdown(self) -> None:

@@ -88,6 +88,14 @@ def test_no_file_is_made_of_an_address(server):
                 assert "error" in json.loads(body)
 
 
+def test_a_file_that_went_away_is_told(server):
+    run = server.answers.runs[0].directory
+    (run / "rollouts" / "step_000001.jsonl").unlink()
+    status, _, body = get(server, "/api/group?source=training&ref=1:0")
+    assert status == 404
+    assert re.search("step_000001.jsonl|no such completion", json.loads(body)["error"])
+
+
 def test_nothing_but_reading_is_possible(server):
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert get(server, "/api/runs", method)[0] == 501

@@ -1,6 +1,7 @@
 """What the page knows of a run: an index that is right, small, and grows with the files."""
 
 import json
+import sys
 import tracemalloc
 
 import pytest
@@ -276,6 +277,14 @@ def test_a_tokenizer_that_is_not_there_is_told_and_texts_stay(tmp_path):
     assert shown["pieces"] is None
     assert shown["completion"] == "6+12=18\n18-12=6\n"
     assert "/nowhere/model" in viewed.state()["no_tokens"]
+
+
+def test_without_the_package_of_the_tokenizer_texts_stay(tmp_path, monkeypatch):
+    viewed = indexed(Viewed(small_run(tmp_path / "run", steps=1)))
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    shown = viewed.group(viewed.sources["training"], 1, 0, 0)["rows"][0]
+    assert (shown["pieces"], shown["completion"]) == (None, "6+12=18\n18-12=6\n")
+    assert "sentencepiece" in viewed.state()["no_tokens"]
 
 
 def test_seeds_are_one_arm(tmp_path):
