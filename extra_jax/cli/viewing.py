@@ -26,9 +26,8 @@ def _view(args: argparse.Namespace) -> None:
         raise ExtraError(f"--out {args.out}: the page is an HTML file; give a name that ends in .html")
 
     from extra_jax.view.answers import Answers
-    from extra_jax.view.viewed import open_runs
 
-    answers = Answers(open_runs(args.runs))
+    answers = Answers(args.runs)
     if args.out is not None:
         from extra_jax.view.page import write_page
 

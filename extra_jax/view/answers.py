@@ -1,20 +1,23 @@
 """What the page may ask, by name; the same questions are answered from a file by the page that ``--out`` writes."""
 
+import contextlib
 import json
 import math
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from extra_jax.errors import ExtraError
 from extra_jax.telemetry.page import ASSETS as REPORT_ASSETS
 from extra_jax.view.groups import VERDICTS, Wanted
 from extra_jax.view.sources import Source
-from extra_jax.view.viewed import Viewed
+from extra_jax.view.viewed import Viewed, run_directories
 
 Query = Mapping[str, str]
 
@@ -29,29 +32,45 @@ class Refused(Exception):
 class Answers:
     """Answers questions about some runs, one at a time, so memory is that of one answer.
 
+    Args:
+        paths: run directories, and folders of runs; runs that begin later in a folder come to the end of the page.
+
     Attributes:
         runs: in the order of the page.
+
+    Raises:
+        ExtraError: there are none, or too many.
     """
 
-    def __init__(self, runs: list[Viewed]):
-        self.runs = runs
+    def __init__(self, paths: Sequence[str]):
+        self._paths = paths
         self._lock = threading.Lock()
         self._looked = time.monotonic()
-        names = [run.name for run in runs]
-        for run in runs:
-            if names.count(run.name) > 1:
-                run.name = f"{run.directory.resolve().parent.name}/{run.name}"
+        self.runs: list[Viewed] = []
+        self._open(run_directories(paths))
+
+    def _open(self, directories: Sequence[Path]) -> None:
+        known = [run.directory for run in self.runs]
+        self.runs += [Viewed(directory) for directory in directories if directory not in known]
+        names = [run.directory.resolve().name for run in self.runs]
+        for run, name in zip(self.runs, names, strict=True):
+            run.name = name if names.count(name) == 1 else f"{run.directory.resolve().parent.name}/{name}"
+
+    def _look(self) -> None:
+        for run in self.runs:
+            run.look()
+        with contextlib.suppress(ExtraError):  # a folder that went away, or too many runs: those that are open stay
+            self._open(run_directories(self._paths))
+        self._looked = time.monotonic()
 
     def advance(self) -> bool:
         """Indexes one file of each source, newest first; ``False`` where nothing was left to do."""
         pending = any(source.pending for run in self.runs for source in run.sources.values())
         if not pending or time.monotonic() - self._looked > _LOOK:  # a look at a thousand files is not for each of them
             with self._lock:
-                for run in self.runs:
-                    run.look()
-            self._looked = time.monotonic()
+                self._look()
         worked = False
-        for run in self.runs:
+        for run in list(self.runs):
             for source in list(run.sources.values()):
                 with self._lock:
                     worked |= source.read_one()
@@ -74,7 +93,10 @@ class Answers:
         if name not in known:
             raise Refused(f"nothing is known by the name {name!r}")
         with self._lock:
-            return known[name](query)
+            try:
+                return known[name](query)
+            except (OSError, ExtraError) as error:  # a file went away, or changed, since it was indexed
+                raise Refused(str(error)) from error
 
     def _runs(self, query: Query) -> Any:
         return {"runs": [run.about() for run in self.runs], "verdicts": VERDICTS, **words()}

@@ -1,4 +1,4 @@
-"""Groups of completions in numbers: what a list of problems shows and what filters look at, 80 bytes a group."""
+"""Groups of completions in numbers: what a list of problems shows and what filters look at, 72 bytes a group."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -10,6 +10,8 @@ from extra_jax.answers.verdict import Verdict
 from extra_jax.view.rows import Row, number, reference, text, whole
 
 VERDICTS = tuple(verdict.value for verdict in Verdict)
+
+_MOST = 4096  # completions of a group, whoever wrote the file
 
 GROUP = np.dtype(
     [
@@ -112,7 +114,7 @@ def _adjacent(rows: Iterable[tuple[int, int, Row]]) -> Iterator[list[tuple[int, 
     before = None
     for one in rows:
         key = text(one[2].get("uid")), one[2].get("parent") if isinstance(one[2].get("parent"), str) else None
-        if members and key != before:
+        if members and (key != before or len(members) == _MOST):
             yield members
             members = []
         members.append(one)

@@ -6,7 +6,9 @@ files of the page are a fixed table, runs and sources are looked up by name.
 
 import gzip
 import hmac
+import logging
 import secrets
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -31,6 +33,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_logger = logging.getLogger(__name__)
 _COOKIE = "extra_jax_view"
 _PAUSE = 1.0  # seconds between two looks at the disk
 _SILENT = 30  # seconds after which a connection that says nothing is closed
@@ -63,20 +66,27 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, answers: Answers, host: str = "127.0.0.1", port: int = 0):
         self.answers = answers
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.token = "" if is_loopback(host) else secrets.token_urlsafe(24)
         try:
             super().__init__((host, port), _Handler)
         except OSError as error:
             raise ExtraError(f"{host}:{port}: {error.strerror}. Choose another --port or --host.") from error
         self.port = int(self.server_address[1])
-        self.url = f"http://{host}:{self.port}/" + (f"?token={self.token}" if self.token else "")
+        name = f"[{host}]" if ":" in host else host
+        self.url = f"http://{name}:{self.port}/" + (f"?token={self.token}" if self.token else "")
         self._stopped = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
         """Notices what is new on disk and indexes it, one file at a time."""
         while not self._stopped.is_set():
-            if not self.answers.advance():
+            try:
+                worked = self.answers.advance()
+            except OSError as error:  # a disk that answers no more may do so again
+                _logger.warning("%s; looking again", error)
+                worked = False
+            if not worked:
                 self._stopped.wait(_PAUSE)
 
     def shutdown(self) -> None:

@@ -64,15 +64,19 @@ class Lines:
         return {int(match[1]): path for match, path in named if match and path.is_file()}
 
     def scan(self, path: Path, uids: Numbers) -> tuple[np.ndarray, int]:
-        rows, damaged = [], 0
-        for offset, line in lines(path):
-            row = brief(line)
-            if row is not None and row.get("uid") is not None:
-                # An index needs no texts: of 3,000 completions they would be most of the memory.
-                rows.append((offset, len(line), {**row, "completion": "", "prompt": ""}))
-            elif line.strip():
-                damaged += line.endswith(b"\n")  # one without an end is being written
-        return collected(rows, uids), damaged
+        damaged = 0
+
+        def rows() -> Iterator[tuple[int, int, Row]]:
+            nonlocal damaged
+            for offset, line in lines(path):
+                row = brief(line)
+                if row is not None and row.get("uid") is not None:
+                    yield offset, len(line), row
+                elif line.strip():
+                    damaged += line.endswith(b"\n")  # one without an end is being written
+
+        groups = collected(rows(), uids)  # of the rows, only those of one group are in memory
+        return groups, damaged
 
     def rows(self, block: Block, group: np.void, first: int, most: int) -> list[Row]:
         parsed = (row for line in self._span(block, group) if (row := parse(line)) is not None)

@@ -50,7 +50,7 @@ class Pieces:
             try:
                 self._table = load_tokenizer(place).token_bytes()
                 return
-            except ExtraError as error:
+            except (ExtraError, ImportError) as error:  # without jax, packages of tokenizers may be missing, too
                 said.append(str(error))
         self.missing = f"The tokenizer of this run does not load, so texts are shown without tokens. {said[0]}"
         _logger.warning(self.missing)

@@ -178,7 +178,7 @@ def store_folder(directory: Path, tree: dict[str, Any]) -> Path | None:
     return None
 
 
-def open_runs(paths: Sequence[str]) -> list[Viewed]:
+def run_directories(paths: Sequence[str]) -> list[Path]:
     """The runs in some folders; a folder that is none may hold runs.
 
     Raises:
@@ -197,7 +197,7 @@ def open_runs(paths: Sequence[str]) -> list[Viewed]:
         directories += [each for each in inside if each not in directories]
     if len(directories) > MOST_RUNS:
         raise ExtraError(f"{len(directories)} runs; one page shows {MOST_RUNS} at most. Name those to be compared.")
-    return [Viewed(directory) for directory in directories]
+    return directories
 
 
 def _is_run(path: Path) -> bool:

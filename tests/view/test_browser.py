@@ -2,13 +2,14 @@
 
 import re
 import shutil
+from itertools import pairwise
 
 import pytest
 
 from extra_jax.view.answers import Answers
 from extra_jax.view.page import write_page
-from extra_jax.view.viewed import open_runs
 from view.fakes import HOSTILE, metrics_row, small_run, tokens_row, write_metrics, write_step
+from view.test_judged import a_store
 from view.test_server import serving
 
 driver = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
@@ -208,6 +209,34 @@ def test_hostile_completions_are_text(server, open_page):
     assert page.locator("#detail img, #detail script").count() == 0
 
 
+def test_replies_of_the_judge_stand_beside_the_segments(tmp_path, open_page):
+    groups = a_store(tmp_path / "store")
+    with serving(tmp_path) as server:
+        page = open_page(server.url + "#view=groups&source=judge/j1")
+        page.wait_for_selector(".segment")
+        first = page.locator(".completion").first
+        ends = [0, *groups[0][0]["segment_chars"]]
+        texts = [groups[0][0]["text"][start:end] for start, end in pairwise(ends)]
+        assert first.locator(".segment > .text").all_inner_texts() == texts
+        assert first.locator(".score").all_inner_texts() == ["5", *["3"] * (len(texts) - 1)]
+        assert first.locator(".segment summary").all_inner_texts() == [
+            "at last",
+            *(f"reply {i}" for i in range(1, len(texts))),
+        ]
+        first.locator(".segment summary").first.click()
+        assert first.locator(".reply").first.inner_text() == "at last"
+
+
+def test_a_link_to_what_is_not_there_says_so(server, open_page):
+    page = open_page(server.url + "#view=groups&run=elsewhere")
+    page.wait_for_selector("text=This page has no run elsewhere")
+    page = open_page(server.url + "#view=groups&run=arm-s0&guided=yes&ref=3:7")
+    page.wait_for_selector(".lineage")
+    page.evaluate("location.hash = 'view=groups&run=arm-s1&step=2'")
+    page.wait_for_selector("#list .entry")
+    assert page.locator("#list .entry").count() == 2
+
+
 def test_the_page_grows_with_the_run(tmp_path, open_page):
     run = small_run(tmp_path / "run", steps=2)
     with serving(run) as server:
@@ -221,6 +250,17 @@ def test_the_page_grows_with_the_run(tmp_path, open_page):
         write_step(run, 4, [tokens_row(4, 0, "fresh/2", "7+2=9\n")])
         page.wait_for_selector(".entry >> text=fresh/2")
         assert page.locator(".entry").first.inner_text().startswith("fresh/2")
+
+
+def test_a_run_that_begins_later_in_a_folder_joins_the_page(tmp_path, open_page):
+    small_run(tmp_path / "one")
+    with serving(tmp_path) as server:
+        page = open_page(server.url)
+        page.wait_for_selector(".chip >> text=one")
+        small_run(tmp_path / "later", seed=1)
+        page.wait_for_selector(".chip >> text=later")
+        until(page, "document.querySelectorAll('[data-metric=reward] .readout .swatch').length === 2")
+        assert page.locator(".chip").all_inner_texts() == ["one", "later"]
 
 
 @pytest.mark.parametrize("view", ["curves", "groups&run=arm-s0&ref=3:7"])
@@ -238,7 +278,7 @@ def test_a_link_with_a_token_opens_the_page(runs, open_page):
 
 
 def test_the_one_file_works_from_the_disk(runs, tmp_path, open_page):
-    path, _, _ = write_page(Answers(open_runs([str(runs)])), tmp_path / "page.html")
+    path, _, _ = write_page(Answers([str(runs)]), tmp_path / "page.html")
     page = open_page(path.as_uri() + "#view=groups&run=arm-s0&guided=yes")
     page.wait_for_selector(".lineage u")
     assert page.locator(".entry").count() == 1

@@ -7,7 +7,7 @@ from judge.stores import POLICY, chain_text, rollout_row
 from extra_jax.data.tasks import chain
 from extra_jax.judge import store
 from extra_jax.view.groups import Wanted
-from extra_jax.view.viewed import open_runs
+from extra_jax.view.viewed import Viewed
 from view.fakes import indexed
 
 
@@ -32,7 +32,7 @@ def a_store(folder, problems=3, samples=4):
 
 def test_replies_stand_beside_their_segments(tmp_path):
     groups = a_store(tmp_path / "store")
-    run = indexed(open_runs([str(tmp_path)])[0])
+    run = indexed(Viewed(tmp_path))
     source = run.sources["judge/j1"]
     entries = run.groups(source, Wanted(), None, 9)["groups"]
     assert [entry["uid"] for entry in entries] == [group[0]["uid"] for group in groups]
@@ -51,7 +51,7 @@ def test_replies_stand_beside_their_segments(tmp_path):
 
 def test_search_reads_texts_of_the_store(tmp_path):
     groups = a_store(tmp_path / "store")
-    run = indexed(open_runs([str(tmp_path)])[0])
+    run = indexed(Viewed(tmp_path))
     found_in = run.groups(run.sources["judge/j1"], Wanted(q="1+1=3"), None, 9)["groups"]
     expected = [g[0]["uid"] for g in groups if any("1+1=3" in row["text"] for row in g)]
     assert [entry["uid"] for entry in found_in] == expected
@@ -62,7 +62,7 @@ def test_a_copy_under_way_is_counted_and_comes_when_it_is_whole(tmp_path):
     name = store.part_name(1, POLICY, 0)
     path = tmp_path / "store" / "rollouts" / f"{name}.parquet"
     path.write_bytes(b"PAR1")
-    run = indexed(open_runs([str(tmp_path)])[0])
+    run = indexed(Viewed(tmp_path))
     source = run.sources["judge/j1"]
     assert source.damaged() == 1
     path.unlink()
@@ -77,6 +77,6 @@ def test_a_store_without_a_judge_is_shown(tmp_path):
     groups = a_store(tmp_path / "store")
     for path in sorted((tmp_path / "store" / "scores").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-    run = indexed(open_runs([str(tmp_path / "store")])[0])
+    run = indexed(Viewed(tmp_path / "store"))
     shown = run.group(run.sources["judge/none"], 0, 0, 0)
     assert [row["judge"] for row in shown["rows"]] == [[] for _ in groups[0]]

@@ -15,13 +15,12 @@ from extra_jax.errors import ExtraError
 from extra_jax.view.answers import Answers, to_json
 from extra_jax.view.page import write_page
 from extra_jax.view.server import Server, is_loopback
-from extra_jax.view.viewed import open_runs
 from view.fakes import HOSTILE, row, small_run, write_step
 
 
 @contextmanager
 def serving(run, host="127.0.0.1"):
-    answers = Answers(open_runs([str(run)]))
+    answers = Answers([str(run)])
     while answers.advance():
         pass
     server = Server(answers, host, 0)
@@ -89,6 +88,14 @@ def test_no_file_is_made_of_an_address(server):
                 assert "error" in json.loads(body)
 
 
+def test_a_file_that_went_away_is_told(server):
+    run = server.answers.runs[0].directory
+    (run / "rollouts" / "step_000001.jsonl").unlink()
+    status, _, body = get(server, "/api/group?source=training&ref=1:0")
+    assert status == 404
+    assert re.search("step_000001.jsonl|no such completion", json.loads(body)["error"])
+
+
 def test_nothing_but_reading_is_possible(server):
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert get(server, "/api/runs", method)[0] == 501
@@ -148,7 +155,7 @@ def scripts(page):
 
 def test_one_file_holds_everything_and_runs_only_its_own_scripts(tmp_path):
     run = small_run(tmp_path / "run")
-    path, chosen, total = write_page(Answers(open_runs([str(run)])), tmp_path / "page.html")
+    path, chosen, total = write_page(Answers([str(run)]), tmp_path / "page.html")
     page = path.read_text()
     assert chosen == total
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1]
@@ -172,7 +179,7 @@ def test_one_file_is_bounded_and_holds_the_parents_of_what_it_shows(tmp_path, mo
         2,
         [row(2, 0, "p3", parent="1:7", prefix_ids=[1, 2])] + [row(2, i, f"q{i}", "x" * 1000) for i in range(1, 200)],
     )
-    path, chosen, total = write_page(Answers(open_runs([str(run)])), tmp_path / "page.html")
+    path, chosen, total = write_page(Answers([str(run)]), tmp_path / "page.html")
     assert path.stat().st_size < 400_000
     assert 5 < chosen < total == 300
     details = json.loads(re.search(r'id="data">(.*?)</script>', path.read_text(), re.DOTALL)[1])["details"]

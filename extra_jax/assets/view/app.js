@@ -232,7 +232,11 @@ function showGroup(detail, answer, ref) {
       showGroup(detail, { ...answer, rows: rows.concat(further.rows) }, ref);
     } }, `Show ${Math.min(16, group.n - rows.length)} more of ${group.n}`));
   }
-  if (ref !== group.ref) detail.querySelector(`[data-ref="${ref}"]`)?.scrollIntoView({ block: "center" });
+  const target = ref !== group.ref && cards.querySelector(`[data-ref="${CSS.escape(ref)}"]`);
+  if (target) {
+    target.classList.add("target");
+    target.scrollIntoView({ block: "center" });
+  }
 }
 
 // A problem over its visits: how often it was solved, orange where it was guided.

@@ -149,7 +149,7 @@ function judged(row, kind, most) {
     table.append(el("div", { class: "segment" }, el("span", { class: "score s" + (score ? Math.round(score) : 0),
       title: unit ? `judge: ${unit.status}` : "not judged" }, score ? show(score) : unit ? unit.status : "–"),
       tokensOf(part, kind, most, TOKENS)[0],
-      unit?.reply ? el("details", {}, el("summary", { title: "the judge's reply" }, visible(unit.reply.trim().replace(/\s+/g, " ").slice(0, 90))),
+      unit?.reply ? el("details", {}, el("summary", { title: "the judge's reply" }, el("span", {}, visible(unit.reply.trim().replace(/\s+/g, " ").slice(0, 90)))),
         el("div", { class: "text reply" }, visible(unit.reply))) : el("span")));
     start = end; token = tokens;
   });
@@ -166,7 +166,7 @@ async function compareNearest(row) {
   dialog.replaceChildren(close, el("h2", {}, `Distance ${show(row.novelty)}`),
     el("p", { class: "note" }, "Two completions of one problem as explore.encoder sees them: 0 is alike, 1 has nothing in common. Lines that the other does not have are marked.",
       row.bonus !== null && row.bonus !== undefined ? ` The bonus of this completion is ${show(row.bonus)}.` : ""),
-    el("div", { class: "cards" }, sides));
+    el("div", { class: "cards two" }, sides));
   dialog.showModal();
 }
 

@@ -76,7 +76,7 @@ function smoothed(values, width) {
 function drawCurves(state) {
   const host = document.getElementById("curves");
   const names = metricNames(state);
-  const key = JSON.stringify([names, state.arms, [...state.off], state.smooth, state.find, state.all,
+  const key = JSON.stringify([names, state.runs.map((run) => run.name), state.arms, [...state.off], state.smooth, state.find, state.all,
     matchMedia("(prefers-color-scheme: dark)").matches]);
   if (key === drawnAs) return charts.forEach((chart) => chart.update(state));
   drawnAs = key;
@@ -247,7 +247,8 @@ class Chart {
       while (value === null && before > 0) value = plot.data[3 * i + 1][--before] ?? null;
       if (before !== index) [low, high] = [2, 3].map((k) => plot.data[3 * i + k][before] ?? null);
       return el("span", { title: line.label }, swatch(line.color), show(value, this.unit),
-        low !== null && high !== null && el("small", {}, ` ${show(low, this.unit)} to ${show(high, this.unit)}`));
+        low !== null && high !== null && el("small", {}, ` ${show(low, this.unit)} to ${show(high, this.unit)}`),
+        before !== index && value !== null && el("small", {}, ` at step ${plot.data[0][before]}`));
     }));
   }
 
