@@ -391,7 +391,8 @@ def test_eval_needs_problems():
     assert "none (eval.data is not set)" in described(eval={})
 
 
-def test_hub_data_are_not_downloaded():
+def test_hub_data_are_not_downloaded(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())  # as if `datasets` were installed
     text = described(data={"source": "hub:org/name"})
     assert "hub:org/name (split train; not downloaded in a dry run)" in text
     assert "epochs" not in text

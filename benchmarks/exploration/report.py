@@ -81,6 +81,19 @@ T_95 = {3: 4.303, 6: 2.571, 12: 2.201}
 DIGITS = {"pass@1": 1, "pass@16": 1, "different": 2}
 TITLES = {"pass@1": "Held-out pass@1", "pass@16": "Held-out pass@16", "different": "Different correct texts a problem"}
 
+WORDS = {
+    "G0": "plain GRPO",
+    "N1": "N1: novelty bonus",
+    "N2": "N2: the bonus, shuffled in its group",
+    "L1": "L1: bonus by word pairs",
+    "P1": "P1: prefixes of failed attempts",
+    "P3": "P3: prefixes at random",
+    "P6": "P6: hard prompts again, no prefix",
+    "F": "F: bonus and prefixes",
+    "P1+early": "P1, early cuts only",
+}
+"""Arms in words; docs/methods/controls.md has them all."""
+
 Scores = dict[tuple[str, int, int], np.ndarray]
 """(arm, seed, step) -> ``[P, 3]`` samples, correct and different correct completions of each problem, in one order."""
 
@@ -288,28 +301,20 @@ def explore_share(arm: str, scores: Scores, steps: dict) -> str:
 
 
 def draw(scores: Scores) -> None:
-    """Measures by step, mean over seeds: arms of novelty, arms of prefixes, each beside F and the baseline."""
-    arms = [arm for arm in arms_of(scores) if arm not in ("F", BASELINE)]
-    rows = ([arm for arm in arms if arm[0] != "P"], [arm for arm in arms if arm[0] == "P"])
+    """A row for each arm in words, a column for each measure: the difference to the baseline with its interval."""
+    arms = [arm for arm in arms_of(scores) if arm != BASELINE]
     drawings = []
-    for row in rows:
-        for start in range(0, len(row), 3):
-            shown = [*row[start : start + 3], "F", BASELINE]
-            drawings += [curves(scores, shown, measure) for measure in MEASURES]
+    for place, (measure, title) in enumerate(TITLES.items()):
+        estimates = {}
+        for arm in arms:
+            seeds = sorted({*seeds_of(scores, arm)} & {*seeds_of(scores, BASELINE)})
+            if seeds:
+                difference = matrix(scores, arm, seeds, measure) - matrix(scores, BASELINE, seeds, measure)
+                ends = interval(difference, seeds=True)
+                estimates[WORDS.get(arm, arm) if not place else arm] = (float(difference.mean()), *map(float, ends))
+        unit = "texts" if measure == "different" else "points"
+        drawings.append(charts.forest(estimates, x=f"{unit} more than plain GRPO").titled(title))
     charts.save(HERE / "results.svg", *drawings, columns=len(MEASURES))
-
-
-def curves(scores: Scores, arms: list[str], measure: str) -> charts.Drawing:
-    """A chart of at most five arms; F and the baseline keep their colours."""
-    series = []
-    for place, arm in enumerate(arm for arm in arms if seeds_of(scores, arm)):
-        seeds = seeds_of(scores, arm)
-        at = sorted(set.intersection(*({x for a, s, x in scores if (a, s) == (arm, seed)} for seed in seeds)))
-        means = [float(matrix(scores, arm, seeds, measure, step).mean()) for step in at]
-        color = {"F": 3, BASELINE: 4}.get(arm, place)
-        series.append(charts.Line(arm, at, means, color, exact=True))
-    unit = "texts" if measure == "different" else "percent"
-    return charts.line_chart(series, unit=unit, zero=False).titled(TITLES[measure])
 
 
 if __name__ == "__main__":

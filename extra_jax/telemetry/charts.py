@@ -202,6 +202,29 @@ def bars(amounts: Mapping[str, float], notes: Mapping[str, str], *, width: int =
 
 
 @debug_mode(False)
+def forest(estimates: Mapping[str, tuple[float, float, float]], *, x: str = "difference", width: int = 250) -> Drawing:
+    """A row for each label: the mean as a dot, its interval as a bar, and a line at 0.
+
+    Args:
+        estimates: label -> mean, low and high end.
+        x: what the axis says, with the unit.
+    """
+    rows = [
+        {"label": label, "mean": mean, "low": low, "high": high, "sure": not low <= 0 <= high}
+        for label, (mean, low, high) in estimates.items()
+    ]
+    base, drawn = _chart(rows)
+    room = 6.5 * max(map(len, estimates), default=0)
+    labels = alt.Axis(ticks=False, domain=False, grid=False, labelLimit=320, minExtent=room, labelFontSize=12)
+    y = alt.Y("label:N", sort=None, title=None, axis=labels)
+    color = alt.condition("datum.sure", alt.value("var(--c0)"), alt.value("var(--c4)"))
+    zero = base.mark_rule(color="var(--axis)").encode(x=alt.datum(0))
+    bar = base.mark_rule(strokeWidth=2.5).encode(y, alt.X("low:Q", title=x), alt.X2("high"), color=color)
+    dot = base.mark_point(filled=True, size=70, opacity=1).encode(y, alt.X("mean:Q"), color=color)
+    return Drawing(alt.layer(zero, bar, dot).properties(width=width, height={"step": 24}), drawn)
+
+
+@debug_mode(False)
 def ordered_bars(shares: Mapping[str, Sequence[float]], names: Sequence[str], *, width: int = 400) -> Drawing:
     """A bar of length 1 for each label, divided into the shares of up to five ordered ``names``."""
     rows = [
@@ -237,13 +260,30 @@ def svg(drawing: Drawing) -> Markup:
 
 
 def save(path: str | Path, *drawings: Drawing, columns: int = 1) -> Path:
-    """Writes charts, each with its title, as one standalone SVG that follows the light or dark mode of the reader."""
+    """Writes charts, each with its title, as one standalone SVG. A browser shows it in the reader's light or dark mode;
+    programs that know no variables of CSS (file managers, LaTeX) show the light colours."""
     chart = alt.concat(*(drawing.chart for drawing in drawings), columns=columns, padding=16)
     rows = {name: rows for drawing in drawings for name, rows in drawing.rows.items()}
     text = str(svg(Drawing(chart.resolve_scale(color="independent"), rows)))
+    ground = '><rect width="100%" height="100%" rx="10" fill="var(--surface)"/>'
+    return write_file(Path(path), with_plain_colors(text.replace(">", ground, 1)) + "\n")
+
+
+def with_plain_colors(text: str) -> str:
+    """An SVG whose attributes hold the light colours; a rule for each replaces it in dark mode."""
     style = (ASSETS / "chart.css").read_text(encoding="utf-8")
-    ground = f'><style>{style}</style><rect width="100%" height="100%" rx="10" fill="var(--surface)"/>'
-    return write_file(Path(path), text.replace(">", ground, 1) + "\n")
+    light, dark = (dict(re.findall(r"(--\w[\w-]*): (#\w+);", part)) for part in style.split("@media", 1))
+    names = sorted({name for name in re.findall(r"var\((--[\w-]+)\)", text)}, key=len, reverse=True)
+    for name in names:
+        text = text.replace(f"var({name})", light[name])
+    rules = [
+        f'[{attribute}="{light[name]}"] {{ {attribute}: {dark[name]}; }}'
+        for name in names
+        for attribute in ("fill", "stroke")
+        if f'{attribute}="{light[name]}"' in text
+    ]
+    fonts = next(line for line in style.splitlines() if line.startswith("svg text"))
+    return text.replace(">", f"><style>{fonts}\n@media (prefers-color-scheme: dark) {{ {' '.join(rules)} }}</style>", 1)
 
 
 def number(value: float, unit: str = "") -> str:

@@ -332,6 +332,9 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for key, value in tree.items():
         if isinstance(value, dict):
             rows += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+            for number, one in enumerate(value, start=1):
+                rows += _flat(one, f"{prefix}{key}.{number}.")
         else:
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             rows.append((f"{prefix}{key}".replace("_", " "), text))

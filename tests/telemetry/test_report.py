@@ -294,6 +294,18 @@ def test_the_curve_is_a_standalone_svg(run_dir, tmp_path):
     for expected in ("held-out pass@1", "held-out pass@4", "training pass rate", "95 % intervals", "step"):
         assert expected in text
     assert "prefers-color-scheme: dark" in text
+    assert "var(" not in path.read_text(), "programs that know no variables of CSS would draw it black"
+    assert 'fill="#ffffff"' in path.read_text()
+    assert '[fill="#ffffff"] { fill: #181f27; }' in path.read_text()
+
+
+def test_a_forest_plot_has_a_row_for_each_arm_and_marks_what_excludes_zero(tmp_path):
+    drawing = charts.forest({"sure": (2.0, 1.0, 3.0), "unsure": (0.5, -1.0, 2.0)}, x="points").titled("pass@1")
+    text = charts.save(tmp_path / "forest.svg", drawing).read_text()
+    for label in ("sure", "unsure", "points", "pass@1"):
+        assert f">{label}<" in text
+    light = {"sure": "#2463d8", "unsure": "#8391a1"}
+    assert all(text.count(f'fill="{color}"') == 2 for color in light.values()), "a dot, and its rule for the dark mode"
 
 
 def test_a_curve_of_nothing_is_refused(tmp_path):
