@@ -40,9 +40,8 @@ def main() -> None:
     for kept in KEPT:
         again, left = kept * verify.seconds, (1 - kept) * decode.seconds
         both = verify.seconds + again + left
-        print(
-            f"| {kept:.0%} | {verify.seconds:.1f} | {again:.1f} | {left:.1f} | {both:.1f} | {decode.seconds / both:.2f} |"
-        )
+        seconds = " | ".join(f"{part:.1f}" for part in (verify.seconds, again, left, both))
+        print(f"| {kept:.0%} | {seconds} | {decode.seconds / both:.2f} |")
 
 
 if __name__ == "__main__":
