@@ -34,9 +34,8 @@ def main() -> None:
     for program in plan.run.programs:
         total = plan.memory[program.name].total / 2**30
         print(f"{program.name}: {program.runs} calls, {total:.1f} of {plan.capacity / 2**30:.1f} GiB")
-    print(
-        "\n| kept | check, s | kept parts again, s | decoding, s | all, s | without reuse / all |\n|---|---|---|---|---|---|"
-    )
+    print("\n| kept | check, s | kept parts again, s | decoding, s | all, s | without reuse / all |")
+    print("|---|---|---|---|---|---|")
     for kept in KEPT:
         again, left = kept * verify.seconds, (1 - kept) * decode.seconds
         both = verify.seconds + again + left
