@@ -76,12 +76,15 @@ class Output:
         self.finished += reason is not None
         return reason is not None
 
-    def write(self, row: int, start: int, draw: Draw) -> None:
-        """Writes the tokens and numbers of ``row`` from completion token ``start`` on."""
-        chosen = slice(start, start + len(draw.token))
-        self.tokens[row, chosen] = draw.token
+    def write(self, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray, draw: Draw) -> None:
+        """Writes the first ``counts [n]`` tokens and numbers of ``draw [n, R]`` to ``rows [n]`` from completion tokens
+        ``starts [n]`` on."""
+        drawn = np.arange(draw.token.shape[1]) < counts[:, None]
+        of, offset = np.nonzero(drawn)
+        place = rows[of], starts[of] + offset
+        self.tokens[place] = draw.token[drawn]
         for name, values in self.numbers.items():
-            values[row, chosen] = getattr(draw, name)
+            values[place] = getattr(draw, name)[drawn]
 
     def cut(self, row: int, new: np.ndarray) -> int | None:
         """How many of the tokens ``new``, which come next in ``row``, a stop string leaves; ``None`` without one."""

@@ -240,8 +240,8 @@ class Session:
         if drawn.draw is not None:
             with self._waiting():
                 draw = to_local(drawn.draw)
-            for index, row, start, count in drawn.pieces:
-                self.output.write(index, start, jax.tree.map(lambda x, row=row, count=count: x[row, :count], draw))
+            rows, places, starts, counts = np.array(drawn.pieces, np.int64).reshape(-1, 4).T
+            self.output.write(rows, starts, counts, decode.Draw(*(x[places] for x in draw)))
         if self.finished:
             for index in drawn.complete:
                 self.finished(index, self.output.completion(index))
