@@ -209,7 +209,7 @@ class Verifier:
     def _sure(self, draft: _Draft, new: Draw, number: int, step: int, output: Output) -> tuple[int, StopReason | None]:
         """How many tokens of draw ``number`` of ``new`` the row begins with, and what ended it, but for its length."""
         target = draft.example.target
-        drawn = new.token[number, : len(target)]
+        drawn = np.asarray(new.token[number, : len(target)])
         differs = np.flatnonzero(drawn != target)
         count = int(differs[0]) + 1 if len(differs) else len(target)
         if not np.isfinite(new.entropy[number, :count]).all():
