@@ -23,9 +23,7 @@ class Output:
         self.requests, self.params, self.detokenize = requests, params, detokenize
         counts = [request.num_samples for request in requests]
         self.prompt_index = np.repeat(np.arange(len(requests), dtype=np.int32), counts)
-        self.sample = np.concatenate(
-            [np.arange(count) for count in counts] or [self.prompt_index]
-        )  # within its request
+        self.sample = np.concatenate([np.zeros(0, np.int64), *map(np.arange, counts)])  # number within its request
         first = np.array([request.rollout_id for request in requests], np.int64)
         self.rollout_ids = first[self.prompt_index] + self.sample
         prefixes = np.array([len(request.prefix_ids) for request in requests], np.int32)

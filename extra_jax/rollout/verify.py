@@ -7,7 +7,7 @@ is known, too; from there on somebody has to decode (docs/reuse.md).
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -177,16 +177,20 @@ class Verifier:
             part = jax.tree.map(lambda x, start=start: x[start : start + at_once], rows)
             parts.append(self.program(weights, to_global(self.mesh, part)))
         drawn = jax.tree.map(lambda *x: np.concatenate(x), *map(to_local, parts))
-        counts = Counters(drafts=len(drafts))
-        for draft, (row, _, start) in zip(drafts, targets, strict=True):
-            draft_size = len(draft.example.target)
-            new = jax.tree.map(lambda x, row=row, at=slice(start, start + draft_size): x[row, at], drawn)
-            kept, ended = self._keep(draft, new, step, output)
-            whole = ended and kept == draft_size
-            counts = replace(counts, kept_whole=counts.kept_whole + whole, kept_tokens=counts.kept_tokens + kept)
-            if ended and finished:
-                finished(draft.row, output.completion(draft.row))
-        return counts
+        sizes = np.array([len(draft.example.target) for draft in drafts], np.int64)
+        place = np.minimum(targets[:, 2:] + np.arange(sizes.max(initial=0)), length - 1)
+        new = Draw(*(x[targets[:, :1], place] for x in drawn))  # [drafts, longest]
+        sure = [self._sure(draft, new, number, step, output) for number, draft in enumerate(drafts)]
+        kept = np.array([count for count, _ in sure], np.int64)
+        written = np.array([draft.row for draft in drafts], np.int64)
+        output.write(written, np.zeros_like(kept), kept, new)
+        whole = 0
+        for draft, size, (count, reason) in zip(drafts, sizes, sure, strict=True):
+            if output.extend(draft.row, count, reason):
+                whole += count == size
+                if finished:
+                    finished(draft.row, output.completion(draft.row))
+        return Counters(drafts=len(drafts), kept_whole=int(whole), kept_tokens=int(kept.sum()))
 
     def _pack(
         self, drafts: Sequence[_Draft], targets: np.ndarray, identities: np.ndarray, length: int, share: bool
@@ -202,24 +206,24 @@ class Verifier:
             noise[row, at], ids[row, at] = identities[draft.row]
         return Rows(batch.tokens, batch.positions, batch.segment_ids, batch.contexts, noise, ids, batch.weights > 0)
 
-    def _keep(self, draft: _Draft, drawn: Draw, step: int, output: Output) -> tuple[int, bool]:
-        """Writes down what is sure of a row: how many tokens that are, and whether it is complete."""
-        row, target = draft.row, draft.example.target
-        differs = np.flatnonzero(drawn.token != target)
+    def _sure(self, draft: _Draft, new: Draw, number: int, step: int, output: Output) -> tuple[int, StopReason | None]:
+        """How many tokens of draw ``number`` of ``new`` the row begins with, and what ended it, but for its length."""
+        target = draft.example.target
+        drawn = np.asarray(new.token[number, : len(target)])
+        differs = np.flatnonzero(drawn != target)
         count = int(differs[0]) + 1 if len(differs) else len(target)
-        if not np.isfinite(drawn.entropy[:count]).all():
+        if not np.isfinite(new.entropy[number, :count]).all():
             raise ExtraError(
-                f"rollout {output.rollout_ids[row]} of step {step}: logits of its draft are not finite; the weights of "
-                "this step are broken"
+                f"rollout {output.rollout_ids[draft.row]} of step {step}: logits of its draft are not finite; the "
+                "weights of this step are broken"
             )
-        stops = np.flatnonzero(np.isin(drawn.token[:count], self.stop_ids))
+        stops = np.flatnonzero(np.isin(drawn[:count], self.stop_ids))
         reason = StopReason.STOP_TOKEN if len(stops) else None
         count = int(stops[0]) + 1 if len(stops) else count
-        if (cut := output.cut(row, drawn.token[:count])) is not None:
+        if (cut := output.cut(draft.row, drawn[:count])) is not None:
             reason = reason if cut == count and reason else StopReason.STOP_STRING
             count = cut
-        output.write(row, 0, Draw(*(x[:count] for x in drawn)))
-        return count, output.extend(row, count, reason)
+        return count, reason
 
 
 def _drafts(output: Output) -> list[_Draft]:
