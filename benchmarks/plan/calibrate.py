@@ -2,15 +2,15 @@
 
     python -m benchmarks.plan.calibrate
 
-A decode step takes, at best, its bytes at full bandwidth and the latencies of ``extra_jax/plan/roofline.py``; no compiler
-is asked, so the operations of a layer are counted as the 35 that ours has.
+A decode step takes, at best, its bytes at full bandwidth and the latencies of ``extra_jax/plan/roofline.py``; no
+compiler is asked, so the operations of a layer are counted as the 35 that ours has, about.
 """
 
 from extra_jax.model.config import preset
 from extra_jax.plan.chips import CHIPS
 from extra_jax.plan.roofline import ICI_SECONDS, OPERATION_SECONDS
 
-OPERATIONS = 35  # of a layer, in our compiled decode step
+OPERATIONS = 35  # of a layer of our decode step, about
 MEASURED = [  # source, model, chip, tensor, rows of a replica, mean tokens of a row, milliseconds a token
     ("sglang-jax pull 194: 1,024 in, 1,024 out, 128 at once, median between tokens", "8B", "v6e", 4, 128, 1536, 17.18),
     (
