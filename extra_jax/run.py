@@ -325,7 +325,7 @@ class Run:
     ) -> bool:
         if error is not None and not isinstance(error, StopRequest):
             said = error if isinstance(error, ExtraError) else disk_refusal(error, self.directory)
-            watchdog.fail(f"{said or f'{kind.__name__}: {error}'}", 2 if said else 1, foreseen=said is not None)
+            watchdog.fail(f"{said or f'{type(error).__name__}: {error}'}", 2 if said else 70, foreseen=said is not None)
         with disk_errors(self.directory), self._stack:
             if isinstance(error, StopRequest):
                 self._give_up_step()

@@ -13,7 +13,7 @@ import os
 import platform
 import socket
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import IO, Any
 
@@ -202,7 +202,8 @@ def _has_results(directory: Path) -> bool:
 def _environment() -> dict[str, object]:
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("extra-jax", "jax", "flax", "optax", "orbax-checkpoint")},
+        **{name: version(name) for name in ("extra-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")},
+        **{each.name: each.version for each in distributions(name="libtpu")},  # where there is one
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "processes": jax.process_count(),
     }

@@ -58,6 +58,7 @@ def guarded(verb: str, argv: Sequence[str], work: Callable[[], int], run_dir: Ca
         if (reason := foreseen(error)) is not None:
             message, status = reason, USER_ERROR
         else:
+            watchdog.fail(f"{type(error).__name__}: {error}", BUG, foreseen=False)
             message, status = _report_bug(error, argv, run_dir()), BUG
     print(f"extra-jax {verb}: {printable(redact(message))}", file=sys.stderr)
     watchdog.fail(message, status)

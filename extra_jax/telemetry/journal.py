@@ -61,7 +61,7 @@ class Journal:
             tree = config.model_dump(mode="json")
             trackers = make_trackers(config.logging.trackers, self.run_dir, tree, first_step or None)
             self._log = MetricsLog(self.run_dir, trackers, resume_step=first_step)
-        self.rollouts: Callable[[int, int, int], None] = self._progress.rollouts
+        self.rollouts: Callable[[int, int, int], bool | None] = self._progress.rollouts
         self.message = self._progress.message
 
     def step(self, step: int, metrics: dict[str, float]) -> None:

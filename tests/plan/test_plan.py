@@ -190,7 +190,7 @@ def test_a_program_that_the_compiler_refuses_is_a_verdict(planned: Plan, message
         planned, compiled=planned.compiled | {"update": refused}, memory=planned.memory | {"update": memory}
     )
     assert (plan.fits, plan.status) == (False, 1)
-    assert "update needs 20.0 GiB of the 15.2 GiB" in plan.sentence()
+    assert "update needs 20.0 GiB of the 15.0 GiB" in plan.sentence()
 
 
 def test_the_verb_prints_json_and_returns_the_status(planned: Plan, monkeypatch, capsys) -> None:
