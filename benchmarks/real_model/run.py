@@ -1,6 +1,7 @@
 """A real pretrained model of 0.5 B parameters (Qwen2.5): its text and numbers here and in ``transformers``.
 
-Three parts, each in a process of its own so that its peak memory is its own; a part writes ``NAME.json`` to ``--out``.
+Three parts, each in a process of its own so that its peak memory is its own; a part writes ``NAME.json`` to ``--out``,
+and ``NAME.partial.json`` before it is done.
 
 - ``reference``: ``transformers``, f32: greedy text of 20 problems of GSM8K's test split, and log-probabilities of
   reference solutions.
@@ -36,13 +37,15 @@ def chat(row: dict[str, Any]) -> list[dict[str, str]]:
 
 
 class Stages:
-    """Seconds, CPU seconds and memory (GB) of each stage of this process."""
+    """Seconds, CPU seconds and memory (GB) of each stage of this process, and its results; saved after each."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path) -> None:
         self.rows: dict[str, dict[str, float]] = {}
+        self.results: dict[str, Any] = {"stages": self.rows}
+        self._file = file
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
-    def done(self, name: str) -> None:
+    def done(self, name: str, **results: Any) -> None:
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         self.rows[name] = {
             "seconds": round(time.perf_counter() - self._wall, 1),
@@ -50,15 +53,16 @@ class Stages:
             "resident_gb": round(resident / 1e9, 2),
             "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
         }
+        self.results |= results
+        self._file.write_text(json.dumps(self.results) + "\n")
         print(name, self.rows[name], file=sys.stderr, flush=True)
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
 
-def reference(model: Path, test: Path, train: Path, length: int) -> dict[str, Any]:
+def reference(model: Path, test: Path, train: Path, length: int, stages: Stages) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    stages = Stages()
     stages.done("imports")
     policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
@@ -72,7 +76,7 @@ def reference(model: Path, test: Path, train: Path, length: int) -> dict[str, An
             table = policy(ids).logits[0, start - 1 : -1].log_softmax(-1)
             chosen = table.gather(-1, ids[0, start:, None])[:, 0]
             logprobs.append({"ids": ids[0].tolist(), "start": start, "logprobs": chosen.tolist()})
-    stages.done("logprobs")
+    stages.done("logprobs", logprobs=logprobs)
     prompts = [
         tokenizer.apply_chat_template(chat(row), tokenize=False, add_generation_prompt=True)
         for row in rows(test, PROBLEMS)
@@ -80,13 +84,12 @@ def reference(model: Path, test: Path, train: Path, length: int) -> dict[str, An
     batch = tokenizer(prompts, add_special_tokens=False, return_tensors="pt", padding=True)
     with torch.no_grad():
         out = policy.generate(**batch, do_sample=False, max_new_tokens=length, pad_token_id=tokenizer.pad_token_id)
-    stages.done("greedy")
     texts = [tokenizer.decode(row[batch.input_ids.shape[1] :], skip_special_tokens=True) for row in out]
-    return {"stages": stages.rows, "texts": texts, "logprobs": logprobs}
+    stages.done("greedy", texts=texts)
+    return stages.results
 
 
-def ours(model: Path, test: Path, train: Path, length: int) -> dict[str, Any]:
-    stages = Stages()
+def ours(model: Path, test: Path, train: Path, length: int, stages: Stages) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -118,17 +121,11 @@ def ours(model: Path, test: Path, train: Path, length: int) -> dict[str, Any]:
         ids[0, : len(prompt) + len(solution)] = prompt + solution
         values = np.asarray(score(policy.params, ids))[len(prompt) - 1 :][: len(solution)]
         logprobs.append({"ids": prompt + solution, "start": len(prompt), "logprobs": values.tolist()})
-    stages.done("logprobs")
+    stages.done("logprobs", logprobs=logprobs)
     problems = [chat(row) for row in rows(test, PROBLEMS)]
     completions = policy.generate(problems, temperature=0.0, max_completion_length=length)
-    stages.done("greedy")
-    return {
-        "stages": stages.rows,
-        "texts": [texts[0] for texts in completions.texts],
-        "logprobs": logprobs,
-        "sampler_logprobs": [values[0].tolist() for values in completions.logprobs],
-        "device": str(jax.devices()[0]),
-    }
+    stages.done("greedy", texts=[texts[0] for texts in completions.texts], device=str(jax.devices()[0]))
+    return stages.results
 
 
 def compare(test: Path, out: Path) -> dict[str, Any]:
@@ -173,10 +170,11 @@ def main() -> int:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     test, train = args.data / "gsm8k_test.jsonl", args.data / "gsm8k_train.jsonl"
+    stages = Stages(args.out / f"{args.part}.partial.json")
     if args.part == "reference":
-        result = reference(args.model, test, train, args.length)
+        result = reference(args.model, test, train, args.length, stages)
     elif args.part == "ours":
-        result = ours(args.model, test, train, args.length)
+        result = ours(args.model, test, train, args.length, stages)
     else:
         result = compare(test, args.out)
         print(json.dumps(result, indent=1))
