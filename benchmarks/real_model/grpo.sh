@@ -3,7 +3,7 @@
 # configs/gsm8k_0_5b.yaml, smaller. A run that was stopped continues from its last checkpoint with the same command.
 # Usage: [HELD_OUT=100] grpo.sh MODEL_FOLDER DATA_FOLDER RUN_DIR [KEY=VALUE ...]
 #
-# bfloat16 for weights and moments keeps the process below 8 GB; training in earnest wants float32. The run of 20 steps:
+# bfloat16 for weights and moments is meant to keep the process below 8 GB (not measured yet); training in earnest wants float32. The run of 20 steps:
 #   HELD_OUT=100 grpo.sh MODEL DATA runs/real_20 train.max_steps=20 train.prompts_per_step=8 \
 #     train.num_generations=8 rollout.max_completion_length=256 train.row_length=768 checkpoint.every=1
 set -euo pipefail
