@@ -40,7 +40,13 @@ class Runtime:
     tokenizer: Tokenizer  # of the model
 
     def rollout_weights(self, params: nnx.State) -> nnx.State:
-        """Training parameters -> the sampler's: not split over ``fsdp``, in ``rollout.dtype``. Once per phase."""
+        """Training parameters -> the sampler's: not split over ``fsdp``, in ``rollout.dtype``. Once per phase.
+
+        Where that changes nothing they are the parameters themselves, which end with the next update.
+        """
+        same_dtype = all(leaf.dtype == self.config.rollout.dtype for leaf in jax.tree.leaves(params))
+        if self.mesh.size == 1 and self.scan_rollout and same_dtype:
+            return params  # a copy would only take memory
         program = reshard_program(params, self.mesh, dtype=self.config.rollout.dtype, unstack=not self.scan_rollout)
         return program(params)
 

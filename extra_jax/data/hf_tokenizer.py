@@ -30,7 +30,8 @@ class HFTokenizer:
     (Qwen3: ``<|im_end|>`` and ``<|endoftext|>``), or of its ``config.json`` where that file names none. The pad token
     is the tokenizer's; where it has none, the first stop token, which is harmless for the reason given at `Tokenizer`.
 
-    Only the chat template writes control tokens into a prompt: those that the text of a problem holds are text.
+    Only the chat template writes control tokens into a prompt: those that the text of a problem holds are text. Without
+    a template, a prompt begins with the BOS token where the tokenizer puts one before every text, as Llama's does.
 
     Raises:
         ExtraError: The folder does not load, has no stop token or one outside the vocabulary, or a key of
@@ -51,6 +52,8 @@ class HFTokenizer:
         self._template = self._default_template()
         self._template_kwargs = dict(chat_template_kwargs or {})
         self._check_template_kwargs()
+        starts = self._tokenizer.encode("")[:1]
+        self._bos = starts if starts == [self._tokenizer.bos_token_id] else []
         self.vocab_size: int = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         if self.vocab_size > _LARGEST_VOCABULARY:
             raise ExtraError(
@@ -98,7 +101,7 @@ class HFTokenizer:
         if not self._template:
             text = text_only(prompt, f"the tokenizer in {self._directory}")
             self._warn_of_control_tokens(text)
-            return self._encode_as_text(text)
+            return self._bos + self._encode_as_text(text)
         chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
         written = " ".join(str(value) for message in chat for value in message.values())
         if not self._warn_of_control_tokens(written):

@@ -231,3 +231,25 @@ def test_any_file_loads_or_is_refused(tmp_path, name, keys):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # transformers' own about what it reads
         check()
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, None])
+def test_a_prompt_without_a_template_begins_as_the_tokenizer_begins_every_text(tmp_path, template):
+    """Llama's base models never saw a text without BOS; a template writes it by itself."""
+    folder = hf_folder(tmp_path, template=template)
+    start = SPECIAL[0]
+    saved = json.loads((folder / "tokenizer.json").read_text())
+    saved["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": start, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {start: {"id": start, "ids": [256], "tokens": [start]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(saved))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": start}))
+    tokenizer, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.encode_prompt("5")
+    assert theirs("5").input_ids == [256, *tokenizer.encode("5")]
+    assert (ids == theirs("5").input_ids) is (template is None)
+    assert ids.count(256) == (template is None)

@@ -11,13 +11,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from extra_jax.config import MeshConfig
+from extra_jax.config import MeshConfig, config_from_dict
 from extra_jax.errors import ExtraError
 from extra_jax.model.config import PRESETS, Qwen3Config, preset
 from extra_jax.model.hf import save_params
 from extra_jax.model.rope import YarnScaling, rope
 from extra_jax.parallel.mesh import make_mesh
 from extra_jax.parallel.reshard import reshard_program
+from extra_jax.plan.main import model_shape
 from extra_jax.rollout.engine import Sampler
 from extra_jax.rollout.types import Request, SamplingParams
 from model.torch_qwen3 import FAMILIES, SHARD, SMALL, load_ours, raw_tensors, save_torch, torch_logits, torch_model
@@ -191,6 +192,12 @@ def test_published_files_are_the_presets():
     assert {name for name, config in PRESETS.items() if config.model_type != "qwen3"} == CARD_PARAMETERS.keys()
     for name, count in CARD_PARAMETERS.items():
         assert round(preset(name).num_parameters / 1e9, 2) == count, name
+
+
+@pytest.mark.parametrize("name", ["Qwen2.5-0.5B-Instruct", "DeepSeek-R1-Distill-Qwen-1.5B", "models/Llama-3.1-8B"])
+def test_a_plan_knows_the_shape_of_a_folder_that_is_not_there(name):
+    expected = preset(name.removeprefix("DeepSeek-").removesuffix("-Instruct").removeprefix("models/"))
+    assert model_shape(config_from_dict({"model": {"path": name}})) == expected
 
 
 def test_llama_files_may_leave_out_what_transformers_derives():
