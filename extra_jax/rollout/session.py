@@ -64,7 +64,7 @@ class Session:
         finished: Finished | None,
     ):
         self.programs, self.sizes, self.mesh, self.weights = programs, sizes, mesh, weights
-        self.step, self.draws = int(draws[1]), jax.device_put(draws, replicated(mesh))
+        self.step, self.draws = int(draws[1]), jax.make_array_from_process_local_data(replicated(mesh), draws)
         self.output, self.progress, self.finished = output, progress, finished
         self.contexts = [np.array([*each.prompt_ids, *each.prefix_ids], np.int32) for each in output.requests]
         queues = distribute(output.requests, sizes.shards // jax.process_count())
