@@ -59,7 +59,7 @@ class Shard:
         """
         plan = Plan()
         free = [slot for slot, sample in enumerate(self.running) if sample is None]
-        request, ready = -1, []
+        request, ready = -1, list[int]()
         while free and self.waiting:
             sample = self.waiting.popleft()
             needed, source = contexts[sample.request][:-1], self._source.get(sample.request)

@@ -68,7 +68,8 @@ class Session:
         finished: Finished | None,
     ):
         self.programs, self.sizes, self.mesh, self.weights = programs, sizes, mesh, weights
-        self.step, self.seed = step, jax.device_put(np.uint32(seed), replicated(mesh))
+        self.step = step
+        self.seed = jax.make_array_from_process_local_data(replicated(mesh), np.array(seed, np.uint32))
         self.output, self.progress, self.finished = output, progress, finished
         self.contexts, groups = output.unfinished()
         self.identities = output.identities(step)  # [R, 2] uint32
