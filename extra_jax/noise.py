@@ -2,7 +2,7 @@
 
 A token is the argmax of logits and noise, and the noise is a function of an identity. Usually the step is part of it,
 so that no noise ever returns. With ``rollout.noise=problem`` the noise epoch of the problem is, in the place of the
-step: while it lasts, a visit differs from the one before only where the policy does (docs/reuse.md).
+step: while it lasts, a visit differs from the one before only where the policy does (docs/methods/reuse.md).
 """
 
 import hashlib

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from extra_jax.cli import compiling
-from extra_jax.cli.compiling import FOLDER, Announcer
+from extra_jax.cli.compiling import Announcer
 
 EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -17,7 +17,7 @@ EVENT = "/jax/core/compile/backend_compile_duration"
 @pytest.fixture
 def said(monkeypatch, tmp_path, caplog):
     """What is announced, without patience: a timer that has waited is one that says so at once."""
-    monkeypatch.setenv(FOLDER, str(tmp_path))
+    monkeypatch.setattr(compiling, "_folder", lambda: tmp_path)
     monkeypatch.setattr(compiling, "_PATIENCE", 0.0)
     with caplog.at_level(logging.INFO, logger="extra_jax"):
         yield caplog
@@ -68,22 +68,24 @@ def test_a_damaged_memory_is_no_error(said, tmp_path):
 
 
 def test_jax_tells_of_the_programs_that_it_compiles_and_keeps_them(tmp_path):
-    """In a process of its own: the folder is set before jax is there, and a folder that the user names is kept."""
+    """In a process of its own, because jax opens the folder once; one that the user names stays."""
     program = (
-        "from extra_jax.cli import compiling\ncompiling.keep_programs()\nimport os\n"
-        "import jax, jax.numpy as jnp\nfrom extra_jax.cli.compiling import Announcer, announce\n"
+        "import jax, jax.numpy as jnp\nfrom extra_jax.cli import compiling\n"
+        "from extra_jax.parallel.compiled import keep_programs\nkeep_programs()\n"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"
+        "from extra_jax.cli.compiling import Announcer, announce\n"
         "compiling._PATIENCE = -1.0\nAnnouncer._announce = lambda self, name: None\nannounce('m')\n"
         "def update(x): return jnp.sin(x) @ x\n"
-        "jax.jit(update)(jnp.ones((4, 4)))\nprint(os.environ['JAX_COMPILATION_CACHE_DIR'])\n"
+        "jax.jit(update)(jnp.ones((4, 4)))\nprint(jax.config.jax_compilation_cache_dir)\n"
     )
-    plain = {name: value for name, value in os.environ.items() if name != FOLDER}
-    plain |= {"XDG_CACHE_HOME": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    for own in ({}, {FOLDER: str(tmp_path / "own")}):
+    chosen = "JAX_COMPILATION_CACHE_DIR"
+    plain = {name: value for name, value in os.environ.items() if name != chosen} | {"XDG_CACHE_HOME": str(tmp_path)}
+    for own in ({}, {chosen: str(tmp_path / "own")}):
         done = subprocess.run(
             [sys.executable, "-c", program], env=plain | own, capture_output=True, text=True, check=True
         )
         folder = done.stdout.strip()
-        assert folder == own.get(FOLDER, folder)
+        assert folder == own.get(chosen, folder)
         assert folder.startswith(str(tmp_path))
         assert '"m: update"' in (tmp_path / folder / compiling.SECONDS).read_text()
         assert any(name.startswith("jit_update") for name in os.listdir(folder))

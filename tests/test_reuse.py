@@ -1,4 +1,4 @@
-"""Runs that begin completions with those of earlier visits are the runs that decode everything (docs/reuse.md)."""
+"""Runs that begin completions with those of earlier visits are the runs that decode everything."""
 
 import json
 from pathlib import Path

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from extra_jax.cli import (
-    compiling,
     data,
     evaluation,
     exprl,
@@ -47,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit status: 0, 1 where a check found something, 2 after an error that the user
     can mend, 70 after a bug of ours (``boundary``).
     """
-    is_command = argv is None  # and no call from Python, whose environment is not ours
     argv = list(sys.argv[1:] if argv is None else argv)
     parser, by_verb = build_parser()
     try:
@@ -58,8 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             by_verb[args.verb].error(f"unknown {'option' if unknown[0].startswith('-') else 'argument'} {unknown[0]}")
     except SystemExit as stop:  # help was printed, or what is wrong with the line
         return cast(int, stop.code)
-    if is_command and verb.takes_config and verb.name != "plan":  # which compiles for devices that are not here
-        compiling.keep_programs()
     with _shown_log(getattr(args, "verbose", False)), redirect_stdout(cast(Any, PlainOutput(sys.stdout))):
         return guarded(verb.name, argv, lambda: _run(verb, args, rest), lambda: vars(args).get("run_dir"))
 

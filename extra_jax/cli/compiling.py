@@ -1,4 +1,4 @@
-"""Programs that are compiled: kept on disk from one command to the next, and announced while a person waits."""
+"""Programs that are compiled are announced while a person waits."""
 
 import json
 import logging
@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 import time
-import zlib
 from pathlib import Path
 
 from extra_jax.errors import ExtraError
@@ -14,9 +13,7 @@ from extra_jax.files import read_json_object, write_file
 
 _logger = logging.getLogger(__name__)
 
-FOLDER = "JAX_COMPILATION_CACHE_DIR"
-SECONDS = "seconds.json"  # in that folder: how long each program took
-_LARGEST = 4 * 2**30  # bytes of the folder; what was not used for longest goes first
+SECONDS = "seconds.json"  # beside the programs that are kept: how long each of them took
 _PATIENCE = 2.0  # seconds that need no explanation
 _COMPILES = "/jax/core/compile/backend_compile_duration"
 _WORDS = {
@@ -34,19 +31,12 @@ _WORDS = {
 }
 
 
-def keep_programs() -> None:
-    """Says where jax keeps compiled programs, unless that is said or jax is loaded already.
+def _folder() -> Path | None:
+    """Where compiled programs are kept (``parallel/compiled.py``), if that is a folder of this machine."""
+    import jax
 
-    A program for one kind of CPU may not run on another, so a home folder that several machines share has a folder for
-    each kind.
-    """
-    if FOLDER in os.environ or "jax" in sys.modules:
-        return
-    cpu = Path("/proc/cpuinfo")
-    flags = [line for line in cpu.read_text().splitlines() if line.startswith("flags")][:1] if cpu.exists() else []
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ[FOLDER] = str(base / "extra_jax" / f"programs_{zlib.crc32(repr(flags).encode()):08x}")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(_LARGEST))
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # jax sets it by name
+    return Path(folder) if folder and "://" not in folder else None
 
 
 class Announcer:
@@ -87,17 +77,16 @@ class Announcer:
         return f"{self._subject}: {name}"
 
     def _known(self) -> dict[str, float]:
-        path = Path(os.environ.get(FOLDER, "")) / SECONDS
+        path = (_folder() or Path(os.devnull)) / SECONDS
         try:
             return read_json_object(path) if path.is_file() else {}
         except ExtraError:  # only an estimate; it is written anew
             return {}
 
     def _remember(self, name: str, seconds: float) -> None:
-        folder = os.environ.get(FOLDER, "")
-        if folder and "://" not in folder:
+        if (folder := _folder()) is not None:
             try:
-                write_file(Path(folder) / SECONDS, json.dumps(self._known() | {self._key(name): round(seconds, 1)}))
+                write_file(folder / SECONDS, json.dumps(self._known() | {self._key(name): round(seconds, 1)}))
             except (OSError, ExtraError) as error:
                 _logger.debug("the time of a compilation cannot be kept: %s", error)
 

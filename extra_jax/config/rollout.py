@@ -33,7 +33,7 @@ class RolloutConfig(Section):
     reuse: Literal["off", "verified"] = Field(
         "off",
         description="`verified`: one pass checks how far the completion of the last visit would be drawn again, and "
-        "decoding goes on from there. The same tokens, faster (docs/reuse.md); needs noise=problem.",
+        "decoding goes on from there. The same tokens, faster (docs/methods/reuse.md); needs noise=problem.",
     )
 
     @model_validator(mode="after")

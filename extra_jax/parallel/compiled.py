@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 _SHORTEST = 0.2  # seconds of compiling that are worth a file
+_LARGEST = 4 * 2**30  # bytes of the folder; what was not used for longest goes first
 
 _logger = logging.getLogger("extra_jax")
 
@@ -28,6 +29,7 @@ def keep_programs() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST)
+    jax.config.update("jax_compilation_cache_max_size", _LARGEST)
 
 
 def _processor() -> str:

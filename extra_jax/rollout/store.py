@@ -1,4 +1,4 @@
-"""The completions of earlier visits, for the next visit to begin with (docs/reuse.md)."""
+"""The completions of earlier visits, for the next visit to begin with (docs/methods/reuse.md)."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -44,7 +44,7 @@ class Request:
         noise: Two 32-bit numbers. The draws of sample ``i`` depend on the first of them in the place of the step, and
             on the second one plus ``i`` in the place of ``rollout_id + i``. Default: step and ``rollout_id``.
         drafts: Per sample, tokens that it may begin with; none where there are fewer of them than samples. One pass
-            checks them: what decoding would draw as well is kept, and decoding goes on from there (docs/reuse.md).
+            checks them: what decoding would draw as well is kept, and decoding goes on from there.
     """
 
     prompt_ids: Sequence[int]

@@ -2,7 +2,7 @@
 
 A draw is a function of the logits and of its identity alone, so a teacher-forced pass over a draft computes at every
 position what decoding would draw there. Up to the first difference that is the draft. What is drawn at the difference
-is known, too; from there on somebody has to decode (docs/reuse.md).
+is known, too; from there on somebody has to decode (docs/methods/reuse.md).
 """
 
 import logging
