@@ -13,6 +13,18 @@ from tests.golden.cases import CASES
 from tests.golden.runs import FILE, finished, signature
 
 
+def differing_parts(before: dict | None, after: dict) -> list[str]:
+    """``["logprobs of steps 0 1", "parameters"]``: what of a case is not what it was."""
+    if before is None or len(before["steps"]) != len(after["steps"]):
+        return ["the number of steps"]
+    parts = []
+    for name in after["steps"][0]:
+        pairs = zip(before["steps"], after["steps"], strict=True)
+        if steps := [f"{step}" for step, (old, new) in enumerate(pairs) if old.get(name) != new[name]]:
+            parts.append(f"{name} of steps {' '.join(steps)}")
+    return parts + [name for name in after if name != "steps" and before.get(name) != after[name]]
+
+
 def main(names: list[str], check: bool) -> int:
     recorded = json.loads(FILE.read_text()) if (names or check) and FILE.exists() else {}
     differing = []
@@ -25,8 +37,8 @@ def main(names: list[str], check: bool) -> int:
         chosen = names or list(CASES)
         first = one(chosen[0])  # compiles for all
         for name, result in zip(chosen, [first, *pool.map(one, chosen[1:])], strict=True):
-            if result != recorded.get(name):
-                differing.append(name)
+            if differences := differing_parts(recorded.get(name), result):
+                differing.append(f"\n{name}: {', '.join(differences)}")
             recorded[name] = result
             print(name, [step["prefixes"] for step in result["steps"]], result["parameters"][:12], flush=True)
     if check:
