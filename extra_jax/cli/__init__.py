@@ -64,7 +64,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     """The whole parser, and the parser of each verb."""
     parser = argparse.ArgumentParser(
         prog="extra-jax",
-        description="Exploratory reinforcement learning of reasoning language models (Qwen3) in JAX.",
+        description="Exploratory reinforcement learning of reasoning language models in JAX.",
         epilog="extra-jax VERB --help explains a verb.\n\nexample:\n  extra-jax train configs/quickstart.yaml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

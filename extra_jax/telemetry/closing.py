@@ -16,7 +16,8 @@ def closing_lines(run_dir: str | Path) -> list[str]:
     rows.append(("report", str(run.directory / REPORT_FILE)))
     if (run.directory / EXPORT_FOLDER).is_dir():
         rows.append(("model", str(run.directory / EXPORT_FOLDER)))
-    rows.append(("next", f"extra-jax sample {run.directory / CONFIG_FILE} --prompt TEXT"))
+    rows.append(("next", f"extra-jax view {run.directory}"))
+    rows.append(("", f"extra-jax sample {run.directory / CONFIG_FILE} --prompt TEXT"))
     if run.evaluations:
         rows.append(("", f"extra-jax compare {run.directory} ANOTHER_RUN"))
     width = max(len(label) for label, _ in rows)
