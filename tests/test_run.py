@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ from extra_jax.config import Config, config_from_dict
 from extra_jax.errors import ExtraError
 from extra_jax.interrupts import quit_at_once
 from extra_jax.learn.update import TrainState
-from extra_jax.parallel.shutdown import GracefulStop
+from extra_jax.parallel.shutdown import GracefulStop, StopRequest
 from extra_jax.run import Count, Run, TrainResult
 from extra_jax.run_dir import check_inputs, locked, open_run, tidy
 from extra_jax.telemetry.records import record_path
@@ -34,6 +34,14 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     folders: list[Path] = []
     monkeypatch.setattr(module, "export_policy", lambda policy, params, folder: folders.append(folder))
     return folders
+
+
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C reaches Python also where the tests run in the background, whose shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Memory:
@@ -75,7 +83,8 @@ def count(
             memory.seen.append(step)
             if step == give_up:
                 os.kill(os.getpid(), number)
-            run.journal.rollouts(1, 1, 2)  # between two chunks of sampling
+            if run.journal.rollouts(1, 1, 2):  # between two chunks of sampling
+                raise StopRequest
             run.state = run.state._replace(params={"w": run.state.params["w"] + total.value + len(memory.seen)})
             metrics = {"grad_norm": float(run.state.params["w"][0]), "num_tokens": 3, "completions/mean_length": 1.5}
             run.finish_step(step, metrics, may_save=(step + 1) % round_size == 0)
@@ -135,7 +144,7 @@ def test_a_finished_run_that_is_started_again_changes_nothing(tmp_path: Path) ->
 
 @pytest.mark.parametrize("moment", ["stop", "give_up"])
 def test_ctrl_c_finishes_the_step_saves_says_so_and_ends_as_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], moment: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], heard: None, moment: str
 ) -> None:
     monkeypatch.setattr(module, "_SHORT_STEP", -1.0 if moment == "give_up" else 15.0)
     whole, before = count(tmp_path / "whole"), signal.getsignal(signal.SIGINT)
@@ -148,7 +157,7 @@ def test_ctrl_c_finishes_the_step_saves_says_so_and_ends_as_interrupted(
     assert numbers(count(tmp_path / "run")) == numbers(whole)
 
 
-def test_after_a_ctrl_c_the_next_one_stops_at_once() -> None:
+def test_after_a_ctrl_c_the_next_one_stops_at_once(heard: None) -> None:
     def interrupted() -> None:
         with GracefulStop() as stop:
             os.kill(os.getpid(), signal.SIGINT)
@@ -165,11 +174,12 @@ def test_who_is_asked_to_stop_in_an_evaluation_leaves_it(tmp_path: Path, monkeyp
     class Evaluation:
         def __init__(self, *_: object) -> None: ...
 
-        def __call__(self, params: object, step: int, progress: Callable[[int, int, int], None]) -> dict:
+        def __call__(self, params: object, step: int, progress: Callable[[int, int, int], bool | None]) -> dict:
             progress(0, 1, 2)
             if stop_at == [step]:
                 os.kill(os.getpid(), signal.SIGTERM)
-                progress(1, 1, 2)
+                if progress(1, 1, 2):
+                    raise StopRequest
             return {"eval_pass@1": 0.5}
 
         def close(self) -> None: ...

@@ -15,7 +15,6 @@ from typing import Any, TextIO
 from extra_jax.errors import ExtraError, printable, redact
 from extra_jax.files import disk_refusal, is_remote
 from extra_jax.interrupts import INTERRUPTED, quit_at_once
-from extra_jax.parallel import watchdog
 
 USER_ERROR = 2
 BUG = 70
@@ -58,11 +57,19 @@ def guarded(verb: str, argv: Sequence[str], work: Callable[[], int], run_dir: Ca
         if (reason := foreseen(error)) is not None:
             message, status = reason, USER_ERROR
         else:
-            watchdog.fail(f"{type(error).__name__}: {error}", BUG, foreseen=False)
+            _tell_others(f"{type(error).__name__}: {error}", BUG, foreseen=False)
             message, status = _report_bug(error, argv, run_dir()), BUG
     print(f"extra-jax {verb}: {printable(redact(message))}", file=sys.stderr)
-    watchdog.fail(message, status)
+    _tell_others(message, status)
     return status
+
+
+def _tell_others(message: str, status: int, foreseen: bool = True) -> None:
+    """Ends the other processes of the run with this one; without jax there are none."""
+    if sys.modules.get("jax"):
+        from extra_jax.parallel import watchdog
+
+        watchdog.fail(message, status, foreseen=foreseen)
 
 
 def foreseen(error: BaseException) -> str | None:

@@ -69,6 +69,10 @@ class Announcer:
                 self._remember(fun_name.removeprefix("jit(").removesuffix(")"), duration_secs)
 
     def _announce(self, name: str) -> None:
+        import jax
+
+        if jax.process_index():  # one of them says it
+            return
         seconds = self._known().get(self._key(name))
         how_long = "for the first time here" if seconds is None else f"about {seconds:.0f} s"
         _logger.info("compiling %s, %s ...", _WORDS.get(name, f"a program ({name})"), how_long)
@@ -94,7 +98,7 @@ class Announcer:
 def announce(subject: str) -> None:
     """Announces compilations from now on, once for a process."""
     global _announcer
-    if _announcer is None and "jax" in sys.modules:
+    if _announcer is None and sys.modules.get("jax"):
         import jax.monitoring
 
         _announcer = Announcer(subject)

@@ -13,7 +13,7 @@ import extra_jax
 from extra_jax.errors import ExtraError
 from extra_jax.files import read_json_object
 from extra_jax.model.families import FAMILIES, Family, ModelType, fill_in
-from extra_jax.model.rope import SCALINGS, Llama3Scaling, RopeScaling
+from extra_jax.model.rope_scaling import SCALINGS, Llama3Scaling, RopeScaling
 
 TINY_BASE = "tiny-base"  # the one model that ships in the package
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -29,10 +29,8 @@ class Slots(NamedTuple):
     token: jax.Array  # [S] int32, the last token, which is not in the cache yet
     position: jax.Array  # [S] int32, its position; the cache holds every position before it
     limit: jax.Array  # [S] int32, the row ends when it is this long
-    noise: (
-        jax.Array
-    )  # [S] uint32, which with the next one is the identity of the row's draws: the step, or another number
-    rollout_id: jax.Array  # [S] uint32
+    noise: jax.Array  # [S] uint32, the step, or what a request has in its place
+    rollout_id: jax.Array  # [S] uint32, with `noise` the identity of the row's draws
     live: jax.Array  # [S] bool
 
     @property

@@ -240,6 +240,6 @@ def test_any_json_is_a_completion_or_a_failure_with_words(body, status):
 
 
 def test_the_servers_of_the_documentation_are_those_of_the_table():
-    page = (Path(__file__).parents[2] / "docs" / "exprl_usage.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "judge.md").read_text()
     for answer in ALL:
         assert answer.server in ("any", "proxy", "nginx") or answer.server in page, answer.server

@@ -15,7 +15,8 @@ from extra_jax.config import MeshConfig, config_from_dict
 from extra_jax.errors import ExtraError
 from extra_jax.model.config import PRESETS, Qwen3Config, preset
 from extra_jax.model.hf import save_params
-from extra_jax.model.rope import YarnScaling, rope
+from extra_jax.model.rope import rope
+from extra_jax.model.rope_scaling import YarnScaling
 from extra_jax.parallel.mesh import make_mesh
 from extra_jax.parallel.reshard import reshard_program
 from extra_jax.plan.main import model_shape

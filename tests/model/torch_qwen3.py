@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from extra_jax.config import MeshConfig, ModelConfig
 from extra_jax.model.config import Qwen3Config
 from extra_jax.model.load import Model, build_model
-from extra_jax.model.rope import Llama3Scaling, YarnScaling
+from extra_jax.model.rope_scaling import Llama3Scaling, YarnScaling
 from extra_jax.parallel.mesh import make_mesh
 
 SMALL = Qwen3Config(

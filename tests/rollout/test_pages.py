@@ -23,7 +23,7 @@ def slots(random: np.random.Generator, page: int, pages: int) -> cache.Slots:
     k = random.standard_normal((ROWS, HEADS, pages * SIZE, page)).astype(np.float32)
     v = random.standard_normal((ROWS, HEADS, pages * page, SIZE)).astype(np.float32)
     row = jnp.zeros(ROWS, jnp.int32)
-    return cache.Slots(KeysValues(jnp.asarray(k), jnp.asarray(v)), row, row, row, row, row > 0)
+    return cache.Slots(KeysValues(jnp.asarray(k), jnp.asarray(v)), row, row, row, row, row, row > 0)
 
 
 @settings(max_examples=40, deadline=None)

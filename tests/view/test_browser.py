@@ -115,7 +115,7 @@ def test_filters_narrow_the_list_and_the_link_restores_them(server, open_page):
     page.select_option("#guided", "")
     page.check("#truncated")
     page.wait_for_selector(".completion.faded")
-    assert page.locator(".completion:not(.faded)").count() == 1
+    until(page, "document.querySelectorAll('.completion:not(.faded)').length === 1")
     page.uncheck("#truncated")
     page.fill("#q", "stolen")
     until(page, ALL_HOSTILE)
