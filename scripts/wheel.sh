@@ -16,6 +16,10 @@ cd "$place"
 export JAX_PLATFORMS=cpu
 wheel/bin/extra-jax --version
 wheel/bin/extra-jax train quickstart.yaml data.limit=8 eval.data=null mesh.emulated_cpu_devices=1 train.max_steps=1 \
-  train.prompts_per_step=4 train.num_generations=2 train.micro_batch_rows=8 run.dir=run
+  train.prompts_per_step=4 train.num_generations=2 train.micro_batch_rows=8 run.dir=run 2>&1 | tee log
 test -f run/export/model.safetensors
+if grep -F '[transformers]' log; then
+  echo 'a warning of another library' >&2
+  exit 1
+fi
 test -f run/report.html

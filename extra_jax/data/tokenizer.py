@@ -1,5 +1,6 @@
 """Tokenizers: a Hugging Face folder, or the tiny one that comes with the package."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,6 +8,9 @@ from typing import Any, Protocol
 from extra_jax.data.hf_tokenizer import HFTokenizer, end_with_one_stop, text_only
 from extra_jax.data.problem import Prompt
 from extra_jax.errors import ExtraError
+
+# We use tokenizers only; that PyTorch is not there need not be said.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 TINY = "tiny"
 """Name of the embedded tokenizer, wherever a tokenizer folder can be given."""
