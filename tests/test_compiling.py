@@ -52,7 +52,7 @@ def test_what_ends_at_once_and_other_events_are_not_announced(monkeypatch, said)
     announcer.began("/jax/core/compile/jaxpr_trace_duration", 0.0, fun_name="update")
     announcer.ended("/jax/core/compile/jaxpr_trace_duration", 9.0, fun_name="update")
     announcer.began(EVENT, 0.0, fun_name="jit(update)")
-    timer = announcer._waiting["jit(update)"][1]
+    timer = announcer._waiting["jit(update)"]
     announcer.ended(EVENT, 0.1, fun_name="jit(update)")
     assert timer.finished.is_set()
     assert not said.messages

@@ -8,8 +8,6 @@ reference of the kernel, ``tests/plan/test_paged.py``), and what do steps of a h
 the blocks that the kernel copies, beside what ``decode_chunk`` moves today.
 """
 
-import argparse
-import csv
 import math
 from pathlib import Path
 
@@ -19,9 +17,10 @@ import numpy as np
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.plan.cases import run_cases
 from extra_jax.model.config import Qwen3Config, preset
 from extra_jax.plan.chips import find_chip
-from extra_jax.plan.compiler import prepare, refusal
+from extra_jax.plan.compiler import refusal
 
 HERE = Path(__file__).parent
 PAGE, BLOCK = 64, 4  # positions of a page, pages of a copy
@@ -171,22 +170,5 @@ def measure(model: str, topology: str, tensor: int) -> dict[str, str | int | flo
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", type=int, nargs="*", help="which of the cases, from 0")
-    args = parser.parse_args()
-    prepare()
-    for index in args.only if args.only is not None else range(len(CASES)):
-        row = measure(*CASES[index])
-        path = HERE / "paged.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-        print(row, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_cases(__doc__, HERE / "paged.csv", CASES, measure)

@@ -116,9 +116,8 @@ def _run(verb: Verb, args: argparse.Namespace, rest: Sequence[str]) -> int:
             sampling.read_prompts(args.prompt, args.file)
         print(describe(config, verb.name), flush=True)
         return 0
-    if (
-        verb.writes_run and config.distributed.enabled is not True
-    ):  # on a pod the first process writes, and others may not
+    # On a pod the first process writes, and others may not.
+    if verb.writes_run and config.distributed.enabled is not True:
         check_writable(config.run.dir, "run.dir")
     if sys.stderr.isatty():
         print("starting: Python loads jax, which takes a few seconds ...", file=sys.stderr)

@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 
 from extra_jax.errors import ExtraError
@@ -48,7 +47,7 @@ class Announcer:
 
     def __init__(self, subject: str) -> None:
         self._subject = subject
-        self._waiting: dict[str, tuple[float, threading.Timer]] = {}
+        self._waiting: dict[str, threading.Timer] = {}
 
     def began(self, event: str, value: float, **details: str | int) -> None:
         """Listens to jax: a compilation begins."""
@@ -57,14 +56,14 @@ class Announcer:
             name = fun_name.removeprefix("jit(").removesuffix(")")
             timer = threading.Timer(_PATIENCE, self._announce, (name,))
             timer.daemon = True
-            self._waiting[fun_name] = time.monotonic(), timer
+            self._waiting[fun_name] = timer
             timer.start()
 
     def ended(self, event: str, duration_secs: float, **details: str | int) -> None:
         """Listens to jax: a compilation has ended."""
         fun_name = str(details.get("fun_name", ""))
         if event == _COMPILES and fun_name in self._waiting:
-            self._waiting.pop(fun_name)[1].cancel()
+            self._waiting.pop(fun_name).cancel()
             if duration_secs > _PATIENCE:
                 self._remember(fun_name.removeprefix("jit(").removesuffix(")"), duration_secs)
 
