@@ -322,8 +322,10 @@ function drawStatus() {
   });
   const fresh = words.filter((word) => word.fresh).length;
   document.getElementById("live").replaceChildren(el("i", { class: fresh ? "dot on" : "dot" }),
-    offline ? "a copy, with some of the completions" : fresh ? (state.runs.length > 1 ? `${fresh} live` : "live, ") : state.runs.length > 1 ? `${state.runs.length} runs` : "",
-    words.map((word) => word.text).join(""));
+    [
+      offline ? "a copy, with some of the completions" : fresh ? (state.runs.length > 1 ? `${fresh} live` : "live") : state.runs.length > 1 ? `${state.runs.length} runs` : "",
+      ...words.map((word) => word.text),
+    ].filter(Boolean).join(", "));
   document.getElementById("live").title = words.map((word) => word.over).join("\n");
   const notes = state.runs.filter((run) => run.fault).map((run) => run.fault);
   state.status.forEach((one, i) => Object.values(one.sources).forEach((source) => source.damaged &&

@@ -226,7 +226,7 @@ class Chart {
         y: false },
       hooks: { setCursor: [(plot) => this.read(plot)] },
     }, data, this.place);
-    this.place.querySelector(".u-over").addEventListener("click", () => this.open());
+    this.place.querySelector(".u-over").addEventListener("click", (event) => this.open(event));
     this.read(this.plot);
   }
 
@@ -239,7 +239,6 @@ class Chart {
 
   read(plot) {
     const index = plot.cursor.idx ?? plot.data[0].length - 1;
-    this.index = index;
     const step = plot.data[0][index];
     this.readout.replaceChildren(el("span", { class: "step" }, step === undefined ? "" : `step ${step}`), ...this.lines.map((line, i) => {
       let [value, low, high] = [1, 2, 3].map((k) => plot.data[3 * i + k][index] ?? null);
@@ -253,11 +252,13 @@ class Chart {
   }
 
   // From a point to the completions of its step: of the line that is nearest to the pointer.
-  open() {
-    const { plot, index } = this;
+  // The place is that of the click: the crosshair follows the pointer a frame later.
+  open(event) {
+    const { plot } = this, corner = event.currentTarget.getBoundingClientRect();
+    const index = plot.posToIdx(event.clientX - corner.left);
     const step = plot.data[0][index];
-    if (step === undefined || !plot.cursor.top || plot.select.width > 0) return;
-    const y = plot.posToVal(plot.cursor.top, "y");
+    if (step === undefined || plot.select.width > 0) return;
+    const y = plot.posToVal(event.clientY - corner.top, "y");
     const far = this.lines.map((line, i) => Math.abs((plot.data[3 * i + 1][index] ?? Infinity) - y));
     const line = this.lines[far.indexOf(Math.min(...far))] ?? this.lines[0];
     openStep(line.runs[0], step, this.name);
