@@ -95,6 +95,35 @@ def test_curves_of_runs_and_arms_share_a_crosshair_and_lead_to_completions(serve
     assert page.locator("#list .entry .meta").first.inner_text().startswith("step 2")  # the middle of the chart
 
 
+@pytest.fixture
+def press(server, open_page):
+    """Presses the middle of a chart, in a window that scrolls."""
+    page = open_page(server.url, viewport={"width": 900, "height": 500})
+    plot = page.locator("[data-metric='reward'] .u-over")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    return page, middle
+
+
+def test_a_page_that_scrolls_under_the_pressed_button_swallows_no_click(press):
+    page, _ = press
+    page.evaluate("scrollBy(0, scrollY > 40 ? -20 : 20)")
+    page.wait_for_timeout(300)
+    page.mouse.up()
+    page.wait_for_selector("#detail .completion")
+
+
+def test_a_drag_in_a_chart_is_no_click(press):
+    page, (x, y) = press
+    page.mouse.move(x + 60, y, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(300)
+    assert "view=groups" not in page.url
+
+
 def test_a_search_for_a_metric_keeps_the_focus(server, open_page):
     page = open_page(server.url)
     page.wait_for_selector("[data-metric='reward'] canvas")
@@ -117,6 +146,10 @@ def test_filters_narrow_the_list_and_the_link_restores_them(server, open_page):
     page.wait_for_selector(".completion.faded")
     until(page, "document.querySelectorAll('.completion:not(.faded)').length === 1")
     page.uncheck("#truncated")
+    page.fill("#q", "nowhere to be found")
+    page.wait_for_selector("#detail .completion", state="detached")
+    page.fill("#q", "")
+    page.wait_for_selector("#detail .completion")
     page.fill("#q", "stolen")
     until(page, ALL_HOSTILE)
     again = open_page(page.url)

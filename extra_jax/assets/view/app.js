@@ -186,13 +186,14 @@ async function drawDetail() {
   const detail = document.getElementById("detail");
   if (!detail) return;
   const ref = at("ref") || state.list[0]?.ref;
-  if (!ref) { state.shown = null; return detail.replaceChildren(); }
+  if (!ref) { state.shown = null; detail.dataset.key = ""; return detail.replaceChildren(); }
   const key = JSON.stringify([place(), sourceName(), ref, at("color"), FILTERS.map(at), state.seen]);
   if (detail.dataset.key === key) return;
   let answer;
   try {
     answer = await ask("group", { ref });
   } catch (error) {
+    detail.dataset.key = "";
     return detail.replaceChildren(el("p", { class: "empty" }, error.message));
   }
   detail.dataset.key = key;

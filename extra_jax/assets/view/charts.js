@@ -14,6 +14,7 @@ const SECTIONS = [
   ["Training", () => true],
 ];
 const ORDER = ["Evaluation", "Training", "Exploration", "Judge", "Time and memory"];
+const DRAG = 6; // pixels from which a press that moves is a zoom and no click
 
 let charts = [];
 let drawnAs = "";
@@ -222,11 +223,15 @@ class Chart {
       axes: [{ ...axis, grid: { show: false }, size: 26, values: (plot, at) => at.map((v) => Number.isInteger(v) ? String(v) : "") },
         { ...axis, size: 48, values: (plot, at) => at.map((v) => show(v, this.unit)) }],
       legend: { show: false },
-      cursor: { sync: { key: "steps", setSeries: false }, points: { size: 7 }, drag: { x: true, y: false, dist: 6 },
-        y: false },
+      cursor: { sync: { key: "steps", setSeries: false }, points: { size: 7 }, y: false,
+        // The chart's own rule swallows a click where its note of the pointer's place is older than the last scroll.
+        drag: { x: true, y: false, dist: DRAG, click: () => {} } },
       hooks: { setCursor: [(plot) => this.read(plot)] },
     }, data, this.place);
-    this.place.querySelector(".u-over").addEventListener("click", (event) => this.open(event));
+    const over = this.place.querySelector(".u-over");
+    let from = 0;
+    over.addEventListener("mousedown", (event) => { from = event.clientX; });
+    over.addEventListener("click", (event) => Math.abs(event.clientX - from) < DRAG && this.open(event));
     this.read(this.plot);
   }
 
@@ -257,7 +262,7 @@ class Chart {
     const { plot } = this, corner = event.currentTarget.getBoundingClientRect();
     const index = plot.posToIdx(event.clientX - corner.left);
     const step = plot.data[0][index];
-    if (step === undefined || plot.select.width > 0) return;
+    if (step === undefined) return;
     const y = plot.posToVal(event.clientY - corner.top, "y");
     const far = this.lines.map((line, i) => Math.abs((plot.data[3 * i + 1][index] ?? Infinity) - y));
     const line = this.lines[far.indexOf(Math.min(...far))] ?? this.lines[0];
