@@ -28,14 +28,14 @@ class Arm(NamedTuple):
     prompts: which prompt policy, and its settings.
     clamp: whether advantages behind a prefix are not negative.
     encoder: settings that differ from the defaults.
-    epsilon: added to the deviation of a group's rewards, where it is not the default.
+    advantage: another estimator than GRPO's, or other settings of it.
     """
 
     bonus: tuple[str, Settings] = ("", {})
     prompts: tuple[str, Settings] = (_PROPOSALS, {})
     clamp: bool = False
     encoder: Settings = {}  # noqa: RUF012
-    epsilon: float | None = None
+    advantage: Settings | None = None
 
 
 def _control(name: str, **settings: Any) -> tuple[str, Settings]:
@@ -52,7 +52,7 @@ _B0 = Arm(
     (_NOVELTY, _RELEASE["bonus"][_NOVELTY]),
     _prefix(**_RELEASE["prompts"][_PREFIXES]),
     encoder=_RELEASE["encoder"],
-    epsilon=1e-6,
+    advantage={"function": "grpo", "args": {"epsilon": 1e-6}},
 )
 
 ARMS: dict[str, Arm] = {
@@ -85,9 +85,11 @@ ARMS: dict[str, Arm] = {
     "S2": Arm(prompts=_prefix(source="correct")),
     "S3": Arm(prompts=_S3),
     "F2": Arm(_REAL, _S3),
+    "M1": Arm(advantage={"function": "maxrl"}),
+    "K8": Arm(advantage={"function": "pass_at_k", "args": {"k": 8}}),
 }
 """G1 is G0 with more tokens: raise ``train.max_steps`` or ``num_generations``. S1 to S3 are success and failure
-prefixes; F2 has the bonus besides."""
+prefixes; F2 has the bonus besides. M1 and K8 are positive controls: MaxRL and the pass@8 advantage."""
 
 
 def explore(name: str, base: Mapping[str, Any] | None = None, lab: str | Path | None = None) -> Settings:
@@ -123,8 +125,8 @@ def explore(name: str, base: Mapping[str, Any] | None = None, lab: str | Path | 
 def overrides(name: str, base: Mapping[str, Any] | None = None, lab: str | Path | None = None) -> list[str]:
     """``key=value`` arguments that make a run one of the arm."""
     keys: Settings = {"explore": explore(name, base, lab)}
-    if (epsilon := ARMS[name].epsilon) is not None:
-        keys["train.advantage"] = {"function": "grpo", "args": {"epsilon": epsilon}}
+    if (advantage := ARMS[name].advantage) is not None:
+        keys["train.advantage"] = advantage
     return [
         f"{key}={yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6).strip()}"
         for key, value in keys.items()
