@@ -6,8 +6,8 @@
 Raw data: assays/scores.csv (arm, seed, step, problem; guess rate, samples, correct ones, different correct walks and
 their kinds) and assays/steps.csv. Made from them: assays/results.md, assays/curves.svg, verdict.json. Seeds of 100 and
 more are the pilot's, which the gate reads and no contrast does. What is asked of the gate, the contrasts and their
-endpoints stand in PREREGISTRATION.md. A contrast gives the mean over seeds of the paired difference with its t interval,
-and the p of an exact sign flip over seeds, with Holm's correction over the primary contrasts.
+endpoints stand in PREREGISTRATION.md. A contrast gives the mean over seeds of the paired difference, its t interval and
+the p of an exact sign flip over seeds, with Holm's correction over the primary contrasts.
 """
 
 import argparse
