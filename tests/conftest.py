@@ -4,12 +4,13 @@ import os
 
 import pytest
 
+from tests.compiler import QUICK
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # nothing is kept in the home folder of who runs them
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    # Nearly all the time of the suite is compilation; unoptimised machine code of the same programs halves it.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
+    os.environ["XLA_FLAGS"] = flags.strip()
 
 # These share a model, a finished run and compiled programs (``training_fixtures``): one worker runs them all.
 _TRAINING = tuple(f"tests/test_{name}.py" for name in ("resume", "processes", "reuse", "train", "replay", "evaluate"))
