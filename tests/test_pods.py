@@ -15,6 +15,8 @@ import pytest
 import yaml
 from training_runs import SFT
 
+from tests.compiler import QUICK
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted([*ROOT.glob("scripts/*.sh"), *ROOT.glob("benchmarks/**/*.sh")])
 
@@ -146,7 +148,7 @@ class Pod:
                 "JAX_PLATFORMS": "cpu",
                 "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count=1 {QUICK}",
             }
             command = [ROOT / "scripts/pod_entry.sh", "sft", config, f"run.dir={run_dir}"]
             with (folder / f"worker_{index}.log").open("a") as log:

@@ -16,6 +16,7 @@ import yaml
 
 from extra_jax.telemetry.files import METRICS_FILE, parse_row
 from extra_jax.telemetry.metrics import read_metrics
+from tests.compiler import QUICK
 
 MAX_STEPS = 6
 CHECKPOINT_EVERY = 3
@@ -119,8 +120,7 @@ class Launcher:
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            # Level 0 compiles in half the time.
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
         }
         command = [sys.executable, "-W", "error", "-m", "extra_jax.cli", verb, str(path), *overrides]
         return Running(command, environment, self.folder / f"{self._logs}.log")

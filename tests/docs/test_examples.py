@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import transformers
 
+from tests.compiler import QUICK
 from tests.golden.runs import run, small
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(folder: Path, cache: Path, *arguments: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Metrics of each step, and the completions of the last."""
-    run(folder, cache, *arguments, "train.max_steps=3", "run.dir=run")
+    run(folder, cache, *arguments, "train.max_steps=3", "run.dir=run", flags=QUICK)
     metrics = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
     last = (folder / "run/rollouts/step_000003.jsonl").read_text().splitlines()
     return metrics, [json.loads(line) for line in last]
@@ -82,7 +83,7 @@ def test_own_task_has_a_reward_and_a_split_of_its_own(cache: Path, tmp_path: Pat
 
 def test_the_notebook_trains_plots_and_exports(cache: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    environment |= {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
+    environment |= {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "notebook.py"), str(tmp_path)],
         env=environment, cwd=ROOT, capture_output=True, text=True, check=False,

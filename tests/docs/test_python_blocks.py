@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from docs.pages import ROOT, blocks
+from tests.compiler import QUICK
 
 # A finished run is returned, and nothing is trained a second time.
 AGAIN = """
@@ -31,7 +32,7 @@ def test_the_page_runs(tmp_path: Path) -> None:
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": QUICK,
     }
     done = subprocess.run(
         [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

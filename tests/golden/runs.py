@@ -45,8 +45,8 @@ def small(config: str, *overrides: str) -> tuple[str, ...]:
     return ("train", str(_ROOT / "configs" / config), *_SMALL, *overrides)
 
 
-def run(folder: Path, cache: Path, *arguments: str) -> None:
-    """A verb of the command line in ``folder``; programs are compiled once for all runs.
+def run(folder: Path, cache: Path, *arguments: str, flags: str = "--xla_backend_optimization_level=0") -> None:
+    """A verb of the command line in ``folder``; programs are compiled once for all runs, with ``flags`` of XLA.
 
     Raises:
         RuntimeError: it failed; with what it printed.
@@ -55,7 +55,7 @@ def run(folder: Path, cache: Path, *arguments: str) -> None:
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": flags,
         "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     done = subprocess.run(
