@@ -8,6 +8,10 @@ from extra_jax.plan.compiler import Compiled
 from extra_jax.plan.programs import Program, Run
 from extra_jax.plan.roofline import Phase
 
+_WITH_SLOTS = ("prefill", "load", "clone", "resize", "select", "decode")
+SLOT_PROGRAMS = (*_WITH_SLOTS, *(f"eval {name}" for name in _WITH_SLOTS))
+"""Whose memory grows with ``rollout.slots``."""
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -136,8 +140,11 @@ class Plan:
                 return f"set model.remat=full (now {self.config.model.remat})"
             if rows > 1:
                 return f"lower train.micro_batch_rows from {rows} to 1, and see whether that is enough"
-        if self.fullest in ("prefill", "decode"):
-            slots = work.slots * (memory.kinds["cache"] - over) / memory.kinds["cache"]
+        if self.fullest in SLOT_PROGRAMS:
+            grows = sum(size for kind, size in memory.kinds.items() if kind.endswith("cache"))
+            if self.fullest.endswith(("resize", "select")):  # their temporaries are another cache
+                grows += memory.temporaries
+            slots = work.slots * (grows - over) / grows
             if slots >= self.chips:
                 return f"lower rollout.slots from {work.slots} to about {int(slots)}"
         factor = memory.total / self.limit
