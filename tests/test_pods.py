@@ -100,6 +100,7 @@ def test_the_manifest_is_a_job_set_whose_numbers_agree() -> None:
     chips = eval(topology.replace("x", "*"))
     assert spec["parallelism"] * worker["resources"]["limits"]["google.com/tpu"] == chips
     assert pod["restartPolicy"] == "Never"
+    assert "hostNetwork" not in pod, "it would hide the identity of the pod from the driver of the bucket"
     assert pod["terminationGracePeriodSeconds"] >= 300
     assert {port["containerPort"] for port in worker["ports"]} == {8471, 8476}
     (volume,) = pod["volumes"]
@@ -190,6 +191,30 @@ def test_workers_find_each_other_stop_on_sigterm_with_status_75_and_finish_when_
         assert pod.finish() == [0, 0], pod.printed()
     assert (run_dir / "export" / "model.safetensors").exists()
     assert '"processes": 2' in (run_dir / "run.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings", "finished", "status"),
+    [
+        ("train", "run: {dir: DIR, seed: 0}\n", True, 0),
+        ("train", "run: {dir: DIR, seed: 0}\n", False, 75),
+        ("sft", "model: {preset: tiny}\nrun:\n  seed: 1\n  dir: 'DIR'  # here\n", True, 0),
+        ("exprl", "run:\n  dir: DIR\neval: {dir: data}\n", False, 75),
+        ("eval", "run: {dir: DIR}\n", False, 0),
+    ],
+)
+def test_only_a_training_that_is_not_finished_is_started_again(
+    verb: str, settings: str, finished: bool, status: int, tmp_path: Path
+) -> None:
+    (tmp_path / "extra-jax").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "extra-jax").chmod(0o755)
+    config, run_dir = tmp_path / "config.yaml", tmp_path / "run"
+    config.write_text(settings.replace("DIR", str(run_dir)))
+    if finished:
+        (run_dir / "export").mkdir(parents=True)
+    command = [ROOT / "scripts/pod_entry.sh", verb, config]
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == status
 
 
 def keep(folder: Path, status: str, *arguments: str) -> tuple[subprocess.CompletedProcess, list[list[str]]]:

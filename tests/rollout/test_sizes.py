@@ -1,5 +1,7 @@
 """Programs are compiled for few sizes, and short contexts do not cost as much as long ones."""
 
+from itertools import pairwise
+
 import pytest
 
 from extra_jax.rollout.programs import Sizes, prefill_rows
@@ -18,7 +20,7 @@ def test_a_width_holds_its_context_and_wastes_little():
 
 def test_a_row_grows_from_the_next_smaller_capacity():
     capacities = sorted({SIZES.capacity_for(length) for length in range(1, 5000)})
-    for smaller, larger in zip(capacities[:-1], capacities[1:], strict=True):
+    for smaller, larger in pairwise(capacities):
         assert SIZES.capacity_below(larger) == smaller
     assert SIZES.capacity_below(capacities[-1]) == 4096, "which a row of 4,104 positions may have to be copied from"
     assert SIZES.capacity_below(64) == 64, "the smallest has nothing below it"
