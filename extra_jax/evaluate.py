@@ -190,7 +190,7 @@ def evaluate(config: Config, base: bool = False) -> list[dict[str, Record]]:
         measured = []
         if base:
             measured.append(evaluator.records(params, 0, progress.rollouts))
-        step, params = restore_params(params, run_dir)
+        step, params = restore_params(params, config, run_dir)
         if step or not base:
             measured.append(evaluator.records(params, step, progress.rollouts))
     return [records for records in measured if records]

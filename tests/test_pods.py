@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 from typing import Self
 
+import jsonschema
 import pytest
 import yaml
+from jobset_schema import JOB_SET
 from training_runs import SFT
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +79,7 @@ def test_the_repository_goes_to_every_worker_and_the_bucket_is_mounted() -> None
     assert archive[:2] == ["git", "archive"]
     assert (copy[copy.index("scp") + 2], "--worker=all" in copy) == ("pod:extra_jax.tar.gz", True)
     assert "--python 3.12" in install[-1]
-    assert "-c scripts/tpu_constraints.txt '.[tpu]'" in install[-1]
+    assert "-c scripts/tpu_constraints.txt '.[tpu,gcs]'" in install[-1]
     assert "gcsfuse --implicit-dirs 'mine' bucket" in mount[-1]
 
 
@@ -89,8 +91,6 @@ def test_a_wrong_command_line_is_refused() -> None:
 
 def test_the_manifest_is_a_job_set_whose_numbers_agree() -> None:
     manifest = yaml.safe_load((ROOT / "scripts/gke_jobset.yaml").read_text())
-    assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert set(manifest["spec"]) == {"failurePolicy", "replicatedJobs"}
     (job,) = manifest["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
     assert spec["parallelism"] == spec["completions"]
@@ -112,6 +112,26 @@ def test_the_manifest_is_a_job_set_whose_numbers_agree() -> None:
     config = load_config(ROOT / worker["args"][1], worker["args"][2:])
     assert config.run.dir.startswith("/bucket/")
     assert config.model.path.startswith("/bucket/")
+
+
+def test_the_manifest_is_what_the_api_takes_and_a_slip_is_not() -> None:
+    text = (ROOT / "scripts/gke_jobset.yaml").read_text()
+    jsonschema.validate(yaml.safe_load(text), JOB_SET)
+    for right, wrong in {
+        "action: FailJobSet": "action: Fail",
+        "name: refused": "name: not-a-name",
+        "onJobFailureReasons: [PodFailurePolicy]": "onJobFailureReasons: [ExitCode]",
+        "maxRestarts: 100": "maxRestart: 100",
+        "values: [2]": "values: []",
+        "restartPolicy: Never": "restartPolicy: OnFailure",
+        "bucketName: BUCKET": "bucketName: 7",
+        "terminationGracePeriodSeconds: 600": "terminationGraceSeconds: 600",
+        "backoffLimit: 0": "backOffLimit: 0",
+        'gke-gcsfuse/volumes: "true"': "gke-gcsfuse/volumes: true",
+    }.items():
+        assert right in text
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(yaml.safe_load(text.replace(right, wrong)), JOB_SET)
 
 
 def test_every_script_and_verb_of_the_guide_exists() -> None:
