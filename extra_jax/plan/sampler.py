@@ -114,15 +114,6 @@ def sampler_programs(
 
     length = row_length(sampler.sizes, sampler.sizes.longest)
     checked = rows_at_once(length) * sampler.shards
-
-    def column(dtype: type) -> Any:
-        return row(dtype, length, rows=checked)
-
-    contexts = column(np.int32) if shares_contexts(length) else None
-    drafts = Rows(
-        column(np.int32), column(np.int32), column(np.int32), contexts, column(np.uint32), column(np.uint32),
-        column(np.bool_),
-    )  # fmt: skip
     return AbstractSampler(
         state,
         lambda: programs.prefill.lower(weights, prompts),
@@ -131,6 +122,15 @@ def sampler_programs(
         lambda: programs.resize.lower(small, capacity),
         lambda: programs.select.lower(state, fewer),
         lambda: programs.decode.lower(weights, state, resets, seed, tokens),
-        lambda: sampler.verify.program.lower(weights, drafts),
+        lambda: sampler.verify.program.lower(weights, _drafts(mesh, checked, length)),
         checked * length,
     )
+
+
+def _drafts(mesh: Mesh, rows: int, length: int) -> Rows:
+    def column(dtype: type) -> Any:
+        return jax.ShapeDtypeStruct((rows, length), dtype, sharding=batch_sharding(mesh))
+
+    contexts = column(np.int32) if shares_contexts(length) else None
+    tokens, noise = [column(np.int32) for _ in range(3)], [column(np.uint32) for _ in range(2)]
+    return Rows(*tokens, contexts, *noise, column(np.bool_))

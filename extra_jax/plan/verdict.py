@@ -98,14 +98,9 @@ class Plan:
         return self.tokens_per_second * 3600 / self.chips
 
     @property
-    def in_time(self) -> bool:
-        budget = self.config.plan.max_step_seconds
-        return budget is None or self.seconds <= budget
-
-    @property
     def status(self) -> int:
-        """Exit status: 1 where the run does not fit or a budget is exceeded."""
-        return 0 if self.fits and self.in_time else 1
+        """Exit status: 1 where the run does not fit."""
+        return 0 if self.fits else 1
 
     def sentence(self) -> str:
         """The verdict."""
@@ -118,14 +113,11 @@ class Plan:
             )
         slowest = max(self.phases, key=lambda name: self.phases[name].seconds)
         share = self.phases[slowest].seconds / self.seconds
-        verdict = (
+        return (
             f"Fits on {where}: {self.fullest} needs most, {need:.1f} of {limit:.1f} GiB; a step takes at best "
             f"{self.seconds:,.3g} s, {share:.0%} of it {slowest} (bound by {self.phases[slowest].bound}), "
-            f"{self.tokens_per_second:,.0f} completion tokens a second, {self.tokens_per_chip_hour:,.0f} a chip-hour"
+            f"{self.tokens_per_second:,.0f} completion tokens a second, {self.tokens_per_chip_hour:,.0f} a chip-hour."
         )
-        if not self.in_time:
-            return f"{verdict}: more than plan.max_step_seconds={self.config.plan.max_step_seconds:g}; use more chips."
-        return verdict + "."
 
     def _remedy(self) -> str:
         """Which setting, and how far; in the order in which it costs least."""

@@ -185,17 +185,6 @@ def test_a_run_that_does_not_fit_says_which_setting_mends_it(planned: Plan) -> N
     assert f"lower rollout.slots from 8 to about {int(8 * share)}" in shrinking.sentence()
 
 
-def test_a_budget_of_time_is_kept_or_the_status_is_1(planned: Plan) -> None:
-    def with_budget(seconds: float) -> Plan:
-        changed = planned.config.plan.model_copy(update={"max_step_seconds": seconds})
-        return dataclasses.replace(planned, config=planned.config.model_copy(update={"plan": changed}))
-
-    assert with_budget(planned.seconds * 1.01).status == 0
-    late = with_budget(planned.seconds * 0.99)
-    assert late.status == 1
-    assert "more than plan.max_step_seconds" in late.sentence()
-
-
 @pytest.mark.parametrize(
     ("message", "what"),
     [
