@@ -132,5 +132,5 @@ def _drafts(mesh: Mesh, rows: int, length: int) -> Rows:
         return jax.ShapeDtypeStruct((rows, length), dtype, sharding=batch_sharding(mesh))
 
     contexts = column(np.int32) if shares_contexts(length) else None
-    tokens, noise = [column(np.int32) for _ in range(3)], [column(np.uint32) for _ in range(2)]
-    return Rows(*tokens, contexts, *noise, column(np.bool_))
+    ids, noise = column(np.int32), column(np.uint32)
+    return Rows(ids, ids, ids, contexts, noise, noise, column(np.bool_))
