@@ -203,7 +203,7 @@ def load(source: str | Path, **sections: Mapping[str, Any]) -> Policy:
         saved = load_config(folder / CONFIG_FILE)
         config = _settings(saved, {f"{s}.{k}": v for s, keys in sections.items() for k, v in keys.items()})
         runtime, params = load_policy(config)
-        return Policy(runtime, restore_params(params, folder)[1])
+        return Policy(runtime, restore_params(params, config, folder)[1])
     is_model = folder.is_dir() or str(source) == TINY_BASE or is_hub_name(str(source))
     if not is_model and str(source) not in PRESETS:
         raise ExtraError(

@@ -23,10 +23,12 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from flax.serialization import msgpack_restore, msgpack_serialize
 
+from extra_jax.config import Config
 from extra_jax.errors import ExtraError
-from extra_jax.files import disk_errors, read_json_object
+from extra_jax.files import disk_errors, is_remote, read_json_object
 from extra_jax.model.fingerprint import checksums
 from extra_jax.parallel.processes import gather_objects, is_main, on_main
 
@@ -66,13 +68,17 @@ class Checkpointer:
     """Saves and restores the state of one run.
 
     Args:
-        directory: made if missing, unless ``read_only``.
+        directory: made if missing, unless ``read_only``; local, or in a bucket (``gs://``).
         keep: newest checkpoints to keep.
         read_only: only look; a training process that writes there now is not disturbed.
     """
 
-    def __init__(self, directory: str | Path, *, keep: int = 2, read_only: bool = False):
-        self.directory, self._keep, self._read_only = Path(directory).absolute(), keep, read_only
+    def __init__(self, directory: str | epath.Path | Path, *, keep: int = 2, read_only: bool = False):
+        remote = is_remote(directory)
+        self.directory: Any = epath.Path(directory) if remote else Path(directory).absolute()
+        self._keep, self._read_only = keep, read_only
+        if remote and not read_only:
+            on_main(lambda: _check_bucket(self.directory))
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             create=not read_only,
@@ -196,7 +202,7 @@ class Checkpointer:
         raise ExtraError(
             f"{self.directory}: no checkpoint that can be used:{listed}\nPut the files back from a copy, or choose "
             "another run.dir. Where only lines of metrics.jsonl are lost, this goes on without them:\n  "
-            f"""echo '{{"step": {numbers[-1]}}}' >> {self.directory.parent / "metrics.jsonl"}"""
+            f"""echo '{{"step": {numbers[-1]}}}' >> RUN_DIR/metrics.jsonl"""
         )
 
     def _read(
@@ -254,7 +260,8 @@ class Checkpointer:
         return gather_objects([self._listed()])[0]
 
     def _listed(self) -> list[int]:
-        return sorted(int(path.name) for path in self.directory.glob("*") if path.name.isdigit())
+        paths = self.directory.iterdir() if self.directory.exists() else ()
+        return sorted(int(path.name) for path in paths if path.name.isdigit())
 
     def _tidy(self, used: int) -> None:
         """Moves aside what is newer than the checkpoint that is used, and removes what is too old to be kept."""
@@ -263,7 +270,7 @@ class Checkpointer:
         for number in numbers:
             path = self.directory / str(number)
             if number > used:
-                aside = path.with_name(f"{number}.aside")
+                aside = self.directory / f"{number}.aside"
                 _remove(aside)
                 path.rename(aside)
             elif number not in kept:
@@ -325,9 +332,28 @@ def _without_complaints() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _remove(path: Path) -> None:
+def checkpoint_folder(config: Config, run_dir: Path) -> Path | epath.Path:
+    """Where the checkpoints of the run in ``run_dir`` are."""
+    return epath.Path(config.checkpoint.dir) if config.checkpoint.dir else run_dir / CHECKPOINTS
+
+
+def _check_bucket(directory: epath.Path) -> None:
+    """Refuses a bucket that cannot be written to, before anything is computed."""
+    probe = directory / ".written_to"
+    try:
+        probe.write_text("extra-jax")
+        probe.unlink()
+    except Exception as error:  # of the library of the bucket, or that there is none
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ExtraError(
+            f"checkpoint.dir={directory}: cannot be written to ({reason:.300}). It needs gcsfs "
+            "(pip install 'extra-jax[gcs]'), and the role storage.objectUser on the bucket"
+        ) from error
+
+
+def _remove(path: Any) -> None:
     if path.is_dir():
-        shutil.rmtree(path)
+        path.rmtree() if isinstance(path, epath.Path) else shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
@@ -365,9 +391,9 @@ def _writable(tree: Any) -> Any:
     return tree.copy() if isinstance(tree, np.ndarray) else tree
 
 
-def restore_params(params: State, run_dir: Path) -> tuple[int, State]:
+def restore_params(params: State, config: Config, run_dir: Path) -> tuple[int, State]:
     """Parameters of the newest whole checkpoint of a run and its step; ``params`` and 0 where there is none yet."""
-    with Checkpointer(run_dir / CHECKPOINTS, read_only=True) as checkpoints:
+    with Checkpointer(checkpoint_folder(config, run_dir), read_only=True) as checkpoints:
         if checkpoints.latest_step() is None:
             return 0, params
         return checkpoints.restore(params, within=".params")

@@ -30,9 +30,9 @@ from extra_jax.reward.overlap import OverlappedGrading
 from extra_jax.reward.rewards import Rewards, make_rewards, rewards_identity
 from extra_jax.reward.verdict import ComparesAnswers
 from extra_jax.rollout.session import Progress as OnProgress
-from extra_jax.rollout.types import Request, SamplingParams
+from extra_jax.rollout.types import Request
 from extra_jax.run_dir import open_run
-from extra_jax.runtime import Runtime, load_policy
+from extra_jax.runtime import Runtime, eval_sampling, load_policy
 from extra_jax.telemetry.evaluations import EvaluationLog, Record, flat_metrics
 from extra_jax.telemetry.files import to_json
 from extra_jax.telemetry.progress import Progress
@@ -167,13 +167,6 @@ def benchmark_identity(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def eval_sampling(config: Config) -> SamplingParams:
-    """How the completions of an evaluation are drawn."""
-    e = config.eval
-    length = e.max_completion_length or config.rollout.max_completion_length
-    return SamplingParams(e.temperature, e.top_p, e.top_k, e.min_p, length, config.rollout.stop_strings)
-
-
 def evaluate(config: Config, base: bool = False) -> list[dict[str, Record]]:
     """The ``eval`` verb: measures the newest checkpoint of ``run.dir``, or the initial model where there is none.
 
@@ -197,7 +190,7 @@ def evaluate(config: Config, base: bool = False) -> list[dict[str, Record]]:
         measured = []
         if base:
             measured.append(evaluator.records(params, 0, progress.rollouts))
-        step, params = restore_params(params, run_dir)
+        step, params = restore_params(params, config, run_dir)
         if step or not base:
             measured.append(evaluator.records(params, step, progress.rollouts))
     return [records for records in measured if records]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flax import nnx
 
-from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
+from extra_jax.checkpoint import Checkpointer, checkpoint_folder
 from extra_jax.config import Config
 from extra_jax.errors import ExtraError
 from extra_jax.learn.grpo import Learner
@@ -36,8 +36,8 @@ def import_hf(config: Config) -> None:
     if config.model.path is None:
         raise ExtraError("import-hf reads model.path; set it to a Hugging Face model folder")
     policy, params = load_policy(config)
-    with locked(Path(config.run.dir)), Checkpointer(open_run(config) / CHECKPOINTS) as checkpoints:
-        run_dir = checkpoints.directory.parent
+    run_dir = Path(config.run.dir)
+    with locked(run_dir), Checkpointer(checkpoint_folder(config, open_run(config))) as checkpoints:
         if checkpoints.latest_step() is not None:
             raise ExtraError(f"{run_dir}: already at step {checkpoints.latest_step()}; choose another run.dir")
         state = Learner(policy.graphdef, config, policy.mesh).init(params)
@@ -53,7 +53,7 @@ def export_hf(config: Config, out: str) -> None:
     """
     policy, params = load_policy(config)
     run_dir = open_run(config, concerns=("model", "tokenizer"))
-    with Checkpointer(run_dir / CHECKPOINTS, read_only=True) as checkpoints:
+    with Checkpointer(checkpoint_folder(config, run_dir), read_only=True) as checkpoints:
         step, params = checkpoints.restore(params, within=".params")
     export_policy(policy, params, Path(out))
     print(f"exported step {step} of {run_dir} to {out}")

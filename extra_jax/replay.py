@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
+from extra_jax.checkpoint import Checkpointer, checkpoint_folder
 from extra_jax.config import Config, MeshConfig
 from extra_jax.errors import ExtraError
 from extra_jax.learn.advantage import make_advantage
@@ -136,8 +136,8 @@ def state_before(bundle: Bundle, initial: TrainState, run_dir: Path, mesh: Mesh)
         ExtraError: there is no checkpoint of the step before, or the parameters are not those of the bundle.
     """
     before, state, origin = bundle.step - 1, initial, "the initial model"
-    if (run_dir / CHECKPOINTS).is_dir():
-        with Checkpointer(run_dir / CHECKPOINTS, read_only=True) as checkpoints:
+    if (folder := checkpoint_folder(bundle.config, run_dir)).is_dir():
+        with Checkpointer(folder, read_only=True) as checkpoints:
             if before in checkpoints.steps():
                 _, state = checkpoints.restore(initial, step=before)
                 origin = f"checkpoint {before} of {run_dir}"

@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 from flax.serialization import msgpack_restore, msgpack_serialize
 
-from extra_jax.checkpoint import CHECKPOINTS, Checkpointer
+from extra_jax.checkpoint import Checkpointer, checkpoint_folder
 from extra_jax.config import Config
 from extra_jax.errors import ExtraError
 from extra_jax.evaluate import Evaluator
@@ -160,7 +160,7 @@ class Run:
         self._evaluator = self.closing(Evaluator(self.policy, self.directory)) if config.benchmarks else None
         model = fingerprint(state.params, self.policy.mesh) if config.model.path else None
         on_main(lambda: check_inputs(config, model))
-        folder = self.directory / CHECKPOINTS
+        folder = checkpoint_folder(config, self.directory)
         self._checkpoints = self._stack.enter_context(Checkpointer(folder, keep=config.checkpoint.keep))
         if self._checkpoints.latest_step() is not None:
             self._restore()

@@ -107,6 +107,13 @@ def sampling_params(config: Config) -> SamplingParams:
     return SamplingParams(r.temperature, r.top_p, r.top_k, r.min_p, r.max_completion_length, r.stop_strings)
 
 
+def eval_sampling(config: Config) -> SamplingParams:
+    """How the completions of an evaluation are drawn."""
+    e = config.eval
+    length = e.max_completion_length or config.rollout.max_completion_length
+    return SamplingParams(e.temperature, e.top_p, e.top_k, e.min_p, length, config.rollout.stop_strings)
+
+
 def sampler_sizes(
     config: Config, shape: Qwen3Config, mesh: Mesh, params: SamplingParams, *, training: bool = True
 ) -> tuple[int, int]:

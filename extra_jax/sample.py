@@ -65,7 +65,7 @@ def sample(
     if not prompts:
         raise ExtraError("no prompts: give --prompt TEXT (repeatable) or --file FILE with one prompt a line")
     policy, params = load_policy(config)
-    step, params = restore_params(params, open_run(config, concerns=("model", "tokenizer")))
+    step, params = restore_params(params, config, open_run(config, concerns=("model", "tokenizer")))
     what = f"step {step} of {config.run.dir}" if step else f"the initial model: {config.run.dir} has no checkpoint"
     _logger.info("sampling from %s", what)
     problems = [p if isinstance(p, Problem) else Problem(f"prompt/{i}", p, "") for i, p in enumerate(prompts)]

@@ -3,5 +3,5 @@
 FROM python:3.12-slim
 WORKDIR /extra_jax
 COPY . .
-RUN pip install --no-cache-dir -c scripts/tpu_constraints.txt '.[tpu]'
+RUN pip install --no-cache-dir -c scripts/tpu_constraints.txt '.[tpu,gcs]'
 ENTRYPOINT ["scripts/pod_entry.sh"]

@@ -150,7 +150,7 @@ install() {
   done
   on_every_worker "set -e; curl -LsSf https://astral.sh/uv/install.sh | sh; \
 mkdir -p extra_jax; tar -xzf extra_jax.tar.gz -C extra_jax; cd extra_jax; ~/.local/bin/uv venv -q --python 3.12 .venv; \
-~/.local/bin/uv pip install -q --python .venv -c scripts/tpu_constraints.txt '.[tpu]'"
+~/.local/bin/uv pip install -q --python .venv -c scripts/tpu_constraints.txt '.[tpu,gcs]'"
   [ -z "$bucket" ] || on_every_worker "set -e; . /etc/os-release; key=/usr/share/keyrings/gcsfuse.asc; \
 curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee \$key >/dev/null; \
 echo \"deb [signed-by=\$key] https://packages.cloud.google.com/apt gcsfuse-\$VERSION_CODENAME main\" | \

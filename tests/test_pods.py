@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 from typing import Self
 
+import jsonschema
 import pytest
 import yaml
+from jobset_schema import JOB_SET
 from training_runs import SFT
 
 from tests.compiler import QUICK
@@ -79,7 +81,7 @@ def test_the_repository_goes_to_every_worker_and_the_bucket_is_mounted() -> None
     assert archive[:2] == ["git", "archive"]
     assert (copy[copy.index("scp") + 2], "--worker=all" in copy) == ("pod:extra_jax.tar.gz", True)
     assert "--python 3.12" in install[-1]
-    assert "-c scripts/tpu_constraints.txt '.[tpu]'" in install[-1]
+    assert "-c scripts/tpu_constraints.txt '.[tpu,gcs]'" in install[-1]
     assert "gcsfuse --implicit-dirs 'mine' bucket" in mount[-1]
 
 
@@ -91,8 +93,6 @@ def test_a_wrong_command_line_is_refused() -> None:
 
 def test_the_manifest_is_a_job_set_whose_numbers_agree() -> None:
     manifest = yaml.safe_load((ROOT / "scripts/gke_jobset.yaml").read_text())
-    assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert set(manifest["spec"]) == {"failurePolicy", "replicatedJobs"}
     (job,) = manifest["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
     assert spec["parallelism"] == spec["completions"]
@@ -102,6 +102,7 @@ def test_the_manifest_is_a_job_set_whose_numbers_agree() -> None:
     chips = eval(topology.replace("x", "*"))
     assert spec["parallelism"] * worker["resources"]["limits"]["google.com/tpu"] == chips
     assert pod["restartPolicy"] == "Never"
+    assert "hostNetwork" not in pod, "it would hide the identity of the pod from the driver of the bucket"
     assert pod["terminationGracePeriodSeconds"] >= 300
     assert {port["containerPort"] for port in worker["ports"]} == {8471, 8476}
     (volume,) = pod["volumes"]
@@ -113,6 +114,26 @@ def test_the_manifest_is_a_job_set_whose_numbers_agree() -> None:
     config = load_config(ROOT / worker["args"][1], worker["args"][2:])
     assert config.run.dir.startswith("/bucket/")
     assert config.model.path.startswith("/bucket/")
+
+
+def test_the_manifest_is_what_the_api_takes_and_a_slip_is_not() -> None:
+    text = (ROOT / "scripts/gke_jobset.yaml").read_text()
+    jsonschema.validate(yaml.safe_load(text), JOB_SET)
+    for right, wrong in {
+        "action: FailJobSet": "action: Fail",
+        "name: refused": "name: not-a-name",
+        "onJobFailureReasons: [PodFailurePolicy]": "onJobFailureReasons: [ExitCode]",
+        "maxRestarts: 100": "maxRestart: 100",
+        "values: [2]": "values: []",
+        "restartPolicy: Never": "restartPolicy: OnFailure",
+        "bucketName: BUCKET": "bucketName: 7",
+        "terminationGracePeriodSeconds: 600": "terminationGraceSeconds: 600",
+        "backoffLimit: 0": "backOffLimit: 0",
+        'gke-gcsfuse/volumes: "true"': "gke-gcsfuse/volumes: true",
+    }.items():
+        assert right in text
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(yaml.safe_load(text.replace(right, wrong)), JOB_SET)
 
 
 def test_every_script_and_verb_of_the_guide_exists() -> None:
@@ -192,6 +213,30 @@ def test_workers_find_each_other_stop_on_sigterm_with_status_75_and_finish_when_
         assert pod.finish() == [0, 0], pod.printed()
     assert (run_dir / "export" / "model.safetensors").exists()
     assert '"processes": 2' in (run_dir / "run.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings", "finished", "status"),
+    [
+        ("train", "run: {dir: DIR, seed: 0}\n", True, 0),
+        ("train", "run: {dir: DIR, seed: 0}\n", False, 75),
+        ("sft", "model: {preset: tiny}\nrun:\n  seed: 1\n  dir: 'DIR'  # here\n", True, 0),
+        ("exprl", "run:\n  dir: DIR\neval: {dir: data}\n", False, 75),
+        ("eval", "run: {dir: DIR}\n", False, 0),
+    ],
+)
+def test_only_a_training_that_is_not_finished_is_started_again(
+    verb: str, settings: str, finished: bool, status: int, tmp_path: Path
+) -> None:
+    (tmp_path / "extra-jax").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "extra-jax").chmod(0o755)
+    config, run_dir = tmp_path / "config.yaml", tmp_path / "run"
+    config.write_text(settings.replace("DIR", str(run_dir)))
+    if finished:
+        (run_dir / "export").mkdir(parents=True)
+    command = [ROOT / "scripts/pod_entry.sh", verb, config]
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == status
 
 
 def keep(folder: Path, status: str, *arguments: str) -> tuple[subprocess.CompletedProcess, list[list[str]]]:

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from extra_jax.config.section import MAX_SECONDS, Section, Tokens
+from extra_jax.config.section import Section, Tokens
 
 
 class PlanConfig(Section):
@@ -12,7 +12,4 @@ class PlanConfig(Section):
     )
     mean_completion_length: Tokens | None = Field(
         None, description="Tokens, for the estimate of time; default: half of rollout.max_completion_length."
-    )
-    max_step_seconds: float | None = Field(
-        None, gt=0, le=MAX_SECONDS, description="Budget of the estimated time of a step."
     )

@@ -76,6 +76,10 @@ class TokenizerConfig(Section):
 
 
 class CheckpointConfig(Section):
+    dir: str | None = Field(
+        None,
+        description="Their folder, local or gs://BUCKET/PATH (extra `gcs`); default: run.dir/checkpoints.",
+    )
     every: Steps = Field(50, description="Steps between checkpoints; the last step is always saved.")
     keep: int = Field(2, ge=1, le=10_000, description="How many checkpoints are kept, the newest ones.")
 

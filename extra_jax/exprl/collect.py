@@ -150,7 +150,7 @@ def rollout(config: Config) -> epath.Path:
         The store.
     """
     policy, params = load_policy(config)
-    step, params = restore_params(params, open_run(config, concerns=("model", "tokenizer")))
+    step, params = restore_params(params, config, open_run(config, concerns=("model", "tokenizer")))
     problems = load_data(config.data, config.run.seed)
     with closing(Collector(policy, problems)) as collector, Progress(step, is_main(), step) as progress:
         collector(params, problems, step, progress.rollouts)

@@ -28,11 +28,12 @@ def checksums(arrays: Mapping[str, jax.Array]) -> dict[str, str]:
 
     All processes call it together.
     """
-    return {name: f"{int(value):08x}" for name, value in jax.device_get(_checksums(dict(arrays))).items()}
+    return {name: f"{int(value):08x}" for name, value in jax.device_get(checksum_program(dict(arrays))).items()}
 
 
 @jax.jit
-def _checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def checksum_program(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """What ``checksums`` runs."""
     return {name: _checksum(x, 0) for name, x in arrays.items()}
 
 

@@ -23,6 +23,7 @@ from extra_jax.parallel.mesh import tensor_spans_processes
 from extra_jax.parallel.sharding import batch_sharding
 
 T = TypeVar("T")
+_JOIN_SECONDS = 900  # for which a process waits for the others: slices of a pod may start minutes apart
 _logger = logging.getLogger(__name__)
 
 
@@ -45,7 +46,12 @@ def initialize(config: DistributedConfig, mesh: MeshConfig) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     if config.enabled and not jax.distributed.is_initialized():
         try:
-            jax.distributed.initialize(config.coordinator_address, config.num_processes, config.process_id)
+            jax.distributed.initialize(
+                config.coordinator_address,
+                config.num_processes,
+                config.process_id,
+                initialization_timeout=_JOIN_SECONDS,
+            )
         except Exception as error:
             alone = config.enabled == "auto" and config.coordinator_address is None
             if alone and isinstance(error, ValueError) and "coordinator_address" in str(error):  # of no cluster at all
@@ -147,9 +153,10 @@ def allgather_rows(values: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return values
     counts = allgather(np.array([len(values)]))
-    padded = np.zeros((counts.max(), *values.shape[1:]), values.dtype)
+    most = 1 << max(int(counts.max()) - 1, 0).bit_length()  # few sizes, as each is a program
+    padded = np.zeros((most, *values.shape[1:]), values.dtype)
     padded[: len(values)] = values
-    parts = np.split(allgather(padded), len(counts)) if counts.max() else [padded]
+    parts = np.split(allgather(padded), len(counts))
     return np.concatenate([part[:count] for part, count in zip(parts, counts, strict=False)])
 
 

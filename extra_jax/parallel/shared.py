@@ -38,7 +38,7 @@ def check_shared(directory: Path) -> None:
         raise ExtraError(
             f"run.dir={directory} is not one folder for all processes: {', '.join(blind[:8])} of {len(answers)} "
             f"processes did not see within {_SECONDS} s what {answers[0][0]} wrote there. Mount the same disk or "
-            "bucket on every machine and put run.dir on it (docs/pods.md)"
+            "bucket on every machine and put run.dir on it (docs/start/pods.md)"
         )
 
 

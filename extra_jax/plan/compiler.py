@@ -111,7 +111,7 @@ def compile_program(program: Program, mesh: Mesh, slices: int) -> Compiled:
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
     sent = collectives(text, program.trips, mesh.size, slices)
     moved, started = (0.0, 0)
-    if program.name == "decode":
+    if program.name.endswith("decode"):
         moved, started = loop_traffic(text, program.trips[0] if slices > 1 else None)
     return Compiled(
         lowered_after, seconds, size, memory.argument_size_in_bytes, others, "", flops, sent, moved, started

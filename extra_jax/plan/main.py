@@ -4,7 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-from jax.sharding import Mesh
 from rich.console import Console
 
 from extra_jax.config import Config
@@ -16,7 +15,6 @@ from extra_jax.plan.roofline import phase, step_work
 from extra_jax.plan.search import largest_settings
 from extra_jax.plan.table import show, to_json
 from extra_jax.plan.verdict import Plan, program_memory
-from extra_jax.runtime import sampler_sizes, sampling_params
 
 _WIDTH = 180  # of output that is not a terminal
 
@@ -54,8 +52,8 @@ def make_plan(config: Config, topology: str, slices: int = 1, only: tuple[str, .
     """
     shape = model_shape(config)
     mesh, chip = tpu_mesh(config.mesh, topology, slices)
-    config = with_sampler_defaults(config, shape, mesh)
     run = describe_run(config, shape, mesh)
+    config = run.config
     if only:
         run = dataclasses.replace(run, programs=[program for program in run.programs if program.name in only])
     axes = dict(mesh.shape)
@@ -71,15 +69,9 @@ def make_plan(config: Config, topology: str, slices: int = 1, only: tuple[str, .
             compiled[program.name].step_operations * run.workload.chunk,
         )
         for program in run.programs
+        if program.runs
     }  # fmt: skip
     return Plan(config, topology, slices, mesh.size // chip.devices, chip, axes, run, compiled, needed, phases)
-
-
-def with_sampler_defaults(config: Config, shape: Qwen3Config, mesh: Mesh) -> Config:
-    """The slots and the chunk that a run chooses where the configuration leaves them open."""
-    r = config.rollout
-    slots, chunk = sampler_sizes(config, shape, mesh, sampling_params(config))
-    return config.model_copy(update={"rollout": r.model_copy(update={"slots": slots, "chunk": chunk})})
 
 
 def model_shape(config: Config) -> Qwen3Config:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from extra_jax.config import Config
 from extra_jax.errors import ExtraError
-from extra_jax.plan.verdict import Plan
+from extra_jax.plan.verdict import SLOT_PROGRAMS, Plan
 
 _MOST_COMPILATIONS = 8
 
@@ -42,7 +42,7 @@ def largest_settings(config: Config, shards: int, planner: Planner, tell: Callab
     rows = largest(tries("train.micro_batch_rows={}", with_rows, "update"), config.train.minibatch_size)
     config = with_rows(rows)
     most = -(-config.train.completions_per_step // shards)
-    return with_slots(largest(tries("{} slots a shard", with_slots, "prefill", "decode"), most))
+    return with_slots(largest(tries("{} slots a shard", with_slots, *SLOT_PROGRAMS), most))
 
 
 def largest(attempt: Callable[[int], Plan], most: int) -> int:

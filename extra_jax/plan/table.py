@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from extra_jax.plan.hlo import KINDS, Collective
-from extra_jax.plan.roofline import DCN_SECONDS, HOST_SECONDS, ICI_SECONDS, OPERATION_SECONDS
+from extra_jax.plan.roofline import DCN_SECONDS, HOST_SECONDS, ICI_SECONDS, OPERATION_SECONDS, Phase
 from extra_jax.plan.verdict import Plan
 
 _COLUMNS = ["temporary", "total", "of chip", "TFLOP", "GB mem", "GB links", "seconds", "bound", "compiled"]
@@ -25,7 +25,7 @@ def show(plan: Plan, console: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for program in run.programs:
         name = program.name
-        memory, phase, compiled = plan.memory[name], plan.phases[name], plan.compiled[name]
+        memory, compiled = plan.memory[name], plan.compiled[name]
         style = "red" if compiled.refused or memory.total > plan.limit else "green"
         table.add_row(
             f"{program.name} x {program.runs:,}" if program.runs > 1 else program.name,
@@ -33,11 +33,7 @@ def show(plan: Plan, console: Console) -> None:
             _gib(memory.temporaries),
             f"[{style}]{_gib(memory.total)}[/]",
             f"[{style}]{memory.total / plan.capacity:.0%}[/]",
-            _short(phase.flops / 1e12),
-            _short(phase.hbm_bytes / 1e9),
-            _short((phase.ici_bytes + phase.dcn_bytes) / 1e9),
-            _short(phase.seconds),
-            phase.bound,
+            *(_work(plan.phases[name]) if name in plan.phases else [""] * 5),
             "refused" if compiled.refused else f"{compiled.compile_seconds:.0f} s",
         )
     table.add_section()
@@ -45,7 +41,8 @@ def show(plan: Plan, console: Console) -> None:
     console.print(table)
     for program in run.programs:
         if collectives := plan.compiled[program.name].collectives:
-            where = {"decode": "in the loop over tokens"}.get(program.name, "in loops over micro-batches and chunks")
+            decodes = program.name.endswith("decode")
+            where = "in the loop over tokens" if decodes else "in loops over micro-batches and chunks"
             console.print(f"A call of {program.name}: {_collectives(collectives, where)}", style="dim", soft_wrap=True)
     if plan.decode_traffic:
         moved = plan.compiled["decode"].step_bytes / 1e9
@@ -65,7 +62,8 @@ def _basis(plan: Plan) -> str:
     return (
         f"A step: {work.prompts:,} prompts of {work.prompt_length:,} tokens and {work.completions:,} completions of "
         f"{work.completion_length:,} on average (plan.mean_*_length); {work.updates} updates of {work.micro_batches:,} "
-        f"micro-batches; {work.slots:,} slots. All numbers are for one "
+        f"micro-batches; {work.slots:,} slots. What takes no seconds runs beside steps, in evaluations and saves. All "
+        "numbers are for one "
         f"{'chip' if chip.devices == 1 else 'core, of which a chip has two'}.\n"
         "Memory, links and compile time: the TPU compiler. TFLOP and GB of memory traffic: formulas, because the "
         "compiler counts each loop once; of decode what the compiled program moves.\n"
@@ -82,22 +80,18 @@ def to_json(plan: Plan) -> dict[str, Any]:
     programs = {}
     for program in plan.run.programs:
         name = program.name
-        memory, phase, compiled = plan.memory[name], plan.phases[name], plan.compiled[name]
+        memory, compiled = plan.memory[name], plan.compiled[name]
         programs[program.name] = {
             "runs": program.runs,
             "hbm_bytes": {**memory.kinds, "temporaries": memory.temporaries, "total": memory.total},
             "refused": bool(compiled.refused),
-            "flops": phase.flops,
             "compiler_flops_loops_once": compiled.flops,
-            "memory_traffic_bytes": phase.hbm_bytes,
-            "ici_bytes": phase.ici_bytes,
-            "dcn_bytes": phase.dcn_bytes,
-            "seconds": phase.seconds,
-            "latency_seconds": phase.latency,
-            "bound": phase.bound,
+            **(_phase_json(plan.phases[name]) if name in plan.phases else {}),
             "lower_seconds": compiled.lower_seconds,
             "compile_seconds": compiled.compile_seconds,
             "stablehlo_bytes": compiled.stablehlo_bytes,
+            "step_bytes": compiled.step_bytes,
+            "step_operations": compiled.step_operations,
             "collectives": _grouped(compiled.collectives),
         }
     return {
@@ -120,6 +114,25 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "verdict": plan.sentence(),
         "chip": vars(plan.chip),
     }
+
+
+def _phase_json(phase: Phase) -> dict[str, float | str]:
+    return {
+        "flops": phase.flops,
+        "memory_traffic_bytes": phase.hbm_bytes,
+        "ici_bytes": phase.ici_bytes,
+        "dcn_bytes": phase.dcn_bytes,
+        "seconds": phase.seconds,
+        "latency_seconds": phase.latency,
+        "bound": phase.bound,
+    }
+
+
+def _work(phase: Phase) -> list[str]:
+    """What a step does in all calls of a program."""
+    sent = phase.ici_bytes + phase.dcn_bytes
+    numbers = (phase.flops / 1e12, phase.hbm_bytes / 1e9, sent / 1e9, phase.seconds)
+    return [*map(_short, numbers), phase.bound]
 
 
 def _title(plan: Plan) -> str:

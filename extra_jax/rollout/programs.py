@@ -41,6 +41,11 @@ class Sizes:
         """Positions a row gets for ``length`` tokens, at most what a row can ever need."""
         return min(_size_for(length, _SHORTEST), self.longest + self.chunk)
 
+    def capacity_below(self, capacity: int) -> int:
+        """The next smaller number of positions that a row may have to grow from; ``capacity`` where there is none."""
+        smaller = {self.capacity_for(length) for length in range(1, capacity, _SHORTEST)}
+        return max((size for size in smaller if size < capacity), default=capacity)
+
     def width_for(self, length: int) -> int:
         """Tokens that contexts of up to ``length`` are padded to."""
         return min(_size_for(length, _SHORTEST_CONTEXT), self.longest + self.chunk)

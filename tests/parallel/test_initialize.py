@@ -31,7 +31,7 @@ def test_the_pod_recipe_on_one_machine_says_what_to_set_and_shows_no_traceback()
 
 @pytest.mark.parametrize("cause", [ValueError("no cluster"), RuntimeError("called too late"), OSError("port in use")])
 def test_any_failure_to_join_is_explained(monkeypatch: pytest.MonkeyPatch, cause: Exception) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise cause
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
@@ -44,7 +44,7 @@ def test_auto_runs_alone_where_no_cluster_is_and_hides_no_other_failure(monkeypa
     """The words are those of jax, which the test above gets from jax itself."""
     failure: Exception = ValueError("coordinator_address should be defined.")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise failure
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)

@@ -10,7 +10,7 @@ from extra_jax.config import load_config
 from extra_jax.model.config import preset
 from extra_jax.parallel.sharding import batch_ways
 from extra_jax.plan.compiler import prepare, tpu_mesh
-from extra_jax.plan.main import with_sampler_defaults
+from extra_jax.plan.programs import with_sampler_defaults
 from extra_jax.rollout.memory import USABLE_GIB, cache_bytes
 from extra_jax.runtime import Runtime, sampling_params, weight_bytes
 

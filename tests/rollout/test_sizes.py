@@ -1,5 +1,7 @@
 """Programs are compiled for few sizes, and short contexts do not cost as much as long ones."""
 
+from itertools import pairwise
+
 import pytest
 
 from extra_jax.rollout.programs import Sizes, prefill_rows
@@ -14,6 +16,14 @@ def test_a_width_holds_its_context_and_wastes_little():
     assert widths == sorted(widths)
     assert len(set(widths)) < 20
     assert SIZES.width_for(4104) == 4104  # a row is never longer
+
+
+def test_a_row_grows_from_the_next_smaller_capacity():
+    capacities = sorted({SIZES.capacity_for(length) for length in range(1, 5000)})
+    for smaller, larger in pairwise(capacities):
+        assert SIZES.capacity_below(larger) == smaller
+    assert SIZES.capacity_below(capacities[-1]) == 4096, "which a row of 4,104 positions may have to be copied from"
+    assert SIZES.capacity_below(64) == 64, "the smallest has nothing below it"
 
 
 @pytest.mark.parametrize(("width", "sizes"), [(16, {4, 16}), (32, {2, 8}), (64, {1, 4}), (1024, {1, 4})])
