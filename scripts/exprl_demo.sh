@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ ! -x .venv/bin/extra-jax ] || ! .venv/bin/python -c 'import openai, pyarrow' 2> /dev/null; then
+  echo "installing into .venv, 1.2 GB, which takes minutes ..."
   [ -d .venv ] || python3 -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[judge]'
 fi
@@ -27,8 +28,8 @@ extra-jax exprl configs/exprl_process.yaml judge.endpoint="http://localhost:$por
   train.max_steps=10 eval.num_generations=8
 cat << END
 
-What this was: $out/store holds 768 solutions and what three judges (with the reference, without one, with a wrong one)
-said of them. Two trainings learned from such scores: 3 steps from the stored ones, 10 steps in rounds of their own.
+What this was: $out/store holds 768 solutions and what a judge said of them with the reference, without one and with a
+wrong one. Two trainings learned from such scores: 3 steps from the stored ones, 10 steps in rounds of their own.
   how well the judge orders solutions   $out/store/calibration.html
   how the second training went          $out/rounds/report.html
   traces with scores and replies        extra-jax view $out/stored $out/rounds   (source .venv/bin/activate)
