@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ ! -x .venv/bin/extra-jax ]; then
+  echo "installing into .venv, 1.2 GB, which takes minutes ..."
   python3 -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable .
 fi

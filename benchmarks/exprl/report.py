@@ -228,7 +228,7 @@ def draw(scores: Scores, steps: Steps, path: Path) -> None:
                 at = [stage + 0.03 * color for stage in (0, 1, 2)]  # intervals side by side
                 means = [float(v.mean()) for v in values]
                 series.append(charts.Line(LABELS.get(arm, arm), at, means, color, low, high))
-            drawings.append(chart(f"Held-out pass@{k}, {title}", series, "after stage"))
+            drawings.append(chart(f"Held-out pass@{k}, {title}", series, "after stage (0: before)", (0, 1, 2)))
     for stage in (1, 2):
         for title, arms in panels.items():
             series = []
@@ -241,8 +241,8 @@ def draw(scores: Scores, steps: Steps, path: Path) -> None:
     charts.save(path, *drawings, columns=2)
 
 
-def chart(title: str, lines: list[charts.Line], x: str) -> charts.Drawing:
-    return charts.line_chart(lines, x=x, unit="share").titled(title)
+def chart(title: str, lines: list[charts.Line], x: str, ticks: tuple[float, ...] = ()) -> charts.Drawing:
+    return charts.line_chart(lines, x=x, unit="share", ticks=ticks).titled(title)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def _lint(args: argparse.Namespace) -> int:
     from contextlib import closing
 
     from extra_jax.data.lint import KINDS, lint
+    from extra_jax.data.rows import COLUMNS
     from extra_jax.data.tokenizer import load_tokenizer
     from extra_jax.reward.golds import form_problems, gold_problems
     from extra_jax.reward.workers import MathGrader
@@ -41,6 +42,7 @@ def _lint(args: argparse.Namespace) -> int:
     with closing(MathGrader()) as grader:
         report = lint(
             args.file,
+            columns=_columns(args.columns),
             gold_problems=gold_problems,
             form_problems=lambda problems: form_problems(problems, grader),
             same_answers=grader.same_answers,
@@ -56,6 +58,8 @@ def _lint(args: argparse.Namespace) -> int:
         if findings:
             print(f"{kind}: {len(findings):,} {'row' if len(findings) == 1 else 'rows'} ({meaning})")
             _print_some([f"row {finding.row}: {finding.detail}" for finding in findings])
+    if any(finding.detail.endswith("missing") for finding in report.findings):
+        print(f"columns of other names are given with --columns: {', '.join(f'{name}=YOURS' for name in COLUMNS)}")
     d = report.duplicates
     if d.groups:
         print(
@@ -67,6 +71,18 @@ def _lint(args: argparse.Namespace) -> int:
     print(f"a right answer can be rewarded in {report.rows - bad:,} of {report.rows:,} rows")
     print(f"{args.file}: {report.rows:,} rows, {len(report.findings):,} findings")
     return FOUND if report.findings else 0
+
+
+def _columns(given: Sequence[str]) -> dict[str, str]:
+    from extra_jax.data.rows import COLUMNS
+
+    pairs = [text.partition("=") for text in given]
+    for name, separator, column in pairs:
+        if name not in COLUMNS or not separator or not column:
+            raise ExtraError(
+                f"--columns {name}{separator}{column}: give NAME=COLUMN with a NAME of {', '.join(COLUMNS)}"
+            )
+    return {name: column for name, _, column in pairs}
 
 
 def _contamination(args: argparse.Namespace) -> int:
@@ -144,6 +160,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--source", metavar="DIR", help="read NAME.jsonl or NAME.parquet here instead of the hub")
     job = jobs.add_parser("lint", help="check a file of problems row by row; exit status 1 if anything is found")
     job.add_argument("file", metavar="FILE", help="JSONL or Parquet")
+    job.add_argument(
+        "--columns", metavar="NAME=COLUMN", nargs="+", default=(), help="other names, e.g. prompt=task answer=gold"
+    )
     job.add_argument("--tokenizer", metavar="DIR", help="measure prompts with this tokenizer")
     job.add_argument("--max-prompt-length", metavar="N", type=positive, help="tokens that a prompt may have")
     job.add_argument("--json", action="store_true", help="print all findings as JSON")

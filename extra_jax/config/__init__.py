@@ -13,6 +13,7 @@ from extra_jax.config.judge import JudgeConfig
 from extra_jax.config.loading import (
     config_differences,
     config_from_dict,
+    flatten,
     load_config,
     save_config,
     section_from_overrides,
@@ -60,6 +61,7 @@ __all__ = [
     "benchmark_name",
     "config_differences",
     "config_from_dict",
+    "flatten",
     "load_config",
     "may_change",
     "save_config",

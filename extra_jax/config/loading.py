@@ -59,7 +59,7 @@ def save_config(config: Config, path: str | Path) -> None:
 
 def config_differences(old: Config, new: Config, ignore: Iterable[str] = ()) -> list[str]:
     """Dotted keys whose values differ, as ``key: old -> new`` lines; keys under ``ignore`` are left out."""
-    before, after = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
     ignored = tuple(ignore)
     return [
         f"{key}: {json.dumps(before.get(key))} -> {json.dumps(after.get(key))}"
@@ -68,12 +68,13 @@ def config_differences(old: Config, new: Config, ignore: Iterable[str] = ()) -> 
     ]
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of a tree by their dotted keys."""
     if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
 
 

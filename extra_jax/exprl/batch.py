@@ -26,6 +26,7 @@ class Batch:
         advantages: For each of ``rows`` ``[n]``, one a token.
         learned: ``[R]`` bool; the others stay out of the loss.
         reward: ``[R]``; NaN where there is none.
+        scores: For each of ``rows`` what the judge gave, one a unit.
     """
 
     scored: Scored
@@ -34,6 +35,7 @@ class Batch:
     advantages: Sequence[np.ndarray]
     learned: np.ndarray
     reward: np.ndarray
+    scores: Sequence[np.ndarray]
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -86,6 +88,7 @@ def make_batch(scored: Scored, rows: Sequence[Mapping[str, Any]], local: Sequenc
         [scored.token_advantages(index) for index in local],
         scored.learned[local],
         scored.reward[local],
+        [scored.scores[index] for index in local],
     )
 
 

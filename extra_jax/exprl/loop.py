@@ -6,7 +6,7 @@ Where batches come from is all that differs: from a store that is complete (``St
 and judging (``RoundSource``). The ratio compares with the log-probabilities that the sampler stored.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import jax
@@ -27,6 +27,7 @@ from extra_jax.reward.verdict import Grade, Verdict
 from extra_jax.run import Run, TrainResult, check_batches
 from extra_jax.runtime import Runtime, load_policy
 from extra_jax.telemetry.journal import Record
+from extra_jax.telemetry.records import json_numbers, round_significant
 from extra_jax.telemetry.summary import rollout_metrics
 
 
@@ -102,13 +103,28 @@ def batch_metrics(batch: Batch, group_size: int) -> dict[str, float]:
 
 
 def record(batch: Batch, group_size: int) -> Record:
-    """The rollouts of a step, with the mean advantage of their tokens."""
+    """The rollouts of a step: the mean advantage of their tokens, and by segment what the judge gave."""
     first = {group: row for group, row in zip(reversed(batch.groups), reversed(batch.rows), strict=True)}
     order = {group: place for place, group in enumerate(sorted(first))}
     problems = [Problem(r["uid"], r["problem"], r["answer"], source=r["source"]) for _, r in sorted(first.items())]
     rollouts = to_rollouts(batch.rows, [order[group] for group in batch.groups], group_size)
     advantages = np.array([a.mean() for a in batch.advantages])
-    return Record(problems, rollouts, [row["text"] for row in batch.rows], stored_scores(batch), advantages)
+    columns = {
+        "judged": [row["rollout_id"] for row in batch.rows],
+        "segment_tokens": [list(map(int, row["segment_tokens"])) for row in batch.rows],
+        "segment_chars": [list(map(int, row["segment_chars"])) for row in batch.rows],
+        "segment_scores": [json_numbers(scores) for scores in batch.scores],
+        "segment_advantages": [
+            json_numbers(round_significant(_by_segment(tokens, row["segment_tokens"])))
+            for tokens, row in zip(batch.advantages, batch.rows, strict=True)
+        ],
+    }
+    return Record(problems, rollouts, [row["text"] for row in batch.rows], stored_scores(batch), advantages, columns)
+
+
+def _by_segment(tokens: np.ndarray, ends: Sequence[int]) -> np.ndarray:
+    """``[T]`` means of the values of each segment's tokens; 0 where it has none."""
+    return np.array([part.mean() if part.size else 0.0 for part in np.split(tokens, ends)[:-1]])
 
 
 def stored_scores(batch: Batch) -> Scores:

@@ -33,6 +33,7 @@ class Scored:
         reward: ``[R]`` float64 in [0, 1] (before penalties), the score of the whole trace; NaN where there is none.
         learned: ``[R]`` bool; the others stay out of the loss.
         advantages: For each rollout ``[T]``, one a segment.
+        scores: For each rollout what the judge gave, 1..5, one a unit; NaN where it gave none, empty without a judge.
         counts: How the join went (``judge.join.Joined.counts``), and ``stale_rollouts``.
     """
 
@@ -40,6 +41,7 @@ class Scored:
     reward: np.ndarray
     learned: np.ndarray
     advantages: list[np.ndarray]
+    scores: list[np.ndarray]
     counts: Mapping[str, int]
 
     def token_advantages(self, row: int) -> np.ndarray:
@@ -48,8 +50,8 @@ class Scored:
 
     def take(self, chosen: np.ndarray) -> "Scored":
         """Some of the rollouts; the counts stay those of all."""
-        picked = [self.rows[i] for i in chosen], [self.advantages[i] for i in chosen]
-        return Scored(picked[0], self.reward[chosen], self.learned[chosen], picked[1], self.counts)
+        rows, advantages, scores = ([column[i] for i in chosen] for column in (self.rows, self.advantages, self.scores))
+        return Scored(rows, self.reward[chosen], self.learned[chosen], advantages, scores, self.counts)
 
     def metrics(self) -> dict[str, float]:
         """Numbers under ``judge/*``, and the reward under its usual names; what is undefined is left out."""
@@ -153,12 +155,12 @@ def unjudged(rows: Sequence[Mapping[str, Any]]) -> Scored:
     reward = np.array([_TRUTH.get(row["verdict"], np.nan) for row in rows])
     nothing = [np.zeros(len(row["segment_tokens"])) for row in rows]
     counts = dict.fromkeys(("units", "missing", "duplicate", "stale", "stale_rollouts", *STATUSES), 0)
-    return Scored(rows, reward, np.ones(len(rows), bool), nothing, counts)
+    return Scored(rows, reward, np.ones(len(rows), bool), nothing, [np.zeros(0)] * len(rows), counts)
 
 
 def _worth(
     rows: Sequence[Mapping[str, Any]],
-    raw: Sequence[np.ndarray],
+    raw: list[np.ndarray],
     usable: np.ndarray,
     counts: Mapping[str, int],
     config: Config,
@@ -203,7 +205,7 @@ def _worth(
         scale: Literal["group", "none"] = "none" if config.train.scale_rewards == "none" else "group"
         whole = outcome_advantages(last, group, learned, scale=scale, faithful=settings.faithful)
         parts = [np.full(count, value) for count, value in zip(segments, whole, strict=True)]
-    return Scored(rows, final, learned, parts, counts)
+    return Scored(rows, final, learned, parts, raw, counts)
 
 
 def _mixed(final: np.ndarray, rows: Sequence[Mapping[str, Any]], settings: ExprlConfig) -> np.ndarray:

@@ -142,4 +142,6 @@ def _flat_steps(scores: Sequence[np.ndarray]) -> float:
 
 
 def _interval(metric: Mapping[str, float]) -> str:
+    if not np.isfinite(metric["value"]):
+        return "undefined"
     return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"

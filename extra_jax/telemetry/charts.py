@@ -89,6 +89,7 @@ def line_chart(
     unit: str = "",
     zero: bool = True,
     powers: bool = False,
+    ticks: Sequence[float] = (),
     width: int = 380,
     height: int = 170,
 ) -> Drawing:
@@ -99,16 +100,20 @@ def line_chart(
         unit: of ``y``; ``share`` gives percentages.
         zero: the y axis includes 0; otherwise it fits the data.
         powers: a logarithmic x axis with a tick at each power of two.
+        ticks: where the x axis has its ticks; by default at round numbers.
     """
     rows = [row for line in lines for row in _rows(line)]
     known = sorted({row["x"] for row in rows})
-    ticks = {"values": [p for p in (2.0**i for i in range(40)) if known and p <= known[-1]]} if powers else {}
+    if powers:
+        ticks = [p for p in (2.0**i for i in range(40)) if known and p <= known[-1]]
     across = alt.X(
         "x:Q",
         title=x,
         scale=alt.Scale(type="log", base=2) if powers else alt.Scale(zero=False, nice=False),
         axis=alt.Axis(
-            format="d" if powers else "~s", labelOverlap=not powers, **ticks, **({} if powers else {"tickMinStep": 1})
+            format="d" if powers else "~s",
+            labelOverlap=not powers,
+            **({"values": list(ticks)} if ticks else {"tickMinStep": 1}),
         ),
     )
     axis = alt.Axis(format="~%") if unit == "share" else alt.Axis(labelExpr=_TICK)

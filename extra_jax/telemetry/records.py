@@ -66,7 +66,7 @@ def write_rollouts(
     """
     record = _sources(step, problems, rollouts)
     record |= _outcomes(rollouts, texts, grades, rewards, reward_parts or {})
-    record["advantage"] = _numbers(round_significant(advantages))
+    record["advantage"] = json_numbers(round_significant(advantages))
     record |= _tokens(rollouts)
     if clash := record.keys() & (columns or {}).keys():
         raise ValueError(f"columns {sorted(clash)} already exist in a rollout record")
@@ -121,11 +121,11 @@ def _outcomes(
     reward_parts: Mapping[str, np.ndarray],
 ) -> Columns:
     """What each completion says and what it was worth."""
-    reward = _numbers(round_significant(rewards))
+    reward = json_numbers(round_significant(rewards))
     for name, values in reward_parts.items():
         if len(values) != len(reward):
             raise ValueError(f"reward_parts[{name!r}] has {len(values)} entries for {len(reward)} rewards")
-    parts = {name: _numbers(round_significant(values)) for name, values in reward_parts.items()}
+    parts = {name: json_numbers(round_significant(values)) for name, values in reward_parts.items()}
     if parts:
         divided = [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
     else:
@@ -150,8 +150,8 @@ def _tokens(rollouts: Rollouts) -> Columns:
     return {
         "prompt_ids": [np.asarray(ids).tolist() for ids in rollouts.prompt_ids],
         "completion_ids": [rollouts.completion_ids(row).tolist() for row in rows],
-        "logprobs": [_numbers(logprobs[row, : rollouts.lengths[row]]) for row in rows],
-        "entropies": [_numbers(entropies[row, : rollouts.lengths[row]]) for row in rows],
+        "logprobs": [json_numbers(logprobs[row, : rollouts.lengths[row]]) for row in rows],
+        "entropies": [json_numbers(entropies[row, : rollouts.lengths[row]]) for row in rows],
     }
 
 
@@ -221,6 +221,7 @@ def round_significant(values: np.ndarray, digits: int = SIGNIFICANT_DIGITS) -> n
     return np.where(plain, np.where(shift >= 0, small, large), values)
 
 
-def _numbers(values: np.ndarray) -> list[float | None]:
+def json_numbers(values: np.ndarray) -> list[float | None]:
+    """What is not finite is ``None``."""
     listed = values.tolist()
     return listed if np.isfinite(values).all() else [v if math.isfinite(v) else None for v in listed]

@@ -22,6 +22,7 @@ from extra_jax.telemetry.names import REWARD_PREFIX, VERDICT_PREFIX, phase_secon
 from extra_jax.telemetry.page import ASSETS, render
 
 _SHOWN_CHARACTERS = 6000
+_PHASE_SHARE = 0.005
 _EXACT = ("learning_rate",)
 _OUTCOMES = {"groups/frac_all_correct": 2, "groups/frac_mixed": 0, "groups/frac_all_wrong": 4}
 _NAMES = yaml.safe_load((ASSETS / "metrics.yaml").read_text(encoding="utf-8"))
@@ -216,7 +217,10 @@ def _panels(run: data.RunData) -> Iterator[Panel]:
             yield Panel(title, "By evaluation, with 95 % intervals over problems.", charts.svg(chart))
     for keys in _NAMES["panels"]:
         shown = [key for key in keys if run.has(key)]
-        if shown and (shown != ["loss"] or not run.has("reward")):
+        shown = [key for key in shown if key == shown[0] or run.column(key) != run.column(shown[0])]
+        if shown == ["pass_rate"] and run.has("reward") and run.column("pass_rate") == run.column("reward"):
+            yield Panel("Pass rate", METRICS["pass_rate"].meaning, None, "Pass rate: the reward, in every step")
+        elif shown and (shown != ["loss"] or not run.has("reward")):
             main = METRICS[shown[0]]
             yield _panel(run, main.label, main.meaning, main.unit, {METRICS[key].label: key for key in shown})
         if keys == ["frac_reward_zero_std"] and all(run.has(key) for key in _OUTCOMES):
@@ -270,7 +274,7 @@ def _distributions(run: data.RunData) -> Iterator[Panel]:
 
 
 def _phases(run: data.RunData) -> dict[str, Any] | None:
-    """Seconds by phase; the first step is apart because it compiles."""
+    """Seconds by phase, of those that take any; the first step is apart because it compiles."""
     steps = [phases for row in run.training if (phases := phase_seconds(row))]
     if not steps:
         return None
@@ -282,7 +286,9 @@ def _phases(run: data.RunData) -> dict[str, Any] | None:
     notes = {
         name: f"{_seconds(mean)}, {mean / total:.0%}; first step {_seconds(steps[0].get(name, 0.0))}"
         for name, mean in means.items()
+        if mean / total >= _PHASE_SHARE
     }
+    means = {name: means[name] for name in notes}
     first = data.span_text(sum(steps[0].values()))
     return {"chart": charts.svg(charts.bars(means, notes)), "rest": len(rest) if len(steps) > 1 else 0, "first": first}
 

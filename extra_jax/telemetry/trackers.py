@@ -5,11 +5,13 @@ TensorBoard events are written with the ``tensorboard`` package alone: no torch,
 
 Names are those that the Hugging Face trainers send (``transformers.integrations.rewrite_logs``): ``train/reward``,
 ``eval/pass@1``. The bins of a distribution (``NAME_0``, ``NAME_1``, ... of equal bins of [0, 1]) arrive as one
-histogram, and the first completions of a step as a table.
+histogram, and the first completions of a step as a table. The settings are the configuration of wandb and Trackio, and
+TensorBoard's hyperparameters.
 """
 
 import importlib
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -21,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from extra_jax.config import flatten
 from extra_jax.errors import ExtraError
 from extra_jax.telemetry.files import local_run_dir
 
@@ -53,7 +56,7 @@ def make_trackers(
     Args:
         names: Of ``tensorboard``, ``wandb``, ``trackio``.
         run_dir: Its last component names the run; TensorBoard writes into ``run_dir/tensorboard``.
-        config: The resolved configuration as a nested mapping, shown by wandb and trackio beside the curves.
+        config: The resolved configuration as a nested mapping, shown beside the curves.
         resume_step: Step of the checkpoint that the run continues from, ``None`` for a new run. TensorBoard then drops
             the points of later steps; wandb and trackio reopen the run of the same name and show those steps twice.
 
@@ -114,6 +117,12 @@ def _edges(bins: Sequence[float]) -> list[float]:
     return [index / len(bins) for index in range(len(bins) + 1)]
 
 
+def _plain(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """The settings by their dotted keys; what is neither a number nor a text is JSON."""
+    leaves = flatten(dict(config)).items()
+    return {key: value if isinstance(value, bool | int | float | str) else json.dumps(value) for key, value in leaves}
+
+
 def _cells(step: int, rows: Sequence[Row]) -> list[list[Any]]:
     return [[step, *(row.get(name) for name in _COLUMNS[1:])] for row in rows[:COMPLETIONS]]
 
@@ -145,7 +154,7 @@ class Expendable:
 
 
 class TensorBoardTracker:
-    """Scalars into ``run_dir/tensorboard``; open with ``tensorboard --logdir RUN_DIR``."""
+    """Writes into ``run_dir/tensorboard``; open with ``tensorboard --logdir RUN_DIR``, or a folder of runs."""
 
     def __init__(self, run_dir: Path, config: Mapping[str, Any], resume_step: int | None) -> None:
         writer = _import("tensorboard.summary.writer.event_file_writer", "tensorboard")
@@ -157,6 +166,8 @@ class TensorBoardTracker:
             # A START record makes TensorBoard purge the points of this step and later from older files.
             start = self._event.SessionLog(status=self._event.SessionLog.START)
             self._add(resume_step + 1, session_log=start)
+        hparams = _import("tensorboard.plugins.hparams.summary_v2", "tensorboard")
+        self._add(0, summary=hparams.hparams_pb(_plain(config), trial_id=str(run_dir.resolve())))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         scalars, histograms = split_histograms(metrics)

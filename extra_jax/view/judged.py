@@ -16,7 +16,7 @@ from extra_jax.view.groups import GROUP, Numbers, collected
 from extra_jax.view.rows import Row
 
 SCORES = store.SCORES
-_BRIEF = ("uid", "sample", "verdict", "stop_reason", "problem", "text", "answer", "segment_tokens")
+_BRIEF = ("uid", "group", "sample", "verdict", "stop_reason", "problem", "text", "answer", "segment_tokens")
 
 
 class Judged:
@@ -76,12 +76,12 @@ class Judged:
 def _as_record(row: Row, place: int) -> Row:
     """A row of the store with the names of a training's records."""
     renamed = {"problem": "prompt", "text": "completion", "token_ids": "completion_ids", "answer": "reference_answer"}
-    kept = ("uid", "verdict", "stop_reason", "logprobs", "entropies", "segment_tokens", "segment_chars", "reference")
+    kept = ("uid", "group", "verdict", "stop_reason", "logprobs", "entropies", "segment_tokens", "segment_chars")
     ends = row.get("segment_tokens") or [0]
     return {
         "rollout_id": place + int(row["sample"]),
         "length": ends[-1],
         "reward": float(row.get("verdict") == "correct"),
         **{new: row[old] for old, new in renamed.items() if old in row},
-        **{name: row[name] for name in kept if name in row},
+        **{name: row[name] for name in (*kept, "reference") if name in row},
     }

@@ -197,7 +197,7 @@ class Source:
         return any(
             q in text(row.get(name)).lower()
             for row in self.form.briefs(block, group)
-            for name in ("prompt", "completion", "answer")
+            for name in ("prompt", "completion", "answer", "group")
         )
 
     def damaged(self) -> int:

@@ -138,3 +138,13 @@ def test_the_verb_uses_the_maths_grader_and_its_exit_status_tells(tmp_path, caps
     assert cli.main(["data", "lint", path, "--tokenizer", "tiny"]) == 2
     assert "give both, or neither" in capsys.readouterr().err
     assert cli.main(["data", "lint", str(tmp_path / "absent.jsonl")]) == 2
+
+
+def test_columns_of_other_names(tmp_path, capsys):
+    path = tmp_path / "set.jsonl"
+    path.write_text('{"task": "What is 2 + 3?", "gold": "5"}\n')
+    assert cli.main(["data", "lint", str(path)]) == 1
+    assert "--columns: uid=YOURS, prompt=YOURS, answer=YOURS" in capsys.readouterr().out
+    assert cli.main(["data", "lint", str(path), "--columns", "prompt=task", "answer=gold"]) == 0
+    assert cli.main(["data", "lint", str(path), "--columns", "problem=task"]) == 2
+    assert "--columns problem=task: give NAME=COLUMN with a NAME of uid, prompt" in capsys.readouterr().err

@@ -102,8 +102,18 @@ def test_training_on_stored_scores(launcher: Launcher, sampled: Path, url: str, 
     for row in rows:
         assert (row["judge/scored"], row["judge/learned"], row["judge/stale_rollouts"]) == (1, 1, 0)
         assert row["grad_norm"] > 0
-    recorded = {record["uid"] for step in (1, 2, 3) for record in read_rollouts(tmp_path, step)}
-    assert recorded == {row["uid"] for row in rows_of(sampled)}, "an epoch sees every problem"
+    stored = {row["rollout_id"]: row for row in rows_of(sampled)}
+    (judge,) = store.judges(sampled)
+    scores = {(row["rollout_id"], row["segment"]): row["score"] for row in store.score_rows(sampled, judge)}
+    recorded = [record for step in (1, 2, 3) for record in read_rollouts(tmp_path, step)]
+    assert {record["judged"] for record in recorded} == set(stored), "an epoch sees every rollout"
+    for record in recorded:
+        row = stored[record["judged"]]
+        assert record["completion"] == row["text"]
+        assert record["segment_chars"] == row["segment_chars"]
+        assert record["segment_scores"] == [scores[row["rollout_id"], i] for i in range(len(row["segment_tokens"]))]
+        sizes = np.diff(row["segment_tokens"], prepend=0)
+        assert np.dot(record["segment_advantages"], sizes) / sizes.sum() == pytest.approx(record["advantage"], abs=1e-4)
 
 
 def test_rounds_end_alike_whoever_judges_and_whenever_they_are_killed(launcher, url, asking, tmp_path) -> None:

@@ -34,6 +34,13 @@ def test_the_changelog_has_the_form_of_keep_a_changelog():
     assert re.search(r"^## \[?Unreleased", text, re.M)
 
 
+def test_pictures_are_visible_outside_of_a_browser():
+    """File managers and LaTeX draw what is a variable of CSS black."""
+    pictures = [path for folder in ("benchmarks", "docs") for path in (ROOT / folder).rglob("*.svg")]
+    assert pictures
+    assert not [str(path) for path in pictures if "var(" in path.read_text(encoding="utf-8")]
+
+
 def test_the_typed_marker_and_the_licence_are_there():
     assert (ROOT / "extra_jax/py.typed").is_file()
     assert "Apache License" in (ROOT / "LICENSE").read_text()[:200]

@@ -153,6 +153,29 @@ def test_tensorboard_scalars_can_be_read_back(tmp_path):
     assert "completions" in events.Tags()["tensors"]
 
 
+@needs_tensorboard
+def test_runs_in_tensorboard_can_be_compared_by_their_settings(tmp_path):
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.plugins.hparams import metadata
+
+    settings = {
+        "run": {"seed": 3},
+        "optim": {"learning_rate": 0.5},
+        "eval": {"data": None},
+        "explore": {"preset": "grpo"},
+    }
+    make_trackers(["tensorboard"], tmp_path, settings)[0].close()
+    events = EventMultiplexer({"run": str(tmp_path / "tensorboard")})
+    events.Reload()
+    content = events.SummaryMetadata("run", metadata.SESSION_START_INFO_TAG).plugin_data.content
+    shown = metadata.parse_session_start_info_plugin_data(content)
+    assert shown.hparams["run.seed"].number_value == 3
+    assert shown.hparams["optim.learning_rate"].number_value == 0.5
+    assert shown.hparams["explore.preset"].string_value == "grpo"
+    assert shown.hparams["eval.data"].string_value == "null"
+    assert shown.group_name == str(tmp_path.resolve())
+
+
 def test_what_a_model_writes_is_no_markup_in_tensorboard():
     assert _markdown("<script>|*a*") == "&lt;script>\\|\\*a\\*"
 

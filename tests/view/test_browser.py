@@ -8,7 +8,7 @@ import pytest
 
 from extra_jax.view.answers import Answers
 from extra_jax.view.page import write_page
-from view.fakes import HOSTILE, metrics_row, small_run, tokens_row, write_metrics, write_step
+from view.fakes import HOSTILE, metrics_row, row, small_run, tokens_row, write_metrics, write_step
 from view.test_judged import a_store
 from view.test_server import serving
 
@@ -258,6 +258,27 @@ def test_replies_of_the_judge_stand_beside_the_segments(tmp_path, open_page):
         ]
         first.locator(".segment summary").first.click()
         assert first.locator(".reply").first.inner_text() == "at last"
+
+
+def test_what_was_learned_from_scores_leads_to_the_replies(tmp_path, open_page):
+    stored = a_store(tmp_path / "store")[1][0]
+    count = len(stored["segment_tokens"])
+    scores = [5.0, *[None] * (count - 1)]
+    trained = row(1, 0, stored["uid"], stored["text"], judged=stored["rollout_id"], segment_scores=scores)
+    columns = {name: stored[name] for name in ("segment_tokens", "segment_chars")}
+    write_step(tmp_path, 1, [trained | columns | {"segment_advantages": [0.25, *[-0.5] * (count - 1)]}])
+    with serving(tmp_path) as server:
+        page = open_page(server.url + "#view=groups&source=training")
+        page.wait_for_selector(".segment")
+        assert page.locator(".score").all_inner_texts() == ["5", *["none"] * (count - 1)]
+        worth = page.locator(".segment > .why").all_inner_texts()
+        assert worth == ["advantage 0.25", *["advantage −0.5"] * (count - 1)]
+        assert "".join(page.locator(".segment > .text").all_inner_texts()) == stored["text"]
+        page.click("text=Its replies")
+        page.wait_for_selector(".segment summary")
+        assert page.locator("#list .entry").count() == 1
+        assert page.locator(".segment summary").first.inner_text() == "reply 0"
+        assert page.locator("#detail h2").inner_text() == stored["uid"]
 
 
 def test_a_link_to_what_is_not_there_says_so(server, open_page):

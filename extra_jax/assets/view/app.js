@@ -49,7 +49,7 @@ function passes(entry, query, detail) {
       unsolved: entry.correct === 0 }[query.outcome] ?? detail.rows.some((row) => row.verdict === query.outcome)))
     && (query.bonus !== "yes" || entry.bonus > 0) && (query.truncated !== "yes" || entry.truncated > 0)
     && (!query.shortest || entry.longest >= Number(query.shortest)) && (!query.longest || entry.shortest <= Number(query.longest))
-    && (!query.q || [entry.uid, ...detail.rows.flatMap((row) => [row.prompt, row.completion, row.answer])].some((text) =>
+    && (!query.q || [entry.uid, ...detail.rows.flatMap((row) => [row.prompt, row.completion, row.answer, row.group])].some((text) =>
       String(text ?? "").toLowerCase().includes(query.q.toLowerCase())));
 }
 
@@ -59,7 +59,7 @@ function inFilter(row) {
   return (!state.verdicts.includes(outcome) || row.verdict === outcome) && (!at("bonus") || row.bonus > 0)
     && (!at("truncated") || row.stop_reason === "length") && (!at("shortest") || row.length >= Number(at("shortest")))
     && (!at("longest") || row.length <= Number(at("longest")))
-    && (!q || [row.uid, row.prompt, row.completion, row.answer].some((text) => String(text ?? "").toLowerCase().includes(q)));
+    && (!q || [row.uid, row.prompt, row.completion, row.answer, row.group].some((text) => String(text ?? "").toLowerCase().includes(q)));
 }
 
 // --- the address -----------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ function showGroup(detail, answer, ref) {
   const color = at("color") || (rows.some((row) => row.pieces && row.entropies) ? "entropy" : "");
   const kind = color === "none" ? "" : color, most = scaleFor(rows, kind);
   const from = (row) => children.filter((child) => child.parent === row.ref);
-  const cards = el("div", { class: rows.some((row) => row.judge?.length) ? "cards wide" : "cards" }, rows.map((row) =>
+  const cards = el("div", { class: rows.some((row) => row.judge?.length || row.segment_scores?.length) ? "cards wide" : "cards" }, rows.map((row) =>
     card(row, { kind, most, faded: !inFilter(row), children: from(row) })));
   const missing = state.status[place()]?.no_tokens;
   detail.replaceChildren(...[

@@ -11,7 +11,7 @@ const WORDS = { no_answer: "no answer", gold_unparseable: "gold unreadable", cor
 function scaleFor(rows, kind) {
   if (kind === "entropy") return Math.max(quantile(rows.flatMap((row) => row.entropies ?? []), 0.98), 0.05);
   if (kind === "logprob") return Math.max(quantile(rows.flatMap((row) => row.logprobs ?? []).map((v) => -v), 0.98), 0.05);
-  return Math.max(...rows.map((row) => Math.abs(row.advantage ?? 0)), 0.05);
+  return Math.max(...rows.flatMap((row) => row.segment_advantages ?? [row.advantage ?? 0]).map(Math.abs), 0.05);
 }
 
 function tokenClass(row, i, kind, most) {
@@ -94,7 +94,7 @@ function card(row, options) {
     body.replaceChildren(text);
     if (more) body.append(el("button", { type: "button", class: "more", onclick: () => draw(Infinity) }, `Show all ${show(row.length)} tokens`));
   };
-  if (row.judge?.length) body.append(judged(row, kind, most));
+  if (row.judge?.length || row.segment_scores?.length) body.append(judged(row, kind, most));
   else draw(TOKENS);
   const node = el("article", { class: "completion" + (options.faded ? " faded" : "") + (row.parent ? " guided" : ""), "data-ref": row.ref }, head, body);
   if (row.grader_detail) node.append(el("p", { class: "why" }, visible(row.grader_detail)));
@@ -112,7 +112,8 @@ function card(row, options) {
 
 const TOLD = new Set(["step", "uid", "source", "prompt", "completion", "logprobs", "entropies", "pieces", "kept", "ref", "verdict",
   "grader_detail", "stop_reason", "advantage", "bonus", "novelty", "nearest", "parent", "prefix_score", "prefix_fraction",
-  "rollout_id", "length", "judge", "reference", "segment_tokens", "segment_chars", "correct"]);
+  "rollout_id", "length", "judge", "judged", "group", "reference", "segment_tokens", "segment_chars", "segment_scores",
+  "segment_advantages", "correct"]);
 
 function moreFacts(row) {
   const list = el("dl", {});
@@ -133,28 +134,31 @@ function linesOf(row, others) {
   return text;
 }
 
-// A trace by segment, each with the judge's score and reply beside it.
+// A trace by segment, each with the judge's score beside it, and with the reply, or with what it was worth in training.
 function judged(row, kind, most) {
   const whole = row.completion ?? "", ends = row.segment_chars ?? [];
-  const units = row.judge;
+  const units = row.judge ?? row.segment_scores.map((score, segment) => ({ segment, score, status: score === null ? "none" : "ok" }));
   const single = units.length === 1 && ends.length > 1;
   const table = el("div", { class: "segments" });
   let start = 0, token = 0;
   (single || !ends.length ? [whole.length] : ends).forEach((end, i) => {
     const unit = units.find((one) => one.segment === i) ?? (single ? units[0] : undefined);
     const tokens = single || !ends.length ? row.pieces?.length : row.segment_tokens?.[i];
-    const part = { ...row, completion: [...whole].slice(start, end).join(""), kept: "",
+    const advantage = single ? row.advantage : row.segment_advantages?.[i] ?? row.advantage;
+    const part = { ...row, advantage, completion: [...whole].slice(start, end).join(""), kept: "",
       pieces: row.pieces?.slice(token, tokens), logprobs: row.logprobs?.slice(token, tokens), entropies: row.entropies?.slice(token, tokens) };
     const score = unit?.score;
     table.append(el("div", { class: "segment" }, el("span", { class: "score s" + (score ? Math.round(score) : 0),
       title: unit ? `judge: ${unit.status}` : "not judged" }, score ? show(score) : unit ? unit.status : "–"),
       tokensOf(part, kind, most, TOKENS)[0],
       unit?.reply ? el("details", {}, el("summary", { title: "the judge's reply" }, el("span", {}, visible(unit.reply.trim().replace(/\s+/g, " ").slice(0, 90)))),
-        el("div", { class: "text reply" }, visible(unit.reply))) : el("span")));
+        el("div", { class: "text reply" }, visible(unit.reply))) : el("span", { class: "why" }, !row.judge && ["advantage ", el("b", {}, show(advantage))])));
     start = end; token = tokens;
   });
+  const stored = row.judged && state.runs[place()].sources.find((source) => source.name.startsWith("judge/"));
   return el("div", {}, el("p", { class: "why" }, "Score of the judge, 1 to 5, for ",
-    single ? "the whole trace" : "each segment (with rubrics by prefix: for everything up to its end)"), table);
+    single ? "the whole trace" : "each segment (with rubrics by prefix: for everything up to its end)",
+    stored && [". ", el("a", { href: linkTo({ source: stored.name, q: row.judged.replace(/\/\d+$/, ""), ref: "", step: "" }) }, "Its replies")]), table);
 }
 
 async function compareNearest(row) {
