@@ -18,6 +18,6 @@ fi
 PYTHONPATH=$root JAX_PLATFORMS=cpu exec "${PYTHON:-python}" -m extra_jax.cli train "$root/configs/gsm8k_0_5b.yaml" \
   run.dir="$run" model.path="$model" model.param_dtype=bfloat16 model.dtype=float32 \
   data.source="$data/gsm8k_train.jsonl" "${held_out[@]}" \
-  rollout.dtype=float32 rollout.max_prompt_length=256 rollout.max_completion_length=256 \
-  train.max_steps=2 train.prompts_per_step=2 train.num_generations=4 train.row_length=768 train.micro_batch_rows=1 \
+  rollout.dtype=float32 rollout.max_prompt_length=256 rollout.max_completion_length=320 \
+  train.max_steps=2 train.prompts_per_step=4 train.num_generations=4 train.row_length=768 train.micro_batch_rows=1 \
   optim.warmup_steps=0 checkpoint.every=1000 "$@"
