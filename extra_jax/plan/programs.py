@@ -161,6 +161,7 @@ def _sampling(sampler: AbstractSampler, calls: dict[str, int], chunk: int, prefi
             (chunk,) if name == "decode" else (),
             given.get(name, (cache,)),
             alive,
+            (cache,) if name == "resize" else (),
         )
         for name, runs in calls.items()
     ]

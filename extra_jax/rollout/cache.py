@@ -8,7 +8,7 @@ Rows are split over ``shards`` of the mesh. Copies go from row to row within a s
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from extra_jax.model.config import Qwen3Config
 from extra_jax.model.qwen3 import KeysValues
 from extra_jax.parallel.sharding import constrain
 
+T = TypeVar("T")
 KEEP = -1
 """Target of a copy that is not made: copies come in arrays of one size, which are padded with it."""
 
@@ -93,8 +94,8 @@ def resize(slots: Slots, capacity: int) -> Slots:
     def fit_keys(x: jax.Array) -> jax.Array:
         return shard_cache(_into_pages(fit(_out_of_pages(x, size), x.ndim - 1), page))
 
-    k = jax.tree.map(fit_keys, slots.kv.k)
-    return slots._replace(kv=KeysValues(k, jax.tree.map(lambda x: shard_cache(fit(x, x.ndim - 2)), slots.kv.v)))
+    k = _by_layer(fit_keys, slots.kv.k)
+    return slots._replace(kv=KeysValues(k, _by_layer(lambda x: shard_cache(fit(x, x.ndim - 2)), slots.kv.v)))
 
 
 def select(slots: Slots, source: jax.Array, shards: int) -> Slots:
@@ -103,7 +104,7 @@ def select(slots: Slots, source: jax.Array, shards: int) -> Slots:
     def row(x: jax.Array) -> jax.Array:
         return _take(x, source, shards, 0)
 
-    kv = jax.tree.map(lambda x: shard_cache(_take(x, source, shards, x.ndim - 4)), slots.kv)
+    kv = _by_layer(lambda x: shard_cache(row(x)), slots.kv)
     return Slots(kv, *map(row, slots[1:]))
 
 
@@ -173,6 +174,12 @@ def append(kv: KeysValues, recent: KeysValues, start: jax.Array) -> KeysValues:
 
     k = jax.tree.map(partial(write, key), kv.k, recent.k)
     return KeysValues(k, jax.tree.map(partial(write, value), kv.v, recent.v))
+
+
+def _by_layer(function: Callable[[jax.Array], jax.Array], kv: T) -> T:
+    """``function`` of the cache of each layer. Of stacked layers one after the other, so that besides the new cache
+    there is room for one layer and not for copies of all of them."""
+    return jax.tree.map(lambda x: jax.lax.map(function, x) if x.ndim == 5 else function(x), kv)
 
 
 def _head_dim(kv: KeysValues) -> int:

@@ -14,6 +14,7 @@ from extra_jax.parallel.processes import agree
 from extra_jax.parallel.sharding import batch_ways
 
 _MOST = 128  # rows of a shard
+_CACHES = 2.3  # for which there is room
 USABLE_GIB = {"TPU v4": 30.75, "TPU v5 lite": 15.75, "TPU v5": 95.73, "TPU v6 lite": 31.24, "TPU7x": 94.74}
 """Of each device, as the TPU compiler says it ("exceeds available HBM"); the rest of a chip is the system's."""
 
@@ -26,10 +27,10 @@ def cache_bytes(config: Qwen3Config, slots: int, capacity: int, dtype: str) -> i
 
 def default_slots(config: Qwen3Config, mesh: Mesh, capacity: int, dtype: str, free: float) -> int:
     """Slots, all devices together: 128 a shard, so that weights are read once for many rows, or fewer where
-    these do not fit a third of the bytes of a device that the weights and the optimizer leave ``free``. A program that
-    makes another cache of one holds both for a moment, and has temporaries of its own."""
+    these do not fit the bytes of a device that the weights and the optimizer leave ``free``. A program that makes
+    another cache of one holds both for a moment, and the rest is left for the temporaries of all."""
     per_slot = cache_bytes(config, 1, capacity, dtype) / min(mesh.shape["tensor"], config.num_key_value_heads)
-    return batch_ways(mesh) * max(1, int(min(free / 3 / per_slot, _MOST)))
+    return batch_ways(mesh) * max(1, int(min(free / _CACHES / per_slot, _MOST)))
 
 
 def default_chunk(max_completion_length: int) -> int:

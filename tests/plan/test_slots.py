@@ -34,7 +34,7 @@ def test_slots_of_the_plan_are_those_of_the_run(recipe: Path) -> None:
 
 
 def test_the_slots_of_the_large_recipe_leave_room_for_what_makes_one_cache_of_another() -> None:
-    """1.7B on sixteen v5e: all that is alive, the cache, a second one, and temporaries as large as half of one."""
+    """1.7B on sixteen v5e: all that is alive, the cache, a second one, and temporaries as large as a fifth of one."""
     prepare()
     config = load_config("configs/qwen3_1_7b_grpo.yaml", MESH)
     mesh, chip = tpu_mesh(config.mesh, "v5e:4x4", 1)
@@ -44,4 +44,4 @@ def test_the_slots_of_the_large_recipe_leave_room_for_what_makes_one_cache_of_an
     cache = cache_bytes(shape, planned.slots, config.max_sequence_length + planned.chunk, "bfloat16") / batch_ways(mesh)
     assert chip.hbm_bytes == USABLE_GIB["TPU v5 lite"] * 2**30
     assert set(kinds) == {"parameters", "sampler", "optimizer", "reference"}
-    assert sum(kinds.values()) + 2.5 * cache < chip.hbm_bytes < sum(kinds.values()) + 4 * cache
+    assert sum(kinds.values()) + 2.2 * cache < chip.hbm_bytes < sum(kinds.values()) + 2.5 * cache
