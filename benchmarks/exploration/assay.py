@@ -183,8 +183,8 @@ def gate(scores: Scores) -> list[dict[str, Any]]:
     base = next(iter(plain.values()))[0]
     curves16 = np.array([curve(run, 16) for run in plain.values()]).mean(axis=0)
     curves1 = np.array([curve(run, 1) for run in plain.values()]).mean(axis=0)
-    # the last fifth of the run against all that was gained
-    late = curves1[-1] - curves1[-1 - max(1, (len(curves1) - 1) // 5)]
+    # two evaluations each, because a single one is noisy
+    late = curves1[-2:].mean() - curves1[-4:-2].mean()
     gained = curves1[-1] - curves1[0]
     dead = np.mean((1 - base[:, 2] / base[:, 1]) ** 32)
     lead = paired(scores, "M1", "G0", "cov_auc@16", pilot=True)
@@ -194,7 +194,7 @@ def gate(scores: Scores) -> list[dict[str, Any]]:
         ("base pass@1, %", passed(base, 1), "3 to 15", lambda x: 3 <= x <= 15),
         ("base pass@64 / pass@1", passed(base, 64) / passed(base, 1), ">= 2.5", lambda x: x >= 2.5),
         ("groups of 32 all wrong before step 1", dead, "<= 0.5", lambda x: x <= 0.5),
-        ("gain of pass@1 in the last fifth / whole gain", late / gained, "<= 0.1", lambda x: x <= 0.1),
+        ("gain of pass@1 over the last two evaluations / whole gain", late / gained, "<= 0.1", lambda x: x <= 0.1),
         ("pass@16 of G0: own highest - last, points", curves16.max() - curves16[-1], ">= 5", lambda x: x >= 5),
         (
             "coverage M1 - G0, in paired standard errors",

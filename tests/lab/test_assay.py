@@ -33,13 +33,13 @@ def test_coverage_over_time_is_counted_from_the_start_of_the_run():
 def test_the_gate_fails_where_a_guesser_is_as_good_and_where_nothing_collapses():
     scores = {}
     for seed, more in ((100, 0), (101, 1)):
-        scores["G0", seed] = run([r / 64 for r in (4, 8, 16, 32, 32, 32)])
-        scores["M1", seed] = run([r / 64 for r in (4, 9, 18 + more, 33, 33, 34)])
+        scores["G0", seed] = run([r / 64 for r in (4, 8, 32, 32, 32, 33)])
+        scores["M1", seed] = run([r / 64 for r in (4, 9, 33 + more, 33, 33, 34)])
     seen = {row["what"]: row for row in assay.gate(scores)}
     assert seen["base pass@1, %"]["seen"] == 6.25
     assert seen["base pass@1, %"]["passed"]
     assert not seen["pass@16 of G0: own highest - last, points"]["passed"]
-    assert seen["gain of pass@1 in the last fifth / whole gain"]["passed"]
+    assert seen["gain of pass@1 over the last two evaluations / whole gain"]["passed"]
     guesser = seen["a guesser's pass@16 / the base's"]
     assert guesser["passed"]
     for key in scores:

@@ -1,5 +1,7 @@
 """The task without arithmetic: what is correct, how often a guess is, and which walks are of one kind."""
 
+import json
+from dataclasses import asdict
 from itertools import product
 
 import pytest
@@ -34,6 +36,25 @@ def test_problems_are_solvable_distinct_and_of_their_split():
         assert split_name(problem.uid) == "test"
         assert problem.prompt == f"grid {budget}\n" + "".join(f"{row}\n" for row in rows)
         assert walked(rows, budget, problem.solution.strip())
+
+
+def test_maps_that_anybody_guesses_can_be_left_out():
+    plain = lab.grid(30, seed=3, split="train", **SMALL)
+    hard = lab.grid(10, seed=3, split="train", guessable=0.2, **SMALL)
+    assert max(map(lab.guess_rate, plain)) > 0.2 >= max(map(lab.guess_rate, hard))
+    kept = [problem for problem in plain if lab.guess_rate(problem) <= 0.2]
+    assert kept[:5] == hard[:5], "the others are those of the same draw"
+
+
+def test_problems_of_a_prepared_file_are_its_first_ones_and_can_be_guessed(tmp_path):
+    problems = lab.grid(3, seed=3, split="test", **SMALL)
+    rows = "".join(json.dumps(asdict(problem)) + "\n" for problem in problems)
+    (tmp_path / "test.jsonl").write_text(rows)
+    source = SOURCE.replace(":grid", ":stored")
+    assert load_problems(source, split="test", limit=2, folder=str(tmp_path)) == problems[:2]
+    assert guess_rates(source, problems) == [lab.guess_rate(problem) for problem in problems]
+    with pytest.raises(ExtraError, match="3 problems of 4"):
+        load_problems(source, split="test", limit=4, folder=str(tmp_path))
 
 
 def test_every_line_of_up_to_five_moves_gets_the_verdict_of_the_rules():

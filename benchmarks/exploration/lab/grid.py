@@ -88,6 +88,7 @@ def grid(
     slack: int = 2,
     walls: float = 0.2,
     kinds: int = 1,
+    guessable: float = 1.0,
 ) -> list[Problem]:
     """Draws ``count`` distinct maps; a function of the arguments alone.
 
@@ -100,6 +101,7 @@ def grid(
         slack: how many moves more than the shortest walk the budget has.
         walls: probability that a cell is a wall.
         kinds: least number of kinds (`route`) among the walks within the budget that enter no cell twice.
+        guessable: largest `guess_rate` of a map, so that what is measured is not what anybody guesses.
 
     Returns:
         Problems whose ``meta`` is ``{"rows": [...], "budget": int}``. The reference is one of the walks within the
@@ -116,6 +118,8 @@ def grid(
         raise ExtraError(f"{FAMILY}: walls is {walls!r}; give a probability below 1")
 
     difficulty = {"size": (low, high), "shortest": (least, most), "slack": slack, "walls": walls, "kinds": kinds}
+    if guessable < 1:
+        difficulty["guessable"] = guessable
 
     def sample(rng: random.Random) -> Problem:
         # most maps are of the other split or too short: they are dropped before their walks are listed
@@ -126,7 +130,9 @@ def grid(
             if least <= distance <= most and split_name(_uid(of)) == split:
                 walks = simple_walks(of)
                 if len(walks) <= _MOST_WALKS and _has_kinds(of, walks, kinds):
-                    return _problem(of, rng.choice(walks))
+                    problem = _problem(of, rng.choice(walks))
+                    if guessable >= 1 or guess_rate(problem) <= guessable:
+                        return problem
         bounds = ", ".join(f"{name}={value}" for name, value in difficulty.items())
         raise ExtraError(f"{FAMILY}: of {_DRAWS:,} maps none is of split {split!r} with {bounds}; make it easier")
 
