@@ -62,7 +62,7 @@ def prepare() -> None:
     os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
     os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
     jax.config.update("jax_platforms", "cpu")
-    # The TPU library reads the same variable as jaxlib, and ends the process at a flag of the CPU that it does not know.
+    # The TPU library reads the variable that jaxlib has read, and ends the process at a flag of the CPU that it lacks.
     jax.devices()
     if flags := os.environ.get("XLA_FLAGS"):
         os.environ["XLA_FLAGS"] = " ".join(flag for flag in flags.split() if not flag.startswith("--xla_cpu_"))
