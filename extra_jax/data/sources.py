@@ -66,6 +66,7 @@ def load_problems(
     if source in TASKS or source.startswith(gym.PREFIX) or is_own_task(source):
         problems = _generate(source, split, seed, limit, columns, difficulty)
     else:
+        _check_known(source)
         if difficulty:
             raise ExtraError(
                 f"{source}: {', '.join(difficulty)} apply to {' and '.join(TASKS)} only. Add data.task={{}} (and "
@@ -195,14 +196,17 @@ def _load(source: str, split: str, columns: Mapping[str, str] | None) -> list[Pr
             raise ExtraError(f"columns: no part of a problem is called {part!r}.{nearest(part, list(COLUMNS))}")
     if source.startswith(_HUB):
         return load_hub(source.removeprefix(_HUB), split, columns)
-    if PurePosixPath(source).suffix not in _READERS:
+    if split != "train":
+        raise ExtraError(f"{source}: a file has no split {split!r}. Remove `split`, or give the file of that split.")
+    return load_file(source, columns)
+
+
+def _check_known(source: str) -> None:
+    if not source.startswith(_HUB) and PurePosixPath(source).suffix not in _READERS:
         raise ExtraError(
             f"source {source!r} is not known.{nearest(source, list(TASKS))} Give {', '.join(TASKS)}, "
             "reasoning_gym:NAME, path/file.py:name, a path that ends in .jsonl or .parquet, or hub:org/name."
         )
-    if split != "train":
-        raise ExtraError(f"{source}: a file has no split {split!r}. Remove `split`, or give the file of that split.")
-    return load_file(source, columns)
 
 
 def _sample(problems: list[Problem], limit: int | None, seed: int) -> list[Problem]:

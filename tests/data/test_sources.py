@@ -308,6 +308,7 @@ def test_tasks_come_through_the_same_door():
         ("chain", {"limit": 3, "columns": {"answer": "x"}}, "has no columns"),
         ("chain", {"limit": 3, "system": " "}, "system prompt is blank"),
         ("set.jsonl", {"steps": (1, 2)}, "steps apply to countdown and chain only"),
+        ("set.csv", {"numbers": (3, 4)}, "ends in .jsonl or .parquet"),
         ("set.jsonl", {"split": "test"}, "a file has no split 'test'"),
     ],
 )
