@@ -204,7 +204,13 @@ def gate(scores: Scores) -> list[dict[str, Any]]:
         ),
     ]
     return [
-        {"what": what, "seen": round(float(seen), 4), "asked": asked, "passed": bool(holds(seen))}
+        # a single seed has no standard error: what was not seen has not passed
+        {
+            "what": what,
+            "seen": round(float(seen), 4) if np.isfinite(seen) else None,
+            "asked": asked,
+            "passed": bool(holds(seen)),
+        }
         for what, seen, asked, holds in rows
     ]
 
@@ -242,11 +248,10 @@ def contrast(scores: Scores, assay: str, endpoint: str, a: str, b: str) -> dict[
 
 
 def table(scores: Scores, verdict: dict[str, Any]) -> str:
-    lines = ["## Gate (pilot, two seeds)", "", "| what | seen | asked | |", "|---|---|---|---|"]
-    lines += [
-        f"| {g['what']} | {g['seen']:.3g} | {g['asked']} | {'passed' if g['passed'] else '**failed**'} |"
-        for g in verdict["gate"]
-    ]
+    lines = ["## Gate (pilot)", "", "| what | seen | asked | |", "|---|---|---|---|"]
+    for row in verdict["gate"]:
+        seen = "not known" if row["seen"] is None else f"{row['seen']:.3g}"
+        lines.append(f"| {row['what']} | {seen} | {row['asked']} | {'passed' if row['passed'] else '**failed**'} |")
     for pilot, title in ((True, "Pilot"), (False, "Confirmatory runs")):
         arms = [arm for arm in ARMS if runs_of_arm(scores, arm, pilot)]
         if not arms:
