@@ -193,3 +193,11 @@ def test_the_name_of_a_benchmark_can_be_a_folder(source, name):
 def test_a_source_without_a_name_is_refused_as_a_benchmark(source):
     with pytest.raises(ExtraError, match="has no name for a benchmark; give one with eval"):
         _ = config_from_dict({"model": {"preset": "tiny"}, "eval": {"data": {"source": source}}}).benchmarks
+
+
+def test_a_budget_that_an_earlier_version_wrote_down_is_left_out_and_a_real_one_is_named_as_gone():
+    tree = {"model": {"preset": "tiny"}, "data": {"source": "chain"}}
+    read = config_from_dict(tree | {"plan": {"max_step_seconds": None}})
+    assert "max_step_seconds" not in read.plan.model_dump()
+    with pytest.raises(ExtraError, match="max_step_seconds is gone"):
+        config_from_dict(tree | {"plan": {"max_step_seconds": 60}})

@@ -23,10 +23,10 @@ from scipy.stats import t as student
 
 from benchmarks.exploration.lab.arms import ARMS
 from benchmarks.exploration.lab.grid import Map, route
+from benchmarks.exploration.runs import finished_runs, step_rows
 from extra_jax.reward.verdict import Verdict
 from extra_jax.telemetry import charts
 from extra_jax.telemetry.evaluations import read_completions, read_evaluations
-from extra_jax.telemetry.metrics import read_metrics
 from extra_jax.telemetry.statistics import holm, pass_at_k, sign_flip_p
 
 HERE = Path(__file__).parent
@@ -89,11 +89,7 @@ def collect(runs: Path) -> None:
         scores, steps = csv.writer(a, lineterminator="\n"), csv.writer(b, lineterminator="\n")
         scores.writerow(["arm", "seed", "step", "problem", "guess", "samples", "correct", "walks", "kinds"])
         steps.writerow(["arm", "seed", "step", *METRICS])
-        for run in sorted(runs.glob("*_seed*")):
-            arm, _, seed = run.name.partition("_seed")
-            if arm.partition("+")[0] not in ARMS or not (run / "report.html").exists():
-                print(f"{run}: not finished, left out")
-                continue
+        for arm, seed, run in finished_runs(runs, ARMS):
             (evaluations,) = read_evaluations(run).values()
             for evaluation in evaluations:
                 walks, kinds = correct_walks(run, evaluation["step"])
@@ -101,10 +97,7 @@ def collect(runs: Path) -> None:
                     row, guess = evaluation["correct"][place], evaluation["guesser"][place]
                     counts = len(row), sum(row), len(walks[uid]), len(kinds[uid])
                     scores.writerow([arm, seed, evaluation["step"], place, f"{guess:.4g}", *counts])
-            for row in read_metrics(run):
-                if "pass_rate" in row:
-                    cells = ("" if row.get(name) is None else f"{row[name]:.5g}" for name in METRICS)
-                    steps.writerow([arm, seed, row["step"], *cells])
+            steps.writerows([arm, seed, *row] for row in step_rows(run, METRICS))
 
 
 def correct_walks(run: Path, step: int) -> tuple[dict[str, set[str]], dict[str, set[tuple[int, ...]]]]:

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 from lab.arms import ARMS
+from runs import finished_runs, step_rows
 
 from extra_jax.reward.verdict import Verdict
 from extra_jax.telemetry import charts
 from extra_jax.telemetry.evaluations import read_completions, read_evaluations
-from extra_jax.telemetry.metrics import read_metrics
 from extra_jax.telemetry.statistics import hierarchical_draws, pass_at_k, quantile_interval, sign_flip_p
 
 HERE = Path(__file__).parent
@@ -116,11 +116,7 @@ def collect(runs: Path) -> None:
         scores, steps = csv.writer(a), csv.writer(b)
         scores.writerow(["arm", "seed", "step", "problem", "samples", "correct", "different"])
         steps.writerow(["arm", "seed", "step", *METRICS])
-        for run in sorted(runs.glob("*_seed*")):
-            arm, _, seed = run.name.partition("_seed")
-            if arm.partition("+")[0] not in ARMS or not (run / "report.html").exists():
-                print(f"{run}: not finished, left out")
-                continue
+        for arm, seed, run in finished_runs(runs, ARMS):
             for benchmark, evaluations in read_evaluations(run).items():
                 for evaluation in evaluations:
                     texts: dict[str, set[str]] = defaultdict(set)
@@ -129,10 +125,7 @@ def collect(runs: Path) -> None:
                             texts[row["uid"]].add(row["completion"])
                     for uid, row in zip(evaluation["uids"], evaluation["correct"], strict=True):
                         scores.writerow([arm, seed, evaluation["step"], uid, len(row), sum(row), len(texts[uid])])
-            for row in read_metrics(run):
-                if "pass_rate" in row:
-                    cells = ("" if row.get(name) is None else f"{row[name]:.5g}" for name in METRICS)
-                    steps.writerow([arm, seed, row["step"], *cells])
+            steps.writerows([arm, seed, *row] for row in step_rows(run, METRICS))
 
 
 def read_scores(path: Path) -> Scores:

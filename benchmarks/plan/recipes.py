@@ -23,6 +23,7 @@ from extra_jax.plan.main import make_plan, model_shape
 from extra_jax.plan.programs import describe_run
 from extra_jax.plan.roofline import phase, step_work
 from extra_jax.plan.table import show, to_json
+from extra_jax.plan.workload import Workload
 
 HERE = Path(__file__).parent
 STEPS = 300
@@ -65,6 +66,11 @@ def recipe(model: str, longest: int, overrides: tuple[str, ...]) -> Config:
     return load_config(HERE.parents[1] / "configs/qwen3_1_7b_grpo.yaml", settings)
 
 
+def _case(model: str, topology: str, longest: int, overrides: tuple[str, ...], work: Workload) -> dict[str, str | int]:
+    named = {"model": model, "topology": topology, "completion": longest, "overrides": " ".join(overrides)}
+    return named | {"completions": work.completions, "slots": work.slots}
+
+
 def count(model: str, topology: str, longest: int, overrides: tuple[str, ...]) -> dict[str, str | int | float]:
     config = recipe(model, longest, overrides)
     shape, (mesh, chip) = model_shape(config), tpu_mesh(config.mesh, topology, 1)
@@ -77,12 +83,7 @@ def count(model: str, topology: str, longest: int, overrides: tuple[str, ...]) -
     seconds = {p.name: phase(counted[p.name], chip, [], 0).seconds for p in run.programs if p.runs}
     step = sum(seconds.values())
     return {
-        "model": model,
-        "topology": topology,
-        "completion": longest,
-        "overrides": " ".join(overrides),
-        "completions": work.completions,
-        "slots": work.slots,
+        **_case(model, topology, longest, overrides, work),
         **{f"{kind}_gib": round(size / 2**30, 2) for kind, size in held.items() if not kind.startswith("eval")},
         "with_two_caches_gib": round(
             sum(held[kind] for kind in ("parameters", "optimizer", "reference", "sampler", "cache", "cache")) / 2**30, 2
@@ -108,12 +109,7 @@ def measure(model: str, topology: str, longest: int, overrides: tuple[str, ...])
     work, seconds = plan.run.workload, {name: phase.seconds for name, phase in plan.phases.items()}
     learning = sum(seconds[name] for name in ("score", "update") if name in seconds)
     return {
-        "model": model,
-        "topology": topology,
-        "completion": longest,
-        "overrides": " ".join(overrides),
-        "completions": work.completions,
-        "slots": work.slots,
+        **_case(model, topology, longest, overrides, work),
         "fullest": plan.fullest,
         "gib": round(plan.memory[plan.fullest].total / 2**30, 2),
         "limit_gib": round(plan.limit / 2**30, 2),

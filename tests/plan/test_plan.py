@@ -126,6 +126,20 @@ def test_a_decode_step_of_a_real_model_reads_its_weights_and_the_cache_once_and_
     assert made.memory["decode"].temporaries <= 0.15e9
 
 
+def test_what_makes_one_cache_of_another_needs_room_for_two_and_little_else() -> None:
+    """Qwen3-0.6B, whose layers are stacked: the other cache, a layer at a time; the new one is counted once."""
+    main.prepare()
+    rollout = {"max_prompt_length": 512, "max_completion_length": 1520, "slots": 16, "chunk": 16}
+    settings = {"model": {"preset": "0.6B"}, "mesh": {"fsdp": 1, "tensor": 8}, "rollout": rollout}
+    made = make_plan(
+        config_from_dict({**settings, "train": {"num_generations": 8}}), "v5e:2x4", only=("resize", "select")
+    )
+    cache = made.run.memory["cache"]
+    for memory in made.memory.values():
+        assert memory.kinds["cache"] == cache
+        assert 0.5 * cache < memory.temporaries < 1.1 * cache
+
+
 def test_weights_are_gathered_once_and_gradients_scattered(planned: Plan) -> None:
     sync = sum(one.bytes * one.runs for one in planned.compiled["weight sync"].collectives)
     assert 0 < sync <= 1.05 * 2 * PARAMETERS / 2
